@@ -2,6 +2,9 @@
 
 import importlib.metadata
 import os
+import re
+from collections import namedtuple
+from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -25,12 +28,16 @@ myst_enable_extensions = ["amsmath", "dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 
-autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+default_role = "code"
+highlight_language = "none"
+smartquotes_action = "D"  # dashes; quotes are primes more often than not
 python_maximum_signature_line_length = 88
 add_module_names = False
 
@@ -42,3 +49,37 @@ html_theme_options = {"navigation_with_keys": True}
 html_show_sourcelink = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+_CODE = re.compile(r"(``.+?``|`[^`]+`)")
+_SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example|Examples|Note):$")
+_TUPLE_FIELD = type(namedtuple("_", "field").field)
+
+
+def _plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Formulas in docstrings are plain text: |a| and *any are no markup, and indented formulas keep their lines."""
+    verbatim = False
+    for i, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if verbatim and line and not indented:
+            verbatim = False
+        opens = line.endswith(":") and not indented and not _SECTION.match(line)
+        if opens and [text[:4] for text in lines[i + 1 : i + 3]] == ["", "    "]:
+            verbatim = True
+            lines[i] = line + ":"
+        if verbatim and indented:
+            continue
+        parts = _CODE.split(lines[i])
+        parts[::2] = [re.sub(r"([*|]|_(?=\W|$))", r"\\\1", part) for part in parts[::2]]
+        lines[i] = "".join(parts)
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = ":" + lines[0]  # or napoleon takes what stands before a colon for a type
+
+
+def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
+    """A named tuple's fields are documented in its docstring."""
+    return skip or isinstance(obj, _TUPLE_FIELD)
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", _plain_text, priority=100)  # before napoleon
+    app.connect("autodoc-skip-member", _skip)
