@@ -1,0 +1,125 @@
+"""Where a result comes from: parameters, hashes, versions, command and date, as a dataset's attributes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import vars_dyn
+from vars_dyn.dynamics.base import Field, State
+
+__all__ = [
+    "attributes_of_field",
+    "attributes_of_process",
+    "command_line",
+    "digest",
+    "first_difference",
+    "plain",
+    "versions",
+]
+
+_PACKAGES = ("torch", "torchdiffeq", "numpy", "xarray", "zarr")
+
+
+def attributes_of_field(field: Field, state: State) -> dict[str, Any]:
+    """Everything that defines the field and its start: parameters, dictionary, dtype, device, SHA-256 of tensors."""
+    dictionary = field.dictionary
+    layout = {name: getattr(dictionary, name) for name in ("stride", "padding", "groups") if hasattr(dictionary, name)}
+    return {
+        **field.parameters(),
+        "dictionary_type": type(dictionary).__name__,
+        **{f"dictionary_{name}": value for name, value in layout.items()},
+        "signal_batch": list(field.signal_batch),
+        "signal_shape": list(dictionary.signal_shape),
+        "code_shape": list(dictionary.code_shape),
+        "dtype": str(field.x.dtype).removeprefix("torch."),
+        "device": field.x.device.type,
+        "dictionary_sha256": digest(dictionary.tensors()),
+        "signals_sha256": digest([field.x]),
+        "lam_sha256": digest([field.lam]),
+        "start_sha256": digest(state),
+    }
+
+
+def attributes_of_process(device: torch.device) -> dict[str, Any]:
+    """What ran it: command, date, versions, threads and machine."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "command": command_line(),
+        "date": now(),
+        **versions(),
+        "device_name": name,
+        "platform": platform.platform(),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that results may depend on."""
+    found = {"vars_dyn_version": vars_dyn.__version__, "python_version": platform.python_version()}
+    return found | {f"{package}_version": _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def command_line() -> str:
+    """The command that started this process, quoted for a shell."""
+    started = getattr(sys, "orig_argv", None) or [sys.executable, *sys.argv]
+    return shlex.join(started)
+
+
+def digest(tensors: Iterable[Tensor | NDArray[np.generic]]) -> str:
+    """SHA-256 of the tensors' dtypes, shapes and numbers."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        value = tensor.detach().cpu() if isinstance(tensor, Tensor) else torch.from_numpy(np.ascontiguousarray(tensor))
+        total.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        total.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first name, of all in either, whose value is not the same, with the old and the new value."""
+    for name in [*new, *(k for k in old if k not in new)]:
+        before, after = old.get(name), new.get(name)
+        if before != after and not (_is_nan(before) and _is_nan(after)):
+            return name, before, after
+    return None
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
+
+
+def plain(value: Any) -> Any:
+    """`value` as an attribute that JSON, and with it every reader of the store, takes: None becomes "none"."""
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def now() -> str:
+    """The date and time, UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

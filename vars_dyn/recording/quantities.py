@@ -1,0 +1,279 @@
+"""What can be recorded of a field's trajectory, and what a dataset needs beside it to explain itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vars_dyn import _checks
+from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, FourierDictionary
+from vars_dyn.dynamics.base import Field, State
+from vars_dyn.problems import SparseProblem
+from vars_dyn.recording.store import Array
+
+__all__ = [
+    "VARIABLES",
+    "Layout",
+    "Quantity",
+    "as_numpy",
+    "certified_problem",
+    "end_arrays",
+    "quantities",
+    "static_arrays",
+]
+
+#: Everything that can be recorded, in the order in which it is stored.
+VARIABLES = ("z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
+
+_SIGNAL_DIMS = {1: ("neuron",), 2: ("row", "column"), 3: ("colour", "row", "column")}
+_CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x")}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One recorded variable: its name, dimensions after time, shape per time point, and how a state gives it."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    attributes: Mapping[str, str]
+    of: Callable[[State], Tensor]
+
+    def over(self, states: Sequence[State]) -> NDArray[np.generic]:
+        """The variable at several states, time first."""
+        values = [as_numpy(self.of(state)).reshape(self.shape) for state in states]
+        return np.stack(values).astype(self.dtype, copy=False) if values else np.empty((0, *self.shape), self.dtype)
+
+    def array(self) -> Array:
+        """The empty array that takes it."""
+        return Array(
+            self.name, ("time", *self.dims), np.empty((0, *self.shape), self.dtype), self.attributes, growing=True
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The neurons or the atoms: the dimensions of all of them and of the recorded ones, and which those are."""
+
+    name: str
+    shape: tuple[int, ...]
+    all_dims: tuple[str, ...]
+    chosen: tuple[int, ...] | None
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return self.all_dims if self.chosen is None else (self.name,)
+
+    @property
+    def recorded_shape(self) -> tuple[int, ...]:
+        return self.shape if self.chosen is None else (len(self.chosen),)
+
+    def take(self, value: Tensor) -> Tensor:
+        """Of `value` (*batch, *shape), the recorded entries."""
+        if self.chosen is None:
+            return value
+        return value.flatten(-len(self.shape))[..., torch.tensor(self.chosen, device=value.device)]
+
+    def coordinates(self) -> list[Array]:
+        """Which of all neurons (or atoms) the recorded ones are, by flat index and by place."""
+        if self.chosen is None:
+            return []
+        index = np.asarray(self.chosen, dtype=np.int64)
+        long_name = f"index of the {self.name} among all {math.prod(self.shape)}, in row-major order"
+        arrays = [Array(self.name, (self.name,), index, {"units": "1", "long_name": long_name})]
+        if len(self.shape) > 1:
+            names = {"neuron": _SIGNAL_DIMS, "atom": _CODE_DIMS}[self.name].get(len(self.shape), ())
+            for name, place in zip(names, np.unravel_index(index, self.shape), strict=False):
+                attributes = {"units": "1", "long_name": f"{name} of the recorded {self.name}"}
+                arrays.append(Array(f"{self.name}_{name}", (self.name,), place.astype(np.int64), attributes))
+        return arrays
+
+
+class Layout:
+    """Names of the dimensions of one field's recording, with the neurons and atoms chosen.
+
+    Where only some neurons are recorded, z has the dimension `neuron` and what covers all neurons has `all_neuron`
+    (with colours, rows and columns: their own names); atoms likewise. Raises ValueError for an index that there is not.
+    """
+
+    def __init__(self, field: Field, neurons: Sequence[int] | None = None, atoms: Sequence[int] | None = None) -> None:
+        self.field = field
+        self.signals = math.prod(field.signal_batch)
+        self.neurons = _part("neuron", field.dictionary.signal_shape, _SIGNAL_DIMS, neurons)
+        self.atoms = _part("atom", field.dictionary.code_shape, _CODE_DIMS, atoms)
+        if atoms is not None and "u" not in field.state_names:
+            raise ValueError(f"atoms were chosen, but {type(field).__name__} has no encoding neurons to choose from")
+
+    def coordinates(self) -> list[Array]:
+        """The coordinates of the chosen neurons and atoms."""
+        return [*self.neurons.coordinates(), *self.atoms.coordinates()]
+
+
+def _part(name: str, shape: tuple[int, ...], names: dict[int, tuple[str, ...]], chosen: Sequence[int] | None) -> Part:
+    dims = names.get(len(shape), tuple(f"{name}_{k}" for k in range(len(shape))))
+    if chosen is None:
+        return Part(name, shape, dims, None)
+    index = tuple(int(k) for k in chosen)
+    total = math.prod(shape)
+    if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= total:
+        wrong = next((k for k in index if not 0 <= k < total), None)
+        came = "is empty" if not index else f"holds {wrong}" if wrong is not None else "names one twice"
+        raise ValueError(f"{name}s {came}; distinct indices from 0 to {total - 1} are wanted")
+    return Part(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, index)
+
+
+def certified_problem(field: Field) -> SparseProblem | None:
+    """The problem that the equilibrium solves, cut from the autograd graph; None where there is none to certify."""
+    try:
+        return field.problem().detach()
+    except ValueError:
+        return None
+
+
+def quantities(layout: Layout, problem: SparseProblem | None, variables: Sequence[str] | None = None) -> list[Quantity]:
+    """The variables to record, `variables` or all that the field has; ValueError for one that it has not."""
+    available = {quantity.name: quantity for quantity in _available(layout, problem)}
+    wanted = list(available) if variables is None else list(variables)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"variables is {wanted}; distinct names of {', '.join(VARIABLES)} are wanted")
+    for name in wanted:
+        _checks.choice("variable", name, VARIABLES)
+        if name not in available:
+            raise ValueError(f"{name} cannot be recorded: {_why_not(name, layout.field)}")
+    return [quantity for name, quantity in available.items() if name in wanted]
+
+
+def _why_not(name: str, field: Field) -> str:
+    if name in ("u", "code", "active"):
+        return f"{type(field).__name__} has no encoding neurons"
+    try:
+        field.problem()
+    except ValueError as error:
+        return f"there is no equilibrium to certify: {error}"
+    return "there is no equilibrium to certify"
+
+
+def _available(layout: Layout, problem: SparseProblem | None) -> Iterator[Quantity]:
+    """What the field has, in the order of `VARIABLES`."""
+    field, neurons, atoms = layout.field, layout.neurons, layout.atoms
+    real = as_numpy(field.x.new_empty(0)).dtype
+
+    def entries(name: str, part: Part, long_name: str, of: Callable[[State], Tensor]) -> Quantity:
+        shape = (layout.signals, *part.recorded_shape)
+        return Quantity(
+            name, ("signal", *part.dims), shape, real, meaning(long_name), lambda state: part.take(of(state))
+        )
+
+    def per_signal(name: str, long_name: str, of: Callable[[State], Tensor], dtype: np.dtype[Any] = real) -> Quantity:
+        return Quantity(name, ("signal",), (layout.signals,), dtype, meaning(long_name), of)
+
+    yield entries("z", neurons, "potential of the layer's neurons, z", field.neurons)
+    if "u" in field.state_names:
+        part = field.state_names.index("u")
+        yield entries("u", atoms, "potential of the encoding neurons, u", lambda state: state[part])
+        yield entries("code", atoms, "output of the encoding neurons, the code a = g(u)", field.code)
+    yield per_signal("lyapunov", "Lyapunov function V", field.lyapunov)
+    if problem is not None:
+        bound = "duality gap of the code: an upper bound on E(a) - min E"
+        yield per_signal("gap", bound, lambda state: problem.gap(field.code(state)))
+        relative = "duality gap of the code, relative to |x|^2 / 2"
+        yield per_signal("relative_gap", relative, lambda state: problem.relative_gap(field.code(state)))
+    if "u" in field.state_names:
+        trailing = len(field.dictionary.code_shape)
+        count = "active atoms: entries of the code that are not zero"
+        yield per_signal(
+            "active", count, lambda state: (field.code(state) != 0).flatten(-trailing).sum(-1), np.dtype(np.int64)
+        )
+
+
+def time_array(name: str = "time") -> Array:
+    """The empty time axis."""
+    attributes = {"units": "tau", "long_name": "time, in membrane time constants"}
+    return Array(name, ("time",), np.empty(0, np.float64), attributes, growing=True)
+
+
+def static_arrays(layout: Layout) -> list[Array]:
+    """What does not change with time: the signals, lam, the dictionary's tensors, the chosen neurons and atoms."""
+    field = layout.field
+    x = as_numpy(field.x).reshape(layout.signals, *layout.neurons.shape)
+    lam = as_numpy(field.lam).reshape(layout.signals)
+    return [
+        Array("signals", ("signal", *layout.neurons.all_dims), x, meaning("input signals, x")),
+        Array("lam", ("signal",), lam, meaning("weight of |a|_1 in the objective, lambda")),
+        *_dictionary_arrays(layout),
+        *layout.coordinates(),
+    ]
+
+
+def _dictionary_arrays(layout: Layout) -> list[Array]:
+    dictionary = layout.field.dictionary
+    values = [as_numpy(tensor) for tensor in dictionary.tensors()]
+    name = f"the dictionary P, a {type(dictionary).__name__}"
+    if type(dictionary) is DenseDictionary and not dictionary.batch_shape:
+        dims = (*layout.neurons.all_dims, *layout.atoms.all_dims)
+        return [Array("dictionary", dims, values[0], meaning(f"{name}: an atom a column"))]
+    if isinstance(dictionary, (ConvDictionary, FourierDictionary)):
+        dims = ("channel", "kernel_colour", "kernel_row", "kernel_column")
+        return [Array("dictionary", dims, values[0], meaning(f"{name}: its templates"))]
+    return [
+        Array(
+            f"dictionary_{k}",
+            tuple(f"dictionary_{k}_{axis}" for axis in range(v.ndim)),
+            v,
+            meaning(f"{name}: tensor {k}"),
+        )
+        for k, v in enumerate(values)
+    ]
+
+
+def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> list[Array]:
+    """All neurons and atoms at the last time, whatever was recorded before it, and the certificate there."""
+    field = layout.field
+    z = as_numpy(field.neurons(state)).reshape(layout.signals, *layout.neurons.shape)
+    arrays = [Array("z_end", ("signal", *layout.neurons.all_dims), z, meaning("z at the end"))]
+    code = field.code(state)
+    if "u" in field.state_names:
+        a = as_numpy(code).reshape(layout.signals, *layout.atoms.shape)
+        rebuilt = as_numpy(_gain(field) * field.dictionary.decode(code)).reshape(z.shape)
+        arrays += [
+            Array("code_end", ("signal", *layout.atoms.all_dims), a, meaning("the code a at the end")),
+            Array(
+                "reconstruction_end",
+                ("signal", *layout.neurons.all_dims),
+                rebuilt,
+                meaning("reconstruction of x at the end"),
+            ),
+        ]
+    if problem is not None:
+        gap, kkt = (as_numpy(v).reshape(layout.signals) for v in problem.certificate(code))
+        arrays += [
+            Array("relative_gap_end", ("signal",), gap, meaning("duality gap at the end, relative to |x|^2 / 2")),
+            Array("kkt_residual_end", ("signal",), kkt, meaning("KKT residual at the end: violation of optimality")),
+        ]
+    return arrays
+
+
+def _gain(field: Field) -> float:
+    """What P a is multiplied with to be compared with x: alpha c where c = gamma - 1/alpha > 0 (fact 1), else 1."""
+    parameters = field.parameters()
+    gain = float(parameters.get("alpha", 1.0)) * float(parameters.get("gamma", 0.0)) - 1.0
+    return gain if gain > 1e-12 else 1.0
+
+
+def meaning(long_name: str) -> dict[str, str]:
+    """The attributes of a dimensionless variable."""
+    return {"units": "1", "long_name": long_name}
+
+
+def as_numpy(value: Tensor) -> NDArray[np.generic]:
+    """A tensor's numbers on the CPU; bfloat16, which numpy lacks, as float32, which holds it exactly."""
+    plain = value.detach().cpu()
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
