@@ -57,6 +57,8 @@ _TUPLE_FIELD = type(namedtuple("_", "field").field)
 
 def _plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Formulas in docstrings are plain text: |a| and *any are no markup, and indented formulas keep their lines."""
+    if what == "module" and options.exclude_members:
+        lines.clear()  # a page that documents some of a module by itself has its docstring above
     verbatim = False
     for i, line in enumerate(lines):
         indented = line.startswith("    ")

@@ -13,6 +13,8 @@ import hypothesis
 import pytest
 import torch
 
+import tests.typechecking  # noqa: F401  # the import hook finds it as an attribute of `tests`
+
 torch.set_num_threads(1)
 
 # CI and the default run are deterministic; `HYPOTHESIS_PROFILE=explore` looks for new examples.

@@ -1,0 +1,50 @@
+"""The documentation's Python runs, and the API reference names everything that is public."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import vars_dyn as vd
+
+ROOT = Path(__file__).parents[1]
+
+
+def python_of(page: str) -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks, f"{page} shows no Python"
+    return "\n".join(blocks)
+
+
+def test_the_quick_start_runs_and_settles() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("docs/quickstart.md"), names)
+    assert (names["trajectory"].relative_gap <= 1e-6).all()
+    assert names["solution"].converged.all()
+    assert "no stable equilibrium" in names["runaway"].instability()
+
+
+def test_the_contributors_dictionary_is_one() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("CONTRIBUTING.md"), names)
+    P = names["DiagonalDictionary"](torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    x = torch.tensor([[3.0, 1.0, -1.0]], dtype=torch.float64)
+    # Atom by atom: a_i = soft(s_i x_i, lam) / s_i^2.
+    code = vd.solve(vd.SparseProblem(P, x, lam=0.2)).code
+    torch.testing.assert_close(code, torch.tensor([[2.8, -0.45, -1.2]], dtype=torch.float64))
+
+
+def test_the_api_reference_names_everything_public() -> None:
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    documented = set(re.findall(r"automodule:: (\S+)", pages))
+    for name in vd.__all__:
+        home = getattr(vd, name).__module__
+        assert {home, home.rpartition(".")[0]} & documented, f"no page of docs/api documents {home}, home of {name}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_set_up_commands_are_the_ones_that_are_run(page: str) -> None:
+    assert "pip install -e . && python -m vars_dyn.simulate" in (ROOT / page).read_text()
