@@ -27,6 +27,15 @@ def test_the_quick_start_runs_and_settles() -> None:
     assert "no stable equilibrium" in names["runaway"].instability()
 
 
+def test_the_guides_to_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(python_of("docs/howto/record.md") + python_of("docs/howto/read.md"), names)
+    assert dict(names["small"].sizes)["time"] == 21
+    assert names["run"].equilibrium
+    assert float(names["decay"][-1]) <= 1e-6
+
+
 def test_the_contributors_dictionary_is_one() -> None:
     names: dict[str, object] = {}
     exec(python_of("CONTRIBUTING.md"), names)
