@@ -1,0 +1,85 @@
+"""Argument checks shared by the whole package: each raises one sentence that says what came and what is wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def describe(value: Any) -> str:
+    """A short description of `value` for an error message."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    return f"{value!r}"
+
+
+def floating_tensor(name: str, value: Any) -> Tensor:
+    """`value` if it is a real floating-point tensor of finite numbers; ValueError otherwise."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}; a torch.Tensor is wanted")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} is {describe(value)}; a real floating-point dtype is wanted")
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} holds NaN or infinite entries; finite numbers are wanted")
+    return value
+
+
+def number(name: str, value: float | Tensor, *, positive: bool = False, nonnegative: bool = False) -> float | Tensor:
+    """`value` if it is a finite number (or a zero-dimensional tensor) of the wanted sign; ValueError otherwise."""
+    if isinstance(value, Tensor):
+        if value.ndim != 0 or not value.is_floating_point():
+            raise ValueError(f"{name} is {describe(value)}; a number or a zero-dimensional floating tensor is wanted")
+        plain = float(value.detach())
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {describe(value)}; a number is wanted")
+    else:
+        plain = float(value)
+    if not math.isfinite(plain):
+        raise ValueError(f"{name} is {plain}; a finite number is wanted")
+    if positive and plain <= 0:
+        raise ValueError(f"{name} is {plain}; a number above zero is wanted")
+    if nonnegative and plain < 0:
+        raise ValueError(f"{name} is {plain}; a number of at least zero is wanted")
+    return value
+
+
+def count(name: str, value: Any, *, least: int = 1) -> int:
+    """`value` if it is an integer of at least `least`; ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {describe(value)}; an integer of at least {least} is wanted")
+    return value
+
+
+def choice(name: str, value: Any, options: Sequence[str]) -> str:
+    """`value` if it is one of `options`; ValueError otherwise."""
+    if value not in options:
+        raise ValueError(f"{name} is {describe(value)}; one of {', '.join(options)} is wanted")
+    return value
+
+
+def trailing(name: str, value: Tensor, event: tuple[int, ...], batch: tuple[int, ...] = ()) -> Tensor:
+    """`value` if its shape is (*any, *event), or (*batch, n, *event) where there is a batch; ValueError otherwise."""
+    shape = tuple(value.shape)
+    wanted = f"(*{batch}, n, *{event})" if batch else f"(*any, *{event})"
+    lead = shape[: len(shape) - len(event)]
+    fits = len(shape) >= len(event) and shape[len(shape) - len(event) :] == event
+    if batch:
+        fits = fits and len(lead) == len(batch) + 1 and lead[: len(batch)] == batch
+    if not fits:
+        raise ValueError(f"{name} has shape {shape}; {wanted} is wanted")
+    return value
+
+
+def same_kind(name: str, value: Tensor, like: Tensor, of: str) -> Tensor:
+    """`value` if it has the dtype and the device of `like`; ValueError otherwise."""
+    if value.dtype != like.dtype:
+        raise ValueError(f"{name} is {value.dtype} but {of} is {like.dtype}; convert one of them so that they agree")
+    if value.device != like.device:
+        raise ValueError(
+            f"{name} is on {value.device} but {of} is on {like.device}; move one of them so that they agree"
+        )
+    return value

@@ -1,0 +1,244 @@
+"""The linear system on a code's support, and the active-set descent that polishes a code with it.
+
+On the support A of a code, with signs s, the argmin of a sparse problem obeys (G_A + ridge I) a_A = P_A^T x - lam s.
+The same system carries implicit gradients (design: solve it, do not unroll what led there).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from vars_dyn.dictionaries.base import Dictionary
+from vars_dyn.problems import SparseProblem
+
+__all__ = ["SupportSystem", "polish", "support_system"]
+
+#: A dictionary of up to this many entries is written out as a matrix; a larger one is applied, by conjugate gradients.
+MATRIX_LIMIT = 1 << 22
+#: Numbers in one batch of systems that are factored together.
+_CHUNK = 1 << 26
+
+
+@runtime_checkable
+class SupportSystem(Protocol):
+    """(G_A + ridge I) y = v on the support A of every signal at once; entries off the support are zero."""
+
+    def solve(self, v: Tensor) -> Tensor:
+        """y, of the shape of codes, for v of the shape of codes."""
+
+    def condition(self) -> Tensor:
+        """The condition number of G_A + ridge I, one per signal (infinite where singular to rounding)."""
+
+
+def support_system(problem: SparseProblem, support: Tensor, gram: Tensor | None = None) -> SupportSystem:
+    """The system of `problem` on `support`, a boolean tensor of the shape of codes.
+
+    Dense by batched Cholesky factors on the gathered support; for a dictionary too large to be written out, matrix-free
+    by conjugate gradients. `gram` is `gram_matrix(problem.dictionary)`, where the caller has it already.
+    """
+    if not is_small(problem.dictionary):
+        return _MatrixFree(problem, support)
+    return _Gathered(problem, support, gram_matrix(problem.dictionary) if gram is None else gram)
+
+
+def gram_matrix(dictionary: Dictionary) -> Tensor:
+    """G = P^T P of shape (elements, d', d'), one element for a dictionary that all signals share."""
+    weight = dictionary.matrix().reshape(-1, dictionary.signal_size, dictionary.code_size)
+    return weight.mT @ weight
+
+
+def is_small(dictionary: Dictionary) -> bool:
+    """Whether P, or each of a batch of them, is written out as a matrix."""
+    return dictionary.signal_size * dictionary.code_size <= MATRIX_LIMIT
+
+
+class _Gathered:
+    """Cholesky factors of the Gram matrices of each signal's own atoms, padded to the largest support with ones."""
+
+    def __init__(self, problem: SparseProblem, support: Tensor, gram: Tensor) -> None:
+        self.shape, self.batch_shape = support.shape, problem.batch_shape
+        mask = support.reshape(len(gram), -1, problem.dictionary.code_size)
+        counts = mask.sum(-1)
+        width = max(int(counts.max()) if counts.numel() else 0, 1)
+        self.index = torch.argsort(mask.to(torch.uint8), dim=-1, descending=True, stable=True)[..., :width]
+        self.valid = mask.gather(-1, self.index)
+        self.system = self._gather(gram)
+        ridge = torch.as_tensor(problem.ridge, dtype=gram.dtype, device=gram.device)
+        self.system.diagonal(dim1=-2, dim2=-1).add_(torch.where(self.valid, ridge, 1.0))
+        self.factor = self._factor()
+
+    def _gather(self, gram: Tensor) -> Tensor:
+        element = torch.arange(len(gram), device=gram.device)[:, None, None, None]
+        sub = gram[element, self.index[..., :, None], self.index[..., None, :]]
+        return sub * (self.valid[..., :, None] & self.valid[..., None, :])
+
+    def _factor(self) -> Tensor:
+        """Cholesky factors; a system that is singular to rounding is shifted by a few roundings of its own size."""
+        factor, info = torch.linalg.cholesky_ex(self.system)
+        shift = torch.finfo(factor.dtype).eps * self.system.shape[-1]
+        size = self.system.diagonal(dim1=-2, dim2=-1).amax(-1)
+        while bool((info != 0).any()):
+            shifted = self.system + torch.diag_embed((shift * size)[..., None].expand(self.index.shape))
+            again, info_again = torch.linalg.cholesky_ex(shifted)
+            singular = info != 0
+            factor = torch.where(singular[..., None, None], again, factor)
+            info = torch.where(singular, info_again, info)
+            shift *= 10
+        return factor
+
+    def solve(self, v: Tensor) -> Tensor:
+        rows = v.reshape(*self.index.shape[:-1], -1)
+        rhs = (rows.gather(-1, self.index) * self.valid)[..., None]
+        y = torch.cholesky_solve(rhs, self.factor)
+        # One step of refinement makes up for what a shift of the system and rounding took away.
+        y = y + torch.cholesky_solve(rhs - self.system @ y, self.factor)
+        return torch.zeros_like(rows).scatter(-1, self.index, y.squeeze(-1) * self.valid).reshape(self.shape)
+
+    def condition(self) -> Tensor:
+        # The ones of the padding become as large as the support's own diagonal, which lies between its extreme
+        # eigenvalues.
+        size = torch.where(self.valid, self.system.diagonal(dim1=-2, dim2=-1), 0.0).amax(-1, keepdim=True)
+        padded = self.system + torch.diag_embed(torch.where(self.valid, 0.0, size - 1))
+        eigenvalues = torch.linalg.eigvalsh(padded)
+        low, high = eigenvalues[..., 0], eigenvalues[..., -1]
+        singular = low <= high * torch.finfo(low.dtype).eps
+        value = torch.where(singular, math.inf, high / torch.where(singular, 1.0, low))
+        return torch.where(self.valid.any(-1), value, 1.0).reshape(self.batch_shape)
+
+
+class _MatrixFree:
+    """Conjugate gradients on the masked Gram map, all signals in step, each with its own coefficients."""
+
+    def __init__(
+        self, problem: SparseProblem, support: Tensor, tolerance: float | None = None, limit: int = 2000
+    ) -> None:
+        self.problem, self.mask, self.limit = problem, support, limit
+        self.tolerance = 10 * torch.finfo(problem.x.dtype).eps if tolerance is None else tolerance
+
+    def _apply(self, y: Tensor) -> Tensor:
+        return (self.problem.dictionary.gram(y) + self.problem.ridge * y) * self.mask
+
+    def solve(self, v: Tensor) -> Tensor:
+        problem = self.problem
+        r = v * self.mask
+        y, p = torch.zeros_like(r), r.clone()
+        square = problem.sum_code(r * r)
+        goal = self.tolerance**2 * square
+        for _ in range(self.limit):
+            if bool((square <= goal).all()):
+                break
+            q = self._apply(p)
+            curvature = problem.sum_code(p * q)
+            # A direction without curvature is in the null space of the support's atoms: stop there, y stays as it is.
+            moving = (square > goal) & (curvature > 0)
+            if not bool(moving.any()):
+                break
+            step = torch.where(moving, square / torch.where(moving, curvature, 1.0), 0.0)
+            y = y + problem.per_code(step) * p
+            r = r - problem.per_code(step) * q
+            new = problem.sum_code(r * r)
+            p = r + problem.per_code(torch.where(moving, new / square.clamp(min=torch.finfo(new.dtype).tiny), 0.0)) * p
+            square = torch.where(moving, new, square)
+            goal = torch.where(curvature > 0, goal, math.inf)
+        return y
+
+    def condition(self) -> Tensor:
+        """From the extreme eigenvalues by power iterations on the map and on its inverse, to a few per cent."""
+        problem = self.problem
+        generator = torch.Generator(device=problem.x.device).manual_seed(0)
+        start = (
+            torch.randn(self.mask.shape, generator=generator, dtype=problem.x.dtype, device=problem.x.device)
+            * self.mask
+        )
+
+        def extreme(apply: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+            rate = torch.zeros_like(problem.lam)
+            for _ in range(30):
+                v = v / problem.per_code(problem.sum_code(v * v).sqrt().clamp(min=torch.finfo(v.dtype).tiny))
+                w = apply(v)
+                rate, v = problem.sum_code(v * w), w
+            return rate
+
+        return (extreme(self._apply, start) * extreme(self.solve, start)).clamp(min=1.0)
+
+
+def polish(problem: SparseProblem, a: Tensor, *, max_steps: int | None = None) -> Tensor:
+    """The argmin that the code `a` is close to, to rounding, by active-set Newton steps; E never rises.
+
+    On the support with its signs the problem is quadratic. Each step goes to that quadratic's minimum; entries that
+    would change sign leave the support, all at once if E falls, else only as far as the first of them. At a minimum on
+    the support the entry that violates its optimality condition most joins it (feature-sign search; Lee, Battle, Raina
+    and Ng, NIPS 2006). Signals that are done leave the batch. `a` and `problem` are flat; returns a code like `a`.
+    """
+    with torch.no_grad():
+        small = is_small(problem.dictionary)
+        gram = gram_matrix(problem.dictionary) if small else None
+        # A support seldom outgrows the signal's dimension, so a row's systems seldom outgrow this.
+        width = min(problem.dictionary.signal_size, problem.dictionary.code_size)
+        rows = max(1, _CHUNK // (width**2 * max(math.prod(problem.batch_shape[1:]), 1))) if small else len(a)
+        pieces = [a]
+        for start in range(0, len(a), max(rows, 1)):
+            index = torch.arange(start, min(start + rows, len(a)), device=a.device)
+            own = gram[index] if gram is not None and problem.dictionary.batch_shape else gram
+            pieces.append(_polish(problem.select(index), a[index], own, max_steps))
+        return torch.cat(pieces[1:] or pieces)
+
+
+def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: int | None) -> Tensor:
+    eps = torch.finfo(a.dtype).eps
+    limit = 4 * problem.dictionary.code_size + 20 if max_steps is None else max_steps
+    scale = problem.max_code(problem.dictionary.encode(problem.x).abs()) + problem.lam
+    out = a.clone()
+    rows = torch.arange(len(a), device=a.device)
+    best = torch.full_like(problem.lam, math.inf)
+    waited = torch.zeros_like(problem.lam, dtype=torch.long)
+    for _ in range(limit):
+        c = problem.dictionary.encode(problem.residual(a)) - problem.ridge * a
+        kkt = problem._kkt(a, c)
+        better = kkt < best
+        out[rows] = torch.where(problem.per_code(better), a, out[rows])
+        waited = torch.where(kkt < 0.5 * best, 0, waited + 1)
+        best = torch.minimum(kkt, best)
+        # Near rounding E no longer tells steps apart; a few without progress mean that this is as good as it gets.
+        done = (best <= 4 * eps * scale) | ((best <= 1e5 * eps * scale) & (waited > 3))
+        rows_done = done.reshape(len(done), -1).all(-1)
+        if bool(rows_done.any()):
+            keep = (~rows_done).nonzero().squeeze(-1)
+            if not len(keep):
+                break
+            rows, a, c, best, waited, scale = (t[keep] for t in (rows, a, c, best, waited, scale))
+            problem = problem.select(keep)
+            gram = gram[keep] if gram is not None and problem.dictionary.batch_shape else gram
+        a = _step(problem, a, c, scale, gram)
+    return out
+
+
+def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Tensor | None) -> Tensor:
+    """One Newton step on the support, or at its minimum with the worst violator added."""
+    eps = torch.finfo(a.dtype).eps
+    lam = problem.per_code(problem.lam)
+    sign = a.sign()
+    within = problem.max_code(torch.where(sign != 0, (c - lam * sign).abs(), 0.0))
+    violation = torch.where(sign == 0, c - lam if problem.nonnegative else c.abs() - lam, -math.inf)
+    worst = problem.max_code(violation)
+    # Joining is for supports whose own conditions hold, or hold far better than the violator's.
+    join = (worst > 4 * eps * scale) & (within <= torch.maximum(16 * eps * scale, 1e-3 * worst))
+    joins = problem.per_code(join) & (violation == problem.per_code(worst))
+    sign = torch.where(joins, c.sign(), sign)
+    support = sign != 0
+    direction = support_system(problem, support, gram).solve(torch.where(support, c - lam * sign, 0.0))
+    # A newcomer that the rounded system would send the wrong way stays out.
+    direction = torch.where((a == 0) & (direction * sign < 0), 0.0, direction)
+    crossing = (a != 0) & (sign * (a + direction) < 0)
+    full = torch.where(crossing, 0.0, a + direction)
+    ratio = torch.where(crossing, -a / torch.where(crossing, direction, 1.0), math.inf)
+    first = -problem.max_code(-ratio)
+    part = a + problem.per_code(first.clamp(max=1.0)) * direction
+    part = torch.where(crossing & (ratio <= problem.per_code(first)), 0.0, part)
+    falls = problem.objective(full) <= problem.objective(a)
+    return torch.where(problem.per_code(torch.isinf(first) | falls), full, part)

@@ -1,0 +1,138 @@
+"""The contract of a dictionary: P as a linear map from codes to signals."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from vars_dyn import _checks
+
+__all__ = ["Dictionary"]
+
+
+class Dictionary(ABC):
+    """A linear map P from codes a (trailing shape `code_shape`) to signals x (trailing shape `signal_shape`).
+
+    A dictionary is a plain value: it holds tensors, which may require gradients, and no state. A subclass sets
+    `signal_shape`, `code_shape` and, for one dictionary per batch element, `batch_shape`, and gives `_encode`,
+    `_decode`, `_lipschitz`, `tensors` and `_assign`; `encode` and `decode` check what comes in.
+
+    Attributes:
+        signal_shape: event shape of a signal, such as (d,) or (C, H, W).
+        code_shape: event shape of a code, such as (d',) or (M, H', W').
+        batch_shape: leading shape of a batched dictionary, () for one that all signals share.
+    """
+
+    signal_shape: tuple[int, ...]
+    code_shape: tuple[int, ...]
+    batch_shape: tuple[int, ...] = ()
+
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that P depends on, in a fixed order."""
+
+    @abstractmethod
+    def _assign(self, tensors: tuple[Tensor, ...]) -> None:
+        """Hold `tensors`, ordered as in `tensors()`, instead of the present ones."""
+
+    @abstractmethod
+    def _encode(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _decode(self, a: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _lipschitz(self) -> Tensor: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors()[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensors()[0].device
+
+    @property
+    def signal_size(self) -> int:
+        """d, the number of entries of a signal."""
+        return math.prod(self.signal_shape)
+
+    @property
+    def code_size(self) -> int:
+        """d', the number of atoms (for a convolution: templates times positions)."""
+        return math.prod(self.code_shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """P^T x, of shape (*any, *code_shape), for x of shape (*any, *signal_shape).
+
+        A batched dictionary takes (*batch_shape, n, *signal_shape). Raises ValueError for any other shape and for a
+        dtype or device that is not the dictionary's.
+        """
+        _checks.trailing("x", x, self.signal_shape, self.batch_shape)
+        _checks.same_kind("x", x, self.tensors()[0], "the dictionary")
+        return self._encode(x)
+
+    def decode(self, a: Tensor) -> Tensor:
+        """P a, of shape (*any, *signal_shape), for a of shape (*any, *code_shape); the exact adjoint of `encode`.
+
+        A batched dictionary takes (*batch_shape, n, *code_shape). Raises ValueError as `encode` does.
+        """
+        _checks.trailing("a", a, self.code_shape, self.batch_shape)
+        _checks.same_kind("a", a, self.tensors()[0], "the dictionary")
+        return self._decode(a)
+
+    def gram(self, a: Tensor) -> Tensor:
+        """G a = P^T P a, of the shape of a."""
+        return self.encode(self.decode(a))
+
+    def lipschitz(self) -> Tensor:
+        """L, the largest eigenvalue of P^T P or a proven upper bound on it, of shape `batch_shape`; never below it.
+
+        Detached from the graph: L bounds steps and stiffness, it is not differentiated through.
+        """
+        with torch.no_grad():
+            return self._lipschitz()
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
+        """The same dictionary holding `tensors` (ordered as in `tensors()`)."""
+        twin = copy.copy(self)
+        twin._assign(tuple(tensors))
+        return twin
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same dictionary on another device or in another floating-point dtype."""
+        return self.with_tensors(tuple(t.to(device=device, dtype=dtype) for t in self.tensors()))
+
+    def detach(self) -> Self:
+        """The same dictionary, cut from the autograd graph."""
+        return self.with_tensors(tuple(t.detach() for t in self.tensors()))
+
+    def select(self, index: Tensor) -> Self:
+        """The elements `index` of a batched dictionary, counted over its flattened batch; itself where none is batched.
+
+        The result has batch_shape (len(index),).
+        """
+        return self
+
+    def matrix(self) -> Tensor:
+        """P written out, of shape (*batch_shape, d, d'), signals and codes flattened in row-major order.
+
+        For tests and small problems: it holds d times d' numbers.
+        """
+        eye = torch.eye(self.code_size, dtype=self.dtype, device=self.device).reshape(-1, *self.code_shape)
+        columns = self._decode(eye.expand(*self.batch_shape, *eye.shape))
+        return columns.reshape(*self.batch_shape, self.code_size, self.signal_size).mT
+
+    def __repr__(self) -> str:
+        batch = f", batch_shape={self.batch_shape}" if self.batch_shape else ""
+        return f"{type(self).__name__}(signal_shape={self.signal_shape}, code_shape={self.code_shape}{batch})"
+
+
+def rounded_up(bound: Tensor, terms: int) -> Tensor:
+    """`bound` raised by what rounding in an eigenvalue or a sum over `terms` entries may have taken off it."""
+    return bound * (1 + 4 * terms * torch.finfo(bound.dtype).eps)

@@ -1,0 +1,61 @@
+"""A dictionary given as a matrix, or as one matrix per batch element."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vars_dyn import _checks
+from vars_dyn.dictionaries.base import Dictionary, rounded_up
+
+__all__ = ["DenseDictionary", "largest_eigenvalue"]
+
+
+class DenseDictionary(Dictionary):
+    """P as a matrix `weight` of shape (d, d'), or (*batch, d, d') with one matrix per batch element.
+
+    encode(x) = x @ weight and decode(a) = a @ weight.mT. A batched weight takes signals (*batch, n, d).
+    Raises ValueError for a weight that is not a finite floating tensor of at least two dimensions, or is empty.
+    """
+
+    def __init__(self, weight: Float[Tensor, "*batch d m"]) -> None:
+        _checks.floating_tensor("weight", weight)
+        if weight.ndim < 2 or not all(weight.shape[-2:]):
+            raise ValueError(f"weight has shape {tuple(weight.shape)}; (*batch, d, d') with d, d' >= 1 is wanted")
+        self._assign((weight,))
+
+    def _assign(self, tensors: tuple[Tensor, ...]) -> None:
+        (self.weight,) = tensors
+        *batch, d, atoms = self.weight.shape
+        self.batch_shape, self.signal_shape, self.code_shape = tuple(batch), (d,), (atoms,)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+    def _decode(self, a: Tensor) -> Tensor:
+        return a @ self.weight.mT
+
+    def _lipschitz(self) -> Tensor:
+        return largest_eigenvalue(self.weight)
+
+    def select(self, index: Tensor) -> Self:
+        if not self.batch_shape:
+            return self
+        return self.with_tensors((self.weight.flatten(0, -3)[index],))
+
+    def matrix(self) -> Tensor:
+        return self.weight
+
+
+def largest_eigenvalue(weight: Tensor) -> Tensor:
+    """The largest eigenvalue of W^T W for each matrix (..., d, d'), not below it by rounding."""
+    wide = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
+    work = wide if wide.dtype in (torch.float32, torch.float64) else wide.float()
+    top = torch.linalg.eigvalsh(work @ work.mT)[..., -1].clamp(min=0)
+    return rounded_up(top, sum(weight.shape[-2:])).to(weight.dtype)

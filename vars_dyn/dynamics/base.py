@@ -1,0 +1,195 @@
+"""The contract of a field: the right-hand side of the neurons' ODE, and what is known of its end."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from vars_dyn import _checks
+from vars_dyn.dictionaries.base import Dictionary
+from vars_dyn.problems import SparseProblem, expand_trailing, flat_lead, per_signal
+
+__all__ = ["Field", "State"]
+
+State = tuple[Tensor, ...]
+
+
+class Field(ABC):
+    """The right-hand side f of  d state / dt = f(t, state), for a batch of signals at once.
+
+    A state is a tuple of tensors named by `state_names`: z, the neurons of the layer, of the signals' shape, and u, the
+    encoding neurons, of the codes' shape. Time is in units of the membrane time constant; fields are autonomous.
+    A field is a plain value; its tensors (`tensors()`) may require gradients. A subclass gives `_derivative`, `code`,
+    `neurons`, `lyapunov`, `problem`, `stiffness` and `instability`.
+
+    Attributes:
+        dictionary: P, or what stands for it.
+        x: the signals, (*any, *signal_shape); (*batch, n, *signal_shape) for a batched dictionary.
+        lam: weight of the l1 penalty in the objective, one per signal.
+        constants: the scalar parameters (alpha, beta, ..., tau_u) by name, numbers or zero-dimensional tensors.
+    """
+
+    state_names: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        x: Tensor,
+        lam: float | Tensor,
+        positive: dict[str, float | Tensor],
+        **other: float | Tensor,
+    ) -> None:
+        _checks.floating_tensor("x", x)
+        _checks.trailing("x", x, dictionary.signal_shape, dictionary.batch_shape)
+        _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
+        self.dictionary = dictionary
+        self.x = x
+        self.constants: dict[str, float | Tensor] = {
+            **{name: _checks.number(name, value, positive=True) for name, value in positive.items()},
+            **{name: _checks.number(name, value) for name, value in other.items()},
+        }
+        self.lam = per_signal("lam", lam, self.signal_batch, x)
+
+    def __getattr__(self, name: str) -> float | Tensor:
+        constants = self.__dict__.get("constants", {})
+        if name in constants:
+            return constants[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    @property
+    def signal_batch(self) -> tuple[int, ...]:
+        """The shape of one value per signal."""
+        return tuple(self.x.shape[: self.x.ndim - len(self.dictionary.signal_shape)])
+
+    @property
+    def event_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """For each part of the state, the shape of one signal's."""
+        shapes = {"z": self.dictionary.signal_shape, "u": self.dictionary.code_shape}
+        return tuple(shapes[name] for name in self.state_names)
+
+    @abstractmethod
+    def _derivative(self, state: State) -> State: ...
+
+    @abstractmethod
+    def code(self, state: State) -> Tensor:
+        """The gated output a = g(u) of the encoding neurons (for linear fields without them, z)."""
+
+    @abstractmethod
+    def neurons(self, state: State) -> Tensor:
+        """The potentials z of the layer's neurons."""
+
+    @abstractmethod
+    def lyapunov(self, state: State) -> Tensor:
+        """V, one value per signal: it never rises along a trajectory."""
+
+    @abstractmethod
+    def problem(self) -> SparseProblem:
+        """The problem whose argmin is the code at equilibrium; ValueError with the reason where there is none."""
+
+    @abstractmethod
+    def stiffness(self) -> Tensor:
+        """An upper bound on the modulus of every Jacobian eigenvalue, of the dictionary's batch shape, in 1/time."""
+
+    @abstractmethod
+    def instability(self) -> str | None:
+        """The reason why there is no stable equilibrium, or None where there is one for every signal."""
+
+    @abstractmethod
+    def state_at(self, code: Tensor) -> State:
+        """The state at which the field rests, given the code at equilibrium."""
+
+    def __call__(self, t: float | Tensor, state: State | Tensor) -> State | Tensor:
+        """d state / dt, shaped like the state; a bare tensor may stand for a state of one part."""
+        if isinstance(state, Tensor):
+            return self._derivative(self.checked((state,)))[0]
+        return self._derivative(state)
+
+    def checked(self, state: State) -> State:
+        """`state` if its parts have this field's shapes, dtype and device; ValueError otherwise."""
+        if not isinstance(state, tuple) or len(state) != len(self.state_names):
+            raise ValueError(
+                f"the state is {_describe_state(state)}; a tuple ({', '.join(self.state_names)}) is wanted"
+            )
+        for name, part, event in zip(self.state_names, state, self.event_shapes, strict=True):
+            if tuple(part.shape) != (*self.signal_batch, *event):
+                raise ValueError(f"{name} has shape {tuple(part.shape)}; {(*self.signal_batch, *event)} is wanted")
+            _checks.same_kind(name, part, self.x, "x")
+        return state
+
+    def initial_state(self) -> State:
+        """z = x and u = 0, the start of the paper."""
+        u = self.x.new_zeros((*self.signal_batch, *self.dictionary.code_shape))
+        return tuple({"z": self.x, "u": u}[name] for name in self.state_names)
+
+    def per_code(self, value: Tensor) -> Tensor:
+        """One value per signal, shaped to broadcast against codes."""
+        return expand_trailing(value, len(self.dictionary.code_shape))
+
+    def parameters(self) -> dict[str, float | str]:
+        """The scalar parameters by name, for the record."""
+        plain = {
+            name: float(value.detach()) if isinstance(value, Tensor) else float(value)
+            for name, value in self.constants.items()
+        }
+        return {"field": type(self).__name__, **plain}
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that f depends on, in a fixed order."""
+        constants = tuple(v for v in self.constants.values() if isinstance(v, Tensor))
+        return (*self.dictionary.tensors(), self.x, self.lam, *constants)
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
+        """The same field holding `tensors` (ordered as in `tensors()`)."""
+        n = len(self.dictionary.tensors())
+        twin = copy.copy(self)
+        twin.dictionary = self.dictionary.with_tensors(tensors[:n])
+        twin.x, twin.lam = tensors[n], tensors[n + 1]
+        rest = iter(tensors[n + 2 :])
+        twin.constants = {k: next(rest) if isinstance(v, Tensor) else v for k, v in self.constants.items()}
+        return twin
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same field on another device or in another floating-point dtype."""
+        return self.with_tensors(tuple(t.to(device=device, dtype=dtype) for t in self.tensors()))
+
+    def detach(self) -> Self:
+        """The same field, cut from the autograd graph."""
+        return self.with_tensors(tuple(t.detach() for t in self.tensors()))
+
+    def flat(self) -> Self:
+        """The same field with one leading dimension of signals, or (elements, n) for a batched dictionary."""
+        lead, dictionary = flat_lead(self.dictionary, self.signal_batch)
+        twin = copy.copy(self)
+        twin.dictionary, twin.x = dictionary, self.x.reshape(*lead, *dictionary.signal_shape)
+        twin.lam = self.lam.reshape(lead)
+        return twin
+
+    def select(self, index: Tensor) -> Self:
+        """Of a `flat` field, the rows `index` of its first dimension (signals, or elements of a batched dictionary)."""
+        twin = copy.copy(self)
+        twin.dictionary, twin.x, twin.lam = self.dictionary.select(index), self.x[index], self.lam[index]
+        return twin
+
+    def __repr__(self) -> str:
+        constants = ", ".join(f"{k}={v}" for k, v in self.parameters().items() if k != "field")
+        return f"{type(self).__name__}({self.dictionary}, x of shape {tuple(self.x.shape)}, {constants})"
+
+
+def _describe_state(state: object) -> str:
+    if isinstance(state, tuple):
+        return f"a tuple of {len(state)}"
+    return f"a {type(state).__name__}"
+
+
+def sum_event(value: Tensor, event: tuple[int, ...]) -> Tensor:
+    """The sum of `value` over its trailing event dimensions."""
+    return value.flatten(-len(event)).sum(-1)
+
+
+def half_square(value: Tensor, event: tuple[int, ...]) -> Tensor:
+    """1/2 |value|^2 over the trailing event dimensions."""
+    return 0.5 * sum_event(value.square(), event)

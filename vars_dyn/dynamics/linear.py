@@ -1,0 +1,187 @@
+"""Linear fields of the layer's neurons alone: feed-forward, recurrent and attention (Eq. 2, 4-5, 15)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vars_dyn import _checks
+from vars_dyn.dictionaries.base import Dictionary, rounded_up
+from vars_dyn.dictionaries.dense import DenseDictionary
+from vars_dyn.dictionaries.random_features import RandomFeatureDictionary
+from vars_dyn.dynamics.base import Field, State, half_square, sum_event
+from vars_dyn.dynamics.quadratic import ScaledIdentity, identity_problem, matrix_problem
+from vars_dyn.problems import SparseProblem
+
+__all__ = ["Attention", "FeedForward", "Recurrent"]
+
+
+class _Linear(Field):
+    """tau_z z' = -alpha z + A z + x with A symmetric: the state is z alone, and z is its own code."""
+
+    state_names = ("z",)
+
+    @abstractmethod
+    def _feedback(self, z: Tensor) -> Tensor:
+        """A z."""
+
+    def _derivative(self, state: State) -> State:
+        (z,) = state
+        return ((self._feedback(z) + self.x - self.alpha * z) / self.tau_z,)
+
+    def code(self, state: State) -> Tensor:
+        return state[0]
+
+    def neurons(self, state: State) -> Tensor:
+        return state[0]
+
+    def state_at(self, code: Tensor) -> State:
+        return (code,)
+
+    def lyapunov(self, state: State) -> Tensor:
+        """V = alpha/2 |z|^2 - 1/2 z.A z - x.z + |x|^2 / (2 alpha), zero at rest without feedback; dV/dt = -tau_z
+        |z'|^2.
+        """
+        (z,) = state
+        event = self.dictionary.signal_shape
+        return self.alpha * half_square(z - self.x / self.alpha, event) - 0.5 * sum_event(z * self._feedback(z), event)
+
+
+class FeedForward(_Linear):
+    """tau_z z' = -alpha z + x (Eq. 2), at rest at x / alpha.
+
+    Args:
+        x: signals, (*any, d), every entry a neuron; give `signal_shape` for signals of another event shape.
+        alpha: leak, above zero.
+        tau_z: time constant, above zero.
+        signal_shape: event shape of a signal; by default the last dimension.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "*shape"],
+        alpha: float | Tensor = 1.0,
+        tau_z: float | Tensor = 1.0,
+        signal_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        _checks.floating_tensor("x", x)
+        shape = tuple(x.shape[-1:]) if signal_shape is None else tuple(signal_shape)
+        super().__init__(ScaledIdentity(x.new_ones(()), shape), x, 0.0, {"alpha": alpha, "tau_z": tau_z})
+
+    def _feedback(self, z: Tensor) -> Tensor:
+        return torch.zeros_like(z)
+
+    def problem(self) -> SparseProblem:
+        """Least squares, alpha/2 |z - x / alpha|^2."""
+        return identity_problem(self.alpha, self.x, self.dictionary.signal_shape, 0.0)
+
+    def stiffness(self) -> Tensor:
+        return rounded_up(
+            torch.as_tensor(self.alpha / self.tau_z, dtype=self.x.dtype, device=self.x.device).detach(), 1
+        )
+
+    def instability(self) -> str | None:
+        return None
+
+
+class Recurrent(_Linear):
+    """tau_z z' = -alpha z + A z + x (Eq. 4-5), A symmetric positive semi-definite.
+
+    Args:
+        feedback: A itself, a (d, d) tensor, or a dictionary P for A = P P^T.
+        x: signals, (*any, d) or the dictionary's.
+        alpha: leak, above zero.
+        tau_z: time constant, above zero.
+
+    At rest at z = (alpha I - A)^-1 x, which is stable only if the largest eigenvalue of A (for P P^T, sigma_max^2) is
+    below alpha; otherwise z diverges. Raises ValueError for an A that is not symmetric or not positive semi-definite.
+    """
+
+    def __init__(
+        self,
+        feedback: Float[Tensor, "d d"] | Dictionary,
+        x: Float[Tensor, "*shape"],
+        alpha: float | Tensor = 1.0,
+        tau_z: float | Tensor = 1.0,
+    ) -> None:
+        self.is_matrix = isinstance(feedback, Tensor)
+        dictionary = DenseDictionary(_positive_semidefinite(feedback)) if isinstance(feedback, Tensor) else feedback
+        super().__init__(dictionary, x, 0.0, {"alpha": alpha, "tau_z": tau_z})
+
+    def _feedback(self, z: Tensor) -> Tensor:
+        return self.dictionary.decode(z if self.is_matrix else self.dictionary.encode(z))
+
+    def _largest(self) -> Tensor:
+        """The largest eigenvalue of A, or a bound on it."""
+        bound = self.dictionary.lipschitz()
+        return rounded_up(bound.sqrt(), 1) if self.is_matrix else bound
+
+    def problem(self) -> SparseProblem:
+        """Least squares with the quadratic form alpha I - A; ValueError where that is not positive definite."""
+        reason = self.instability()
+        if reason:
+            raise ValueError(reason)
+        weight = self.dictionary.matrix()
+        a = weight if self.is_matrix else weight @ weight.mT
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        return matrix_problem(self.alpha * eye - a, self.x, self.dictionary.signal_shape, 0.0)
+
+    def stiffness(self) -> Tensor:
+        """max(alpha, lambda_max(A) - alpha) / tau_z."""
+        alpha, tau = (
+            torch.as_tensor(v, dtype=self.x.dtype, device=self.x.device).detach() for v in (self.alpha, self.tau_z)
+        )
+        return rounded_up(torch.maximum(alpha, self._largest() - alpha) / tau, 1)
+
+    def instability(self) -> str | None:
+        largest, alpha = float(self._largest().max()), float(self.alpha)
+        if largest < alpha:
+            return None
+        name = "the largest eigenvalue of A" if self.is_matrix else "sigma_max(P)^2"
+        return (
+            f"{type(self).__name__} has no stable equilibrium: "
+            f"{name} is {largest:.6g}, not below alpha = {alpha:.6g}, so z diverges"
+        )
+
+
+class Attention(Recurrent):
+    """Z' = -Z + Phi Phi^T Z + X, per channel (Eq. 15): self-attention is one Euler step of size 1 from Z = X (Eq. 14).
+
+    Args:
+        dictionary: Phi, usually a `RandomFeatureDictionary` of the tokens, of weight (*batch, N, m).
+        x: channels over tokens, (*batch, n, N): a channel is a signal, as in every batched dictionary.
+
+    L2-normalised random features have sigma_max of about 5, so this field nearly always diverges: it is one to take a
+    step of, not to integrate. `from_tokens` builds it from tokens laid out as layers have them.
+    """
+
+    def __init__(self, dictionary: Dictionary, x: Float[Tensor, "*shape"]) -> None:
+        if not isinstance(dictionary, Dictionary):
+            raise ValueError(f"dictionary is a {type(dictionary).__name__}; a Dictionary is wanted")
+        super().__init__(dictionary, x)
+
+    @classmethod
+    def from_tokens(
+        cls, tokens: Float[Tensor, "*batch n c"], projection: Float[Tensor, "m c"], **features: bool
+    ) -> Self:
+        """The field of tokens X (*batch, N, C) with Phi(X) from `projection` (m, C); Z is (*batch, C, N)."""
+        return cls(RandomFeatureDictionary(tokens, projection, **features), tokens.mT)
+
+
+def _positive_semidefinite(a: Tensor) -> Tensor:
+    _checks.floating_tensor("feedback", a)
+    if a.ndim != 2 or a.shape[0] != a.shape[1]:
+        raise ValueError(f"feedback has shape {tuple(a.shape)}; a square matrix (d, d) is wanted")
+    plain = a.detach()
+    scale = plain.abs().max()
+    tolerance = 100 * len(a) * torch.finfo(a.dtype).eps * scale
+    if bool((plain - plain.mT).abs().max() > tolerance):
+        raise ValueError(f"feedback is not symmetric: A and A^T differ by {float((plain - plain.mT).abs().max()):.3g}")
+    smallest = float(torch.linalg.eigvalsh(plain)[0])
+    if smallest < -float(tolerance):
+        raise ValueError(f"feedback has the eigenvalue {smallest:.3g}; a positive semi-definite matrix is wanted")
+    return a

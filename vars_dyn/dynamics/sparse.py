@@ -1,0 +1,305 @@
+"""Fields with encoding neurons: sparse recurrent (VARS), its reduced form, and encoder-decoder (Eq. 6-9, 18-21)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vars_dyn import _checks
+from vars_dyn.dictionaries.base import Dictionary, rounded_up
+from vars_dyn.dynamics.base import Field, State, half_square, sum_event
+from vars_dyn.dynamics.quadratic import identity_problem, matrix_problem
+from vars_dyn.problems import SparseProblem
+from vars_dyn.thresholds import (
+    NonNegativeSoftThreshold,
+    SoftThreshold,
+    Threshold,
+    nonnegative_threshold,
+    soft_threshold,
+)
+
+__all__ = ["EncoderDecoder", "Reduced", "SparseRecurrent"]
+
+#: The quadratic form of a problem that is not a LASSO or an elastic net is written out up to this many atoms.
+_MATRIX_LIMIT = 8192
+
+
+class _Sparse(Field):
+    """What the fields with encoding neurons share: the problem of fact 1, F(a), and the gate.
+
+    With c = gamma - 1/alpha the code at rest is a stationary point of
+    F(a) = c/2 |P a|^2 - (1/alpha) x.P a + (beta - gamma)/2 |a|^2 + lam |a|_1, theta = lam / beta.
+    """
+
+    nonnegative = False
+
+    @property
+    def gate(self) -> Threshold:
+        """g, with theta = lam / beta."""
+        kind = NonNegativeSoftThreshold if self.nonnegative else SoftThreshold
+        return kind(self.per_code(self.lam) / self.beta)
+
+    def _gated(self, u: Tensor) -> Tensor:
+        """g(u), without the checks of building a gate: this runs at every evaluation of f."""
+        theta = self.per_code(self.lam / self.beta)
+        return nonnegative_threshold(u, theta) if self.nonnegative else soft_threshold(u, theta)
+
+    @property
+    def _curvature(self) -> float | Tensor:
+        """c = gamma - 1/alpha, exactly zero where it is so to rounding."""
+        return _snap(self.gamma - 1 / self.alpha, max(abs(float(self.gamma)), 1 / float(self.alpha)))
+
+    @property
+    def _ridge(self) -> float | Tensor:
+        """beta - gamma, exactly zero where it is so to rounding."""
+        return _snap(self.beta - self.gamma, max(float(self.beta), abs(float(self.gamma))))
+
+    def _rest_neurons(self, code: Tensor) -> Tensor:
+        return (self.dictionary.decode(code) + self.x) / self.alpha
+
+    def _rest_encoders(self, code: Tensor) -> Tensor:
+        """u with u' = 0 at rest: beta u = gamma a + P^T (x / alpha - c P a)."""
+        drive = self.x / self.alpha - self._curvature * self.dictionary.decode(code)
+        return (self.gamma * code + self.dictionary.encode(drive)) / self.beta
+
+    def _potential(self, a: Tensor) -> Tensor:
+        """F(a) plus a constant: |x|^2 / (2 c alpha^2), which makes it c E(a), where c > 0, and |x|^2 / (2 alpha)
+        elsewhere.
+        """
+        event, c, ridge = self.dictionary.signal_shape, self._curvature, self._ridge
+        reconstruction = self.dictionary.decode(a)
+        if float(c) > 0:
+            smooth = c * half_square(reconstruction - self.x / (self.alpha * c), event)
+        else:
+            smooth = c * half_square(reconstruction, event) - sum_event(self.x * reconstruction, event) / self.alpha
+            smooth = smooth + half_square(self.x, event) / self.alpha
+        penalty = self.lam * sum_event(a.abs(), self.dictionary.code_shape)
+        return smooth + ridge * half_square(a, self.dictionary.code_shape) + penalty
+
+    def problem(self) -> SparseProblem:
+        """The convex problem F(a), written as a `SparseProblem` (fact 1).
+
+        For c > 0 and beta >= gamma: P, x / (alpha c), lam / c, ridge (beta - gamma) / c. Elsewhere Q = c G + (beta -
+        gamma) I, where it is positive definite, is factored as R^T R and R stands for P (its argmin and KKT residual
+        are F's, its gap is F's too). Differentiable in everything. Raises ValueError with the reason where there is no
+        stable equilibrium.
+        """
+        reason = self.instability()
+        if reason:
+            raise ValueError(reason)
+        c, ridge = self._curvature, self._ridge
+        if float(c) > 0 and float(ridge) >= 0:
+            return SparseProblem(self.dictionary, self.x / (self.alpha * c), self.lam / c, ridge / c, self.nonnegative)
+        if float(c) == 0 and float(ridge) == 0:
+            return SparseProblem(self.dictionary, self.x / self.alpha, self.lam, nonnegative=self.nonnegative)
+        b = self.dictionary.encode(self.x) / self.alpha
+        shape = self.dictionary.code_shape
+        if float(c) == 0:
+            return identity_problem(ridge, b, shape, self.lam, self.nonnegative)
+        return matrix_problem(self._quadratic_form(), b, shape, self.lam, self.nonnegative)
+
+    def _quadratic_form(self) -> Tensor:
+        """Q = c G + (beta - gamma) I, written out."""
+        if self.dictionary.code_size > _MATRIX_LIMIT:
+            raise ValueError(
+                f"{self._named()} and {self.dictionary.code_size} atoms: for gamma < 1/alpha or beta < gamma the "
+                f"quadratic form is written out, which is done for at most {_MATRIX_LIMIT} atoms"
+            )
+        weight = self.dictionary.matrix()
+        gram = weight.mT @ weight
+        return self._curvature * gram + self._ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+
+    def instability(self) -> str | None:
+        """Why F has no stable minimum for every signal (facts 1 and 6), or None."""
+        c, ridge = float(self._curvature), float(self._ridge)
+        where = self._named()
+        if c >= 0 and ridge >= 0 and (c > 0 or ridge > 0):
+            return None
+        with torch.no_grad():
+            if c == 0 and ridge == 0:
+                b = self.dictionary.encode(self.x).flatten(-len(self.dictionary.code_shape))
+                drive = b.amax(-1) if self.nonnegative else b.abs().amax(-1)
+                growing = int((drive > float(self.alpha) * self.lam).sum())
+                if not growing:
+                    return None
+                return (
+                    f"{where} has no stable equilibrium: gamma = 1/alpha and beta = gamma, and |P^T x| exceeds "
+                    f"alpha lam for {growing} signals, which grow without bound"
+                )
+            if ridge > 0 and ridge + c * float(self.dictionary.lipschitz().max()) > 0:
+                return None
+            smallest = float(torch.linalg.eigvalsh(self._quadratic_form()).min())
+        if smallest > 0:
+            return None
+        return (
+            f"{where} has no stable equilibrium: "
+            f"(gamma - 1/alpha) P^T P + (beta - gamma) I has the eigenvalue {smallest:.6g}, not above zero"
+        )
+
+    def _named(self) -> str:
+        alpha, beta, gamma = (float(v) for v in (self.alpha, self.beta, self.gamma))
+        return f"{type(self).__name__} with alpha = {alpha:.6g}, beta = {beta:.6g}, gamma = {gamma:.6g}"
+
+    def code(self, state: State) -> Tensor:
+        return self._gated(state[-1])
+
+    def parameters(self) -> dict[str, float | str]:
+        return {**super().parameters(), "threshold": "nonnegative" if self.nonnegative else "soft"}
+
+
+class SparseRecurrent(_Sparse):
+    """The VARS neurons (Eq. 8-9; with general parameters Eq. 18-19):
+
+        tau_z z' = -alpha z + P g(u) + x
+        tau_u u' = -beta u - gamma (P^T P - I) g(u) + P^T z
+
+    Args:
+        dictionary: P.
+        x: signals, (*any, *signal_shape); (*batch, n, *signal_shape) for a batched dictionary.
+        lam: weight of |a|_1 in the objective, at least zero; a number or one per signal. The gate's threshold is
+            lam / beta.
+        alpha, beta: leaks, above zero.
+        gamma: weight of the inhibition between encoding neurons.
+        tau_z, tau_u: time constants, above zero.
+        threshold: "soft" or "nonnegative".
+
+    At the defaults the equilibrium is the LASSO's solution, E(a) = 1/2 |P a - x|^2 + lam |a|_1. The paper's text
+    writes the same gate with theta = lam / 2 (Eq. 10) and its appendix with theta = lam, which is 2 lam in the
+    objective.
+    """
+
+    state_names = ("z", "u")
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        x: Float[Tensor, "*shape"],
+        lam: float | Tensor = 0.3,
+        alpha: float | Tensor = 1.0,
+        beta: float | Tensor = 2.0,
+        gamma: float | Tensor = 2.0,
+        tau_z: float | Tensor = 1.0,
+        tau_u: float | Tensor = 1.0,
+        threshold: str = "soft",
+    ) -> None:
+        positive = {"alpha": alpha, "beta": beta, "tau_z": tau_z, "tau_u": tau_u}
+        super().__init__(dictionary, x, lam, positive, gamma=gamma)
+        self.nonnegative = _checks.choice("threshold", threshold, ("soft", "nonnegative")) == "nonnegative"
+
+    def _derivative(self, state: State) -> State:
+        z, u = state
+        a = self._gated(u)
+        reconstruction = self.dictionary._decode(a)
+        dz = (reconstruction + self.x - self.alpha * z) / self.tau_z
+        du = (self.dictionary._encode(z - self.gamma * reconstruction) + self.gamma * a - self.beta * u) / self.tau_u
+        return dz, du
+
+    def neurons(self, state: State) -> Tensor:
+        return state[0]
+
+    def state_at(self, code: Tensor) -> State:
+        return self._rest_neurons(code), self._rest_encoders(code)
+
+    def lyapunov(self, state: State) -> Tensor:
+        """V = alpha/2 |z - (P a + x)/alpha|^2 + F(a) (fact 2); dV/dt = -tau_z |z'|^2 - tau_u sum g'(u) u'^2 <= 0.
+
+        The constant in F is such that at alpha = 1, beta = gamma = 2 and z at rest, V is the LASSO objective.
+        """
+        z, u = state
+        a = self._gated(u)
+        return self.alpha * half_square(z - self._rest_neurons(a), self.dictionary.signal_shape) + self._potential(a)
+
+    def stiffness(self) -> Tensor:
+        """Fact 3's bound: max(beta/tau_u, 1/2 [p + q + sqrt((p - q)^2 + 4 L/(tau_z tau_u))]), p = alpha/tau_z,
+        q = max over active sets of |beta - gamma + gamma L_A| / tau_u.
+        """
+        largest = self.dictionary.lipschitz()
+        alpha, beta, gamma, tau_z, tau_u = (
+            _plain(v, largest) for v in (self.alpha, self.beta, self.gamma, self.tau_z, self.tau_u)
+        )
+        p = alpha / tau_z
+        q = torch.maximum((beta - gamma).abs(), (beta - gamma + gamma * largest).abs()) / tau_u
+        coupled = 0.5 * (p + q + torch.sqrt((p - q).square() + 4 * largest / (tau_z * tau_u)))
+        return rounded_up(torch.maximum(beta / tau_u, coupled), 4)
+
+
+class EncoderDecoder(SparseRecurrent):
+    """tau_z z' = -alpha z + P u + x, tau_u u' = -beta u + P^T z (Eq. 6-7): no gate and no inhibition.
+
+    At rest at the z of Eq. 5, (alpha beta I - P P^T) z = beta x; stable only if sigma_max(P)^2 < alpha beta. It is
+    `SparseRecurrent` with gamma = 0 and lam = 0, where g is the identity.
+    """
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        x: Float[Tensor, "*shape"],
+        alpha: float | Tensor = 1.0,
+        beta: float | Tensor = 1.0,
+        tau_z: float | Tensor = 1.0,
+        tau_u: float | Tensor = 1.0,
+    ) -> None:
+        super().__init__(dictionary, x, 0.0, alpha, beta, 0.0, tau_z, tau_u)
+
+    def _gated(self, u: Tensor) -> Tensor:
+        return u
+
+
+class Reduced(_Sparse):
+    """Eq. 8-9 with z at rest at every moment, z = (P a + x) / alpha (Eq. 20-21); the state is u alone:
+
+        tau_u u' = -beta u + gamma a - (gamma - 1/alpha) P^T P a + P^T x / alpha,   a = g(u)
+
+    With the defaults, u' = -2 (u - a) - G a + b, of which one Euler step of 1/2 is one ISTA step with L = 2. The
+    arguments are `SparseRecurrent`'s, without tau_z.
+    """
+
+    state_names = ("u",)
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        x: Float[Tensor, "*shape"],
+        lam: float | Tensor = 0.3,
+        alpha: float | Tensor = 1.0,
+        beta: float | Tensor = 2.0,
+        gamma: float | Tensor = 2.0,
+        tau_u: float | Tensor = 1.0,
+        threshold: str = "soft",
+    ) -> None:
+        super().__init__(dictionary, x, lam, {"alpha": alpha, "beta": beta, "tau_u": tau_u}, gamma=gamma)
+        self.nonnegative = _checks.choice("threshold", threshold, ("soft", "nonnegative")) == "nonnegative"
+
+    def _derivative(self, state: State) -> State:
+        (u,) = state
+        a = self._gated(u)
+        drive = self.x / self.alpha - self._curvature * self.dictionary._decode(a)
+        return ((self.dictionary._encode(drive) + self.gamma * a - self.beta * u) / self.tau_u,)
+
+    def neurons(self, state: State) -> Tensor:
+        """z = (P a + x) / alpha."""
+        return self._rest_neurons(self.code(state))
+
+    def state_at(self, code: Tensor) -> State:
+        return (self._rest_encoders(code),)
+
+    def lyapunov(self, state: State) -> Tensor:
+        """V = F(a), the objective up to a constant and, where gamma - 1/alpha is not 1, a factor (Eq. 23)."""
+        return self._potential(self.code(state))
+
+    def stiffness(self) -> Tensor:
+        """max(beta, |beta - gamma|, |beta - gamma + c L|) / tau_u with c = gamma - 1/alpha."""
+        largest = self.dictionary.lipschitz()
+        beta, tau_u, ridge, c = (_plain(v, largest) for v in (self.beta, self.tau_u, self._ridge, self._curvature))
+        active = torch.maximum(ridge.abs(), (ridge + c * largest).abs())
+        return rounded_up(torch.maximum(beta, active) / tau_u, 4)
+
+
+def _snap(value: float | Tensor, scale: float) -> float | Tensor:
+    """`value`, or exactly zero where it is so up to the rounding of a difference of numbers as large as `scale`."""
+    return value * 0 if abs(float(value)) <= 8 * torch.finfo(torch.float64).eps * scale else value
+
+
+def _plain(value: float | Tensor, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()

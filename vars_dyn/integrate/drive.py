@@ -1,0 +1,346 @@
+"""Integrate a field to times or to equilibrium, whole or as a resumable stream."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vars_dyn import _checks, gradients
+from vars_dyn.dynamics.base import Field, State
+from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, Plan
+from vars_dyn.integrate.results import IntegrationError, Snapshot, Trajectory, start_of
+from vars_dyn.integrate.segment import Segment
+from vars_dyn.problems import SparseProblem
+
+__all__ = ["integrate", "stream"]
+
+
+@torch.compiler.disable
+def integrate(
+    field: Field,
+    state: State,
+    times: Tensor,
+    method: str = "dopri5",
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    gap: float | None = None,
+    gradient: str | gradients.Mode = "backprop",
+    *,
+    step: float | None = None,
+    cap_steps: bool | None = None,
+    check_every: float | None = None,
+    max_steps: int = 1_000_000,
+) -> Trajectory:
+    """Integrate a field from `state` at times[0] and return the states at `times`.
+
+    Args:
+        field: the right-hand side.
+        state: the state at times[0], a tuple shaped like `field.initial_state()`.
+        times: increasing, at least one; in membrane time constants.
+        method: one of torchdiffeq's adaptive ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun") or fixed-step
+            methods ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams").
+        rtol: relative tolerance of the adaptive methods. The error norm is the largest over signals of each one's RMS,
+            so idle signals do not dilute a live one's error.
+        atol: absolute tolerance, likewise.
+        gap: the relative gap at which a signal counts as settled and leaves the batch, its state carried on unchanged;
+            None integrates all signals to the end.
+        gradient: how to differentiate through the integration: "backprop", "checkpoint" or "adjoint", or one of them
+            with its settings (`vars_dyn.gradients`).
+        step: step of a fixed-step method, at most; by default it steps from each of `times` to the next. For an
+            adaptive method, the first step to try.
+        cap_steps: whether no step may exceed the method's stability limit over `field.stiffness()`. By default where a
+            gap or a gradient is wanted: uncapped, the error near an attractor stalls at about rtol.
+        check_every: time between looks at the gap; by default one time constant, or ten capped steps if that is longer.
+        max_steps: attempted steps at most.
+
+    Returns:
+        A `Trajectory`, always len(times) long.
+
+    Raises:
+        ValueError: for arguments that do not fit, and for a gap on a field without a stable equilibrium (integrating
+            that to a time warns).
+        IntegrationError: with the trajectory so far, when the integration cannot go on.
+
+    With a gap, or a gradient through the steps, the method is restarted at every look; a fixed-step Adams method loses
+    its history there. Autocast is off inside: the solve runs in the field's own dtype. To find the equilibrium only,
+    `vars_dyn.equilibrium` is faster; integrate for the path that leads there.
+    """
+    times = _check_times(times)
+    field.checked(state)
+    mode = gradients.through_time(gradient)
+    differentiable = gradients.is_wanted(field, state)
+    plan = _plan(field, method, rtol, atol, gap, step, differentiable if cap_steps is None else cap_steps, max_steps)
+    spacing = _spacing(plan, field, check_every) if gap is not None else math.inf
+    if differentiable:
+        spacing = mode.segment(plan, float(times[-1] - times[0]), spacing)
+    start = start_of(field, state, float(times[0]), step if method in ADAPTIVE_METHODS else None)
+    flat, snapshot = _flatten(field, start)
+    rows = [tuple(part[None] for part in snapshot.state)]
+    with torch.set_grad_enabled(differentiable), torch.autocast(field.x.device.type, enabled=False):
+        try:
+            for end, inside in _segments(start.time, times[1:], spacing):
+                states, snapshot = _advance(plan, flat, snapshot, inside, end, mode if differentiable else _PLAIN)
+                rows.append(states)
+                if not bool(snapshot.live.any()):
+                    break
+        except IntegrationError as error:
+            rows.extend([] if error.partial is None else [error.partial])
+            error.trajectory = _trajectory(field, times, rows, snapshot, plan)
+            raise
+        missing = len(times) - sum(len(parts[0]) for parts in rows)
+        rows.append(tuple(part.expand(missing, *part.shape) for part in snapshot.state))
+        return _trajectory(field, times, rows, snapshot, plan)
+
+
+_PLAIN = gradients.Backprop()
+
+
+def stream(
+    field: Field,
+    snapshot: Snapshot,
+    times: Tensor,
+    *,
+    method: str = "dopri5",
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    gap: float | None = None,
+    chunk: int = 64,
+    step: float | None = None,
+    cap_steps: bool | None = None,
+    check_every: float | None = None,
+    max_steps: int = 1_000_000,
+) -> Iterator[tuple[Tensor, State, Snapshot]]:
+    """Integrate in chunks of `chunk` times, yielding (times, states, snapshot at the chunk's end) for each.
+
+    The memory needed does not depend on len(times). The method is restarted at each chunk's end, and at each look at
+    the gap, from what the snapshot holds and from nothing else: a run that goes on from a stored snapshot takes the
+    very steps that it would have taken. `times` are those after `snapshot.time` (a first one equal to it yields the
+    state there as part of the first chunk). It ends early once all signals have settled, with a chunk that is shorter,
+    and empty where that was before its first time. Other arguments, and what is raised, are as for `integrate`, an
+    error's trajectory being that of its chunk; there is no gradient.
+    """
+    _checks.count("chunk", chunk)
+    field.checked(snapshot.state)
+    times = _check_times(times)
+    if float(times[0]) < snapshot.time:
+        raise ValueError(f"times begin at {float(times[0])}, before the snapshot's time {snapshot.time}")
+    field = field.detach()
+    plan = _plan(field, method, rtol, atol, gap, step, bool(cap_steps), max_steps)
+    spacing = _spacing(plan, field, check_every) if gap is not None else math.inf
+    return _stream(field, snapshot, times, plan, spacing, chunk)
+
+
+def _stream(
+    field: Field, snapshot: Snapshot, times: Tensor, plan: Plan, spacing: float, chunk: int
+) -> Iterator[tuple[Tensor, State, Snapshot]]:
+    flat, current = _flatten(field, snapshot)
+    for first in range(0, len(times), chunk):
+        part = times[first : first + chunk]
+        rows: list[State] = []
+        if float(part[0]) == current.time:
+            rows.append(tuple(p[None] for p in current.state))
+        try:
+            with torch.no_grad():
+                for end, inside in _segments(current.time, part[len(rows) :], spacing):
+                    states, current = _advance(plan, flat, current, inside, end, _PLAIN)
+                    rows.append(states)
+                    if not bool(current.live.any()):
+                        break
+        except IntegrationError as error:
+            rows.extend([] if error.partial is None else [error.partial])
+            error.trajectory = _trajectory(field, part, rows, current, plan)
+            raise
+        joined = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+        count = len(joined[0])
+        yield part[:count], _shaped(field, joined, count), _unflatten(field, current)
+        if not bool(current.live.any()):
+            return
+
+
+def _check_times(times: Tensor) -> Tensor:
+    if not isinstance(times, Tensor) or times.ndim != 1 or not len(times):
+        raise ValueError(
+            f"times are {_checks.describe(times)}; a one-dimensional tensor of at least one time is wanted"
+        )
+    times = times.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(times).all()) or not bool((times.diff() > 0).all()):
+        raise ValueError("times are not finite and strictly increasing; times that are both are wanted")
+    return times
+
+
+def _plan(
+    field: Field,
+    method: str,
+    rtol: float,
+    atol: float,
+    gap: float | None,
+    step: float | None,
+    cap_steps: bool,
+    max_steps: int,
+) -> Plan:
+    _checks.choice("method", method, METHODS)
+    _checks.number("rtol", rtol, positive=True)
+    _checks.number("atol", atol, positive=True)
+    _checks.count("max_steps", max_steps)
+    if step is not None:
+        _checks.number("step", step, positive=True)
+    if field.x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"x is {field.x.dtype}; torch.float32 or torch.float64 is wanted, in half precision no step settles"
+        )
+    reason = field.instability()
+    problem = None
+    if gap is not None:
+        _checks.number("gap", gap, positive=True)
+        if reason:
+            raise ValueError(f"gap is {gap}, but {reason}")
+        with torch.no_grad():
+            problem = field.detach().problem().flat()
+    elif reason:
+        warnings.warn(reason, stacklevel=3)
+    limit = {**ADAPTIVE_METHODS, **FIXED_METHODS}[method]
+    cap = limit / float(field.stiffness().max()) if (cap_steps or gap is not None) else math.inf
+    if method in FIXED_METHODS and step is None and gap is not None:
+        step = 0.9 * cap
+    return Plan(method, float(rtol), float(atol), cap, step, gap, problem, max_steps)
+
+
+def _spacing(plan: Plan, field: Field, check_every: float | None) -> float:
+    if check_every is not None:
+        return float(_checks.number("check_every", check_every, positive=True))
+    constant = float(field.constants.get("tau_u", field.constants.get("tau_z", 1.0)))
+    return max(constant, 10 * plan.cap if plan.method in ADAPTIVE_METHODS else 0.0)
+
+
+class _Cut(NamedTuple):
+    """A segment's end and the outputs on it."""
+
+    end: float
+    outputs: Tensor
+
+
+def _segments(start: float, outputs: Tensor, spacing: float) -> Iterator[_Cut]:
+    """Cut the way from `start` past all `outputs` at whole multiples of `spacing`.
+
+    The multiples are counted from time zero, so the cuts do not depend on where a run is taken up again.
+    """
+    time, first = start, 0
+    while first < len(outputs):
+        end = float(outputs[-1])
+        if math.isfinite(spacing):
+            cut = (math.floor(time / spacing * (1 + 1e-12)) + 1) * spacing
+            end = min(end, cut) if cut > time else end
+        inside = int(torch.searchsorted(outputs, end, right=True))
+        yield _Cut(end, outputs[first:inside])
+        time, first = end, inside
+
+
+def _flatten(field: Field, snapshot: Snapshot) -> tuple[Field, Snapshot]:
+    flat = field.flat()
+    return flat, _reshaped(snapshot, flat.signal_batch, field.event_shapes)
+
+
+def _unflatten(field: Field, snapshot: Snapshot) -> Snapshot:
+    return _reshaped(snapshot, field.signal_batch, field.event_shapes)
+
+
+def _reshaped(snapshot: Snapshot, batch: tuple[int, ...], events: tuple[tuple[int, ...], ...]) -> Snapshot:
+    state = tuple(part.reshape(*batch, *event) for part, event in zip(snapshot.state, events, strict=True))
+    live, gap, settled = (t.reshape(batch) for t in (snapshot.live, snapshot.relative_gap, snapshot.settled_at))
+    return snapshot._replace(state=state, live=live, relative_gap=gap, settled_at=settled)
+
+
+def _shaped(field: Field, states: State, count: int) -> State:
+    batch = field.signal_batch
+    return tuple(part.reshape(count, *batch, *event) for part, event in zip(states, field.event_shapes, strict=True))
+
+
+def _trajectory(field: Field, times: Tensor, rows: list[State], snapshot: Snapshot, plan: Plan) -> Trajectory:
+    joined = tuple(torch.cat(parts) for parts in zip(*(rows or [_none_of(snapshot.state)]), strict=True))
+    count = len(joined[0])
+    states = _shaped(field, joined, count)
+    snapshot = _unflatten(field, snapshot)
+    gap = snapshot.relative_gap
+    if plan.gap is None and count and field.instability() is None:
+        with torch.no_grad():
+            fixed = field.detach()
+            gap = fixed.problem().relative_gap(fixed.code(tuple(part[-1].detach() for part in states)))
+    return Trajectory(times[:count], states, snapshot.statistics, gap, snapshot.settled_at)
+
+
+def _none_of(state: State) -> State:
+    """States at no time."""
+    return tuple(part.new_zeros(0, *part.shape) for part in state)
+
+
+def _advance(
+    plan: Plan,
+    field: Field,
+    snapshot: Snapshot,
+    outputs: Tensor,
+    end: float,
+    mode: gradients.Backprop | gradients.Checkpoint | gradients.Adjoint,
+) -> tuple[State, Snapshot]:
+    """Carry a flat field from the snapshot to time `end`; returns the states at `outputs` and the new snapshot."""
+    moving_rows = snapshot.live.reshape(len(snapshot.live), -1).any(-1)
+    if not bool(moving_rows.any()):
+        return tuple(p.expand(len(outputs), *p.shape) for p in snapshot.state), snapshot._replace(time=end)
+    index = None if bool(moving_rows.all()) else moving_rows.nonzero().squeeze(-1)
+    part_of = _Part(index, snapshot.live if index is None else snapshot.live[index])
+    moving = field if index is None else field.select(index)
+    state = tuple(part_of.take(part) for part in snapshot.state)
+    numbers = torch.arange(snapshot.live.numel(), device=state[0].device).reshape(snapshot.live.shape)
+    segment = Segment(plan, snapshot._replace(state=state), outputs, end, part_of.take(numbers).flatten())
+    try:
+        states, last = mode.solve(segment, moving, state)
+    except IntegrationError as error:
+        if error.partial is not None:
+            error.partial = part_of.put(snapshot.state, error.partial)
+        raise
+    states = part_of.put(snapshot.state, states)
+    last = tuple(part[0] for part in part_of.put(snapshot.state, tuple(part[None] for part in last)))
+    after = snapshot._replace(time=end, state=last, step=segment.next_step, statistics=segment.statistics)
+    return states, after if plan.problem is None or plan.gap is None else _certified(
+        plan.gap, plan.problem, moving, after, part_of
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows that are integrated (None for all), and which of the signals in them are live."""
+
+    index: Tensor | None
+    live: Tensor
+
+    def take(self, value: Tensor) -> Tensor:
+        return value if self.index is None else value[self.index]
+
+    def put(self, base: State, moved: State) -> State:
+        """Time-first states of all signals: `moved` where they are live, `base` where they have settled."""
+        placed = []
+        for part, new in zip(base, moved, strict=True):
+            if not bool(self.live.all()):
+                mask = self.live.reshape(*self.live.shape, *(1,) * (part.ndim - self.live.ndim))
+                new = torch.where(mask, new, self.take(part))
+            placed.append(
+                new if self.index is None else part.expand(len(new), *part.shape).index_copy(1, self.index, new)
+            )
+        return tuple(placed)
+
+
+def _certified(goal: float, problem: SparseProblem, moving: Field, after: Snapshot, part: _Part) -> Snapshot:
+    """The snapshot with the gaps of the signals that moved, those within `goal` settled."""
+    with torch.no_grad():
+        own = problem if part.index is None else problem.select(part.index)
+        found = own.relative_gap(moving.detach().code(tuple(part.take(p.detach()) for p in after.state)))
+        found = torch.where(part.live, found, part.take(after.relative_gap))
+        gap = found if part.index is None else after.relative_gap.index_copy(0, part.index, found)
+        settled = after.live & (gap <= goal)
+        settled_at = torch.where(settled, after.time, after.settled_at)
+    return after._replace(relative_gap=gap, live=after.live & ~settled, settled_at=settled_at)

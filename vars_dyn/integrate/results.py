@@ -1,0 +1,85 @@
+"""What integrations start from, return and raise."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vars_dyn.dynamics.base import Field, State
+
+__all__ = ["IntegrationError", "Snapshot", "Statistics", "Trajectory", "start_of"]
+
+
+class Statistics(NamedTuple):
+    """Work done so far, for the batch as a whole: evaluations of f, and steps accepted and rejected."""
+
+    evaluations: int = 0
+    accepted: int = 0
+    rejected: int = 0
+
+
+class Snapshot(NamedTuple):
+    """All that an integration needs to go on from a moment, and all that it uses.
+
+    Attributes:
+        time: the moment, in membrane time constants.
+        state: the state there, parts of shape (*signal_batch, *event).
+        step: the step that the method would try next; None to let it choose.
+        live: of shape signal_batch; False for signals that have settled and whose state is carried on unchanged.
+        relative_gap: of shape signal_batch, where it was last looked at; NaN where it was not.
+        settled_at: the time at which a signal was found settled; NaN where it was not.
+        statistics: work done since the start of the run.
+    """
+
+    time: float
+    state: State
+    step: float | None
+    live: Tensor
+    relative_gap: Tensor
+    settled_at: Tensor
+    statistics: Statistics
+
+
+class Trajectory(NamedTuple):
+    """What `integrate` returns.
+
+    Attributes:
+        times: the times asked for, float64.
+        states: a tuple like the field's state, every part with time first.
+        statistics: evaluations of f, steps accepted and rejected.
+        relative_gap: at the end, per signal; NaN where the field has no stable equilibrium.
+        settled_at: per signal, the time at which its gap was found reached; NaN where none was asked for or reached.
+    """
+
+    times: Tensor
+    states: State
+    statistics: Statistics
+    relative_gap: Tensor
+    settled_at: Tensor
+
+
+class IntegrationError(RuntimeError):
+    """The integration cannot go on: a non-finite state, a step-size underflow, or the step limit.
+
+    Attributes:
+        time: when it failed.
+        signals: the flat indices of the signals at fault, the worst first.
+        trajectory: the states up to there, at the times asked for (None from `stream`, which has yielded them).
+    """
+
+    def __init__(self, message: str, time: float, signals: list[int]) -> None:
+        super().__init__(message)
+        self.time, self.signals = time, signals
+        self.trajectory: Trajectory | None = None
+        #: States of the segment that failed, up to there.
+        self.partial: State | None = None
+
+
+def start_of(field: Field, state: State, time: float = 0.0, step: float | None = None) -> Snapshot:
+    """The snapshot of a run that begins at `time` in `state`: every signal live, nothing counted."""
+    nothing = torch.full(field.signal_batch, math.nan, dtype=field.x.dtype, device=field.x.device)
+    live = torch.ones(field.signal_batch, dtype=torch.bool, device=field.x.device)
+    return Snapshot(time, state, step, live, nothing, nothing.clone(), Statistics())
