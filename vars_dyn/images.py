@@ -54,11 +54,11 @@ def read_image(path: Path, *, colour: bool = False) -> NDArray[np.float64]:
     Upright by its EXIF orientation; transparency is dropped. Raises ValueError for what cannot be read as an image.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=("PNG", "JPEG")) as file:
             file.load()
             image = ImageOps.exif_transpose(file)
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no image that can be read; PNG or JPEG is wanted") from None
+        raise ValueError(f"{path} is no image; PNG or JPEG is wanted") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:

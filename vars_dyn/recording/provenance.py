@@ -18,6 +18,7 @@ from torch import Tensor
 
 import vars_dyn
 from vars_dyn.dynamics.base import Field, State
+from vars_dyn.problems import SparseProblem
 
 __all__ = [
     "attributes_of_field",
@@ -38,6 +39,7 @@ def attributes_of_field(field: Field, state: State) -> dict[str, Any]:
     layout = {name: getattr(dictionary, name) for name in ("stride", "padding", "groups") if hasattr(dictionary, name)}
     return {
         **field.parameters(),
+        **_uniform(field),
         "dictionary_type": type(dictionary).__name__,
         **{f"dictionary_{name}": value for name, value in layout.items()},
         "signal_batch": list(field.signal_batch),
@@ -50,6 +52,31 @@ def attributes_of_field(field: Field, state: State) -> dict[str, Any]:
         "lam_sha256": digest([field.lam]),
         "start_sha256": digest(state),
     }
+
+
+def _uniform(field: Field) -> dict[str, float]:
+    """lam as a parameter, where it is the same for all signals."""
+    values = field.lam.unique()
+    return {"lam": float(values[0])} if len(values) == 1 and "u" in field.state_names else {}
+
+
+def described_problem(field: Field, problem: SparseProblem | None) -> str:
+    """What the equilibrium minimises, in a line (fact 1 of the mathematics); or why there is none."""
+    if problem is None:
+        return field.instability() or "a quadratic form too large to be written out"
+    parameters = field.parameters()
+    if "threshold" not in parameters:
+        return "least squares: alpha/2 |z|^2 - 1/2 z.A z - x.z"
+    alpha, beta, gamma = (float(parameters[name]) for name in ("alpha", "beta", "gamma"))
+    c, ridge = gamma - 1 / alpha, beta - gamma
+    sign = ", a >= 0" if problem.nonnegative else ""
+    if c <= 0 or ridge < 0:
+        return f"{c / 2:g} |P a|^2 - {1 / alpha:g} x.P a + {ridge / 2:g} |a|^2 + lam |a|_1{sign}"
+    name = f"{'non-negative ' if sign else ''}{'elastic net' if ridge else 'LASSO'}"
+    target = "x" if alpha * c == 1 else f"x / {alpha * c:g}"
+    penalty = "lam |a|_1" if c == 1 else f"lam / {c:g} |a|_1"
+    square = f" + {ridge / c / 2:g} |a|^2" if ridge else ""
+    return f"{name}: 1/2 |P a - {target}|^2 + {penalty}{square}{sign}"
 
 
 def attributes_of_process(device: torch.device) -> dict[str, Any]:

@@ -210,6 +210,7 @@ def to_dataset(
     arrays += static_arrays(layout) + _signal_coordinates(layout, coordinates) + end_arrays(layout, problem, states[-1])
     found = {
         **provenance.attributes_of_field(field, states[0]),
+        "problem": provenance.described_problem(field, problem),
         **provenance.attributes_of_process(field.x.device),
         **{name: int(value) for name, value in trajectory.statistics._asdict().items()},
         "every": every,
@@ -406,6 +407,7 @@ def _create(path: Path, plan: _Plan, *, overwrite: bool) -> _Recording:
     attributes = {
         "title": f"Trajectory of {plan.field.parameters()['field']}, {plan.layout.signals} signals",
         **plan.identity,
+        "problem": provenance.described_problem(plan.field, plan.problem),
         **provenance.attributes_of_process(plan.field.x.device),
         **plan.attributes,
         **_of_times(plan.times),

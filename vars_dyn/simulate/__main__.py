@@ -1,0 +1,8 @@
+"""`python -m vars_dyn.simulate`."""
+
+import sys
+
+from vars_dyn.simulate.run import main
+
+if __name__ == "__main__":
+    sys.exit(main())

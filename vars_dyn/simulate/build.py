@@ -1,0 +1,210 @@
+"""From options to the dictionary, the field and the times of a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vars_dyn.banks import GaborBank
+from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
+from vars_dyn.dynamics import EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
+from vars_dyn.images import Signals
+from vars_dyn.integrate import FIXED_METHODS
+from vars_dyn.simulate.inputs import real_array
+from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
+
+__all__ = ["device_of", "dictionary_of", "field_of", "integration_of", "threads_of", "times_of"]
+
+_FIELDS: dict[str, type[Field]] = {
+    "sparse": SparseRecurrent,
+    "reduced": Reduced,
+    "encoder-decoder": EncoderDecoder,
+    "recurrent": Recurrent,
+    "feed-forward": FeedForward,
+}
+_SPARSE = ("sparse", "reduced")
+#: Which of the field options each field takes.
+_TAKES = {
+    "sparse": ("lam", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"),
+    "reduced": ("lam", "alpha", "beta", "gamma", "tau_u", "threshold"),
+    "encoder-decoder": ("alpha", "beta", "tau_z", "tau_u"),
+    "recurrent": ("alpha", "tau_z"),
+    "feed-forward": ("alpha", "tau_z"),
+}
+#: Times per octave: the spacing is that of --dt up to twice as many, and doubles at every doubling of time from there.
+_PER_OCTAVE = 20
+#: Multiplications of one P a, for a dense P, up to which one thread does.
+_ONE_THREAD = 1 << 25
+
+
+def device_of(name: str) -> torch.device:
+    """The device, if it is there; ValueError otherwise."""
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise ValueError(f"--device {name} is not there: {reason}") from None
+    return device
+
+
+def threads_of(options: RunOptions, field: Field) -> int:
+    """How many threads to compute with: those asked for, or one where an evaluation is below a few milliseconds.
+
+    There threads gain little, cost much where the cores are shared, and make the last bits depend on the machine.
+    """
+    if options.threads is not None:
+        return options.threads
+    dictionary = field.dictionary
+    size = math.prod(field.signal_batch) * dictionary.signal_size * dictionary.code_size
+    return 1 if size <= _ONE_THREAD else torch.get_num_threads()
+
+
+def dictionary_of(options: DictionaryOptions, signals: Signals, *, whole: bool, seed: int) -> Dictionary:
+    """The dictionary that fits the signals, in float64 on the CPU; ValueError where it cannot fit."""
+    weight = _bank(options, signals, whole=whole, seed=seed)
+    empty = (weight.flatten(1) if whole else weight.mT).abs().amax(1) == 0 if weight.numel() else torch.ones(1).bool()
+    if not weight.numel():
+        raise ValueError(
+            f"--dictionary {options.dictionary} has shape {tuple(weight.shape)}: no atoms; at least one is wanted"
+        )
+    if bool(empty.any()):
+        raise ValueError(
+            f"--dictionary {options.dictionary}: atom {int(empty.nonzero()[0])} is zero; atoms that are not are wanted"
+        )
+    shape = signals.values.shape[1:]
+    if not whole:
+        if weight.shape[0] != shape[0]:
+            raise ValueError(
+                f"--dictionary {options.dictionary} has atoms of {weight.shape[0]} entries, but the signals have "
+                f"{shape[0]}; the same number is wanted"
+            )
+        return DenseDictionary(weight)
+    if weight.shape[1] != shape[0]:
+        raise ValueError(
+            f"--dictionary {options.dictionary} has templates of {weight.shape[1]} colours, the images have {shape[0]}"
+        )
+    size = (int(shape[0]), int(shape[1]), int(shape[2]))
+    return ConvDictionary(weight, size, stride=options.conv_stride, padding=int(weight.shape[-1]) // 2)
+
+
+def _bank(options: DictionaryOptions, signals: Signals, *, whole: bool, seed: int) -> Tensor:
+    """The weight: (d, d'), or (templates, colours, side, side) for whole images."""
+    shape = signals.values.shape[1:]
+    kind, colon, count = options.dictionary.partition(":")
+    if kind == "random" and colon:
+        return _random(
+            count, (shape[0], options.kernel, options.kernel) if whole else (shape[0],), whole=whole, seed=seed
+        )
+    if options.dictionary == "gabor":
+        return _gabor(options, signals, whole=whole)
+    weight = torch.from_numpy(real_array(Path(options.dictionary), "--dictionary"))
+    if weight.ndim != (4 if whole else 2):
+        wanted = "(templates, colours, side, side)" if whole else "(d, d'), an atom a column,"
+        raise ValueError(f"--dictionary {options.dictionary} has shape {tuple(weight.shape)}; {wanted} is wanted")
+    return weight
+
+
+def _random(count: str, shape: tuple[int, ...], *, whole: bool, seed: int) -> Tensor:
+    try:
+        atoms = int(count)
+    except ValueError:
+        atoms = 0
+    if atoms < 1:
+        raise ValueError(
+            f"--dictionary is 'random:{count}'; random:M with M, the number of atoms, at least 1 is wanted"
+        )
+    drawn = torch.randn(atoms, math.prod(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rows = drawn / drawn.norm(dim=1, keepdim=True)
+    return rows.reshape(atoms, *shape) if whole else rows.mT.contiguous()
+
+
+def _gabor(options: DictionaryOptions, signals: Signals, *, whole: bool) -> Tensor:
+    shape = signals.values.shape[1:]
+    scales = options.scales or (2 if whole else 3)
+    shared = {"orientations": options.orientations, "phases": options.phases, "wavelength": options.wavelength}
+    if whole:
+        return GaborBank(options.kernel, scales=scales, places=1, colours=int(shape[0]), **shared).kernels()  # type: ignore[arg-type]
+    colours = int(signals.attributes.get("patch_colours", 1))  # type: ignore[arg-type]
+    side = math.isqrt(shape[0] // colours)
+    if side < 2 or side * side * colours != shape[0]:
+        raise ValueError(
+            f"--dictionary gabor wants square patches, but the signals have {shape[0]} entries; "
+            "random:M or a file is wanted"
+        )
+    return GaborBank(side, scales=scales, places=options.places, colours=colours, **shared).weight()  # type: ignore[arg-type]
+
+
+def field_of(options: Options, signals: Signals, dictionary: Dictionary) -> Field:
+    """The field, in the dtype and on the device asked for; ValueError for parameters that it has not or cannot take."""
+    chosen = options.field
+    takes = _TAKES[chosen.field]
+    for name in ("lam", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"):
+        if name not in takes and name in options.given:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is no parameter of --field {chosen.field}; it takes {', '.join(takes)}"
+            )
+    kind = {"dtype": getattr(torch, options.run.dtype), "device": device_of(options.run.device)}
+    x, dictionary = torch.from_numpy(signals.values).to(**kind), dictionary.to(**kind)
+    given = {name: getattr(chosen, name) for name in takes if name != "lam" and getattr(chosen, name) is not None}
+    if chosen.field == "feed-forward":
+        return FeedForward(x, signal_shape=dictionary.signal_shape, **given)
+    if chosen.field in _SPARSE:
+        given["lam"] = _lam(chosen, x, dictionary)
+    return _FIELDS[chosen.field](dictionary, x, **given)
+
+
+def _lam(options: FieldOptions, x: Tensor, dictionary: Dictionary) -> float | Tensor:
+    value, share = options.lam
+    if not share:
+        return value
+    return value * dictionary.encode(x).flatten(-len(dictionary.code_shape)).abs().amax(-1)
+
+
+def times_of(options: IntegratorOptions) -> Tensor:
+    """The times, from 0 to t_max: even, or with a spacing that doubles at every doubling of time.
+
+    Up to t_max they do not depend on it, so that a run may be taken further.
+    """
+    limit = options.t_max / options.dt * (1 + 1e-12)
+    if limit > 1e8:
+        raise ValueError(
+            f"--t-max {options.t_max:g} over --dt {options.dt:g} are {limit:.2g} times; at most 1e8 are wanted"
+        )
+    if options.times == "even":
+        steps = np.arange(math.floor(limit) + 1, dtype=np.float64)
+    else:
+        blocks = [np.arange(min(2 * _PER_OCTAVE, math.floor(limit)) + 1)]
+        first, spacing = 2 * _PER_OCTAVE, 2
+        while first < limit:
+            blocks.append(first + spacing * np.arange(1, _PER_OCTAVE + 1))
+            first, spacing = 2 * first, 2 * spacing
+        steps = np.concatenate(blocks)
+        steps = steps[steps <= limit].astype(np.float64)
+    times = steps * options.dt
+    if times[-1] < options.t_max * (1 - 1e-12):
+        times = np.append(times, options.t_max)
+    return torch.from_numpy(times)
+
+
+def integration_of(options: IntegratorOptions) -> dict[str, Any]:
+    """The integrator's arguments. A fixed-step method steps by --dt unless told or, with a gap, left to choose."""
+    step = options.step
+    if step is None and options.method in FIXED_METHODS and options.gap is None:
+        step = options.dt
+    return {
+        "method": options.method,
+        "rtol": options.rtol,
+        "atol": options.atol,
+        "gap": options.gap,
+        "step": step,
+        "check_every": options.check_every,
+        "max_steps": options.max_steps,
+    }

@@ -1,0 +1,91 @@
+"""What a run came to: the table and the JSON object, read from its dataset."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import xarray as xr
+
+__all__ = ["as_json", "as_table", "is_done"]
+
+
+def is_done(dataset: xr.Dataset) -> bool:
+    """Whether the run got what was asked for: the gap on every signal, or, with none asked for, t_max."""
+    wanted = "reached t_max" if dataset.attrs["stop_gap"] == "none" else "settled"
+    return bool(dataset.attrs["status"] == wanted)
+
+
+def as_json(dataset: xr.Dataset, figure: str | None) -> dict[str, Any]:
+    """The run in one object; a number that there is not is null."""
+    of = dataset.attrs
+    return {
+        "store": str(dataset.encoding["source"]),
+        "figure": figure,
+        "status": of["status"],
+        "equilibrium": bool(of["equilibrium"]),
+        "field": of["field"],
+        "problem": of["problem"],
+        "signals": dataset.sizes["signal"],
+        "signal_dim": math.prod(of["signal_shape"]),
+        "code_dim": math.prod(of["code_shape"]),
+        "active_fraction": _active(dataset),
+        "t_end": float(of["t_end"]),
+        "t_max": float(of["t_max"]),
+        "points": dataset.sizes["time"],
+        "evaluations": int(of["evaluations"]),
+        "accepted": int(of["accepted"]),
+        "rejected": int(of["rejected"]),
+        "wall_seconds": float(of["wall_seconds"]),
+        "relative_gap_max": _largest(dataset, "relative_gap_end"),
+        "kkt_max": _largest(dataset, "kkt_residual_end"),
+        "settled": int(dataset["settled_at"].notnull().sum()),
+    }
+
+
+def as_table(dataset: xr.Dataset, figure: str | None) -> str:
+    """The run in a short table, a line for each thing that one asks first."""
+    found = as_json(dataset, figure)
+    asked = dataset.attrs["stop_gap"]
+    active = found["active_fraction"]
+    gap = (
+        "there is none"
+        if found["relative_gap_max"] is None
+        else f"{found['relative_gap_max']:.2e}, the largest of all signals"
+    )
+    rows = {
+        "field": found["field"],
+        "solves": found["problem"],
+        "neurons": f"{found['signals']} signals of {found['signal_dim']} neurons, {found['code_dim']} encoding neurons",
+        "active": "no encoding neurons"
+        if active is None
+        else f"{100 * active:.2f} % of the encoding neurons at the end",
+        "work": f"{found['evaluations']} evaluations, {found['accepted']} steps, {found['rejected']} rejected, "
+        f"{found['wall_seconds']:.1f} s",
+        "time": f"{found['t_end']:.6g} of {found['t_max']:.6g} time constants, {found['points']} points recorded",
+        "relative gap": gap + ("" if asked == "none" else f" (asked for: {asked:g})"),
+        "KKT residual": "there is none"
+        if found["kkt_max"] is None
+        else f"{found['kkt_max']:.2e}, the largest of all signals",
+        "ended": _ending(found),
+        "store": found["store"],
+        "figure": figure or "none",
+    }
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def _ending(found: dict[str, Any]) -> str:
+    if found["equilibrium"]:
+        return "at equilibrium: every signal has settled"
+    return f"{found['status']}; {found['settled']} of {found['signals']} signals settled"
+
+
+def _active(dataset: xr.Dataset) -> float | None:
+    return float((dataset["code_end"] != 0).mean()) if "code_end" in dataset else None
+
+
+def _largest(dataset: xr.Dataset, name: str) -> float | None:
+    if name not in dataset:
+        return None
+    value = float(dataset[name].max(skipna=False))
+    return value if math.isfinite(value) else None
