@@ -9,6 +9,7 @@ from vars_dyn.dictionaries import (
     UnionDictionary,
 )
 from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
+from vars_dyn.equilibrium import differentiability, equilibrium
 from vars_dyn.integrate import IntegrationError, Trajectory, integrate
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers import Solution, solve
@@ -38,6 +39,8 @@ __all__ = [
     "Threshold",
     "Trajectory",
     "UnionDictionary",
+    "differentiability",
+    "equilibrium",
     "integrate",
     "solve",
 ]

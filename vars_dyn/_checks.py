@@ -83,3 +83,10 @@ def same_kind(name: str, value: Tensor, like: Tensor, of: str) -> Tensor:
             f"{name} is on {value.device} but {of} is on {like.device}; move one of them so that they agree"
         )
     return value
+
+
+def full_precision(name: str, value: Tensor) -> Tensor:
+    """`value` if it is float32 or float64; ValueError otherwise."""
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} is {value.dtype}; torch.float32 or torch.float64 is wanted")
+    return value

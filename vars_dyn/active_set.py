@@ -16,7 +16,7 @@ from torch import Tensor
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.problems import SparseProblem
 
-__all__ = ["SupportSystem", "polish", "support_system"]
+__all__ = ["SupportSystem", "free", "gram_matrix", "is_small", "polish", "support_system"]
 
 #: A dictionary of up to this many entries is written out as a matrix; a larger one is applied, by conjugate gradients.
 MATRIX_LIMIT = 1 << 22
@@ -30,6 +30,12 @@ class SupportSystem(Protocol):
 
     def solve(self, v: Tensor) -> Tensor:
         """y, of the shape of codes, for v of the shape of codes."""
+
+    def solve_least(self, v: Tensor) -> Tensor:
+        """As `solve`, where the system is singular the y of minimum norm among those that come closest."""
+
+    def singular(self) -> Tensor:
+        """Whether G_A + ridge I is singular to rounding, one per signal."""
 
     def condition(self) -> Tensor:
         """The condition number of G_A + ridge I, one per signal (infinite where singular to rounding)."""
@@ -70,16 +76,22 @@ class _Gathered:
         self.system = self._gather(gram)
         ridge = torch.as_tensor(problem.ridge, dtype=gram.dtype, device=gram.device)
         self.system.diagonal(dim1=-2, dim2=-1).add_(torch.where(self.valid, ridge, 1.0))
-        self.factor = self._factor()
+        self.factor, shifted = self._factor()
+        diagonal = self.factor.diagonal(dim1=-2, dim2=-1)
+        own = torch.where(self.valid, diagonal, math.nan)
+        low, high = (torch.nan_to_num(t, nan=1.0) for t in (_least(own), -_least(-own)))
+        # The squared ratio of a factor's diagonal entries bounds the condition number from below.
+        self._singular = shifted | ((low / high).square() <= 10 * width * torch.finfo(low.dtype).eps)
 
     def _gather(self, gram: Tensor) -> Tensor:
         element = torch.arange(len(gram), device=gram.device)[:, None, None, None]
         sub = gram[element, self.index[..., :, None], self.index[..., None, :]]
         return sub * (self.valid[..., :, None] & self.valid[..., None, :])
 
-    def _factor(self) -> Tensor:
-        """Cholesky factors; a system that is singular to rounding is shifted by a few roundings of its own size."""
+    def _factor(self) -> tuple[Tensor, Tensor]:
+        """Cholesky factors, and where a system was singular and shifted by a few roundings of its own size."""
         factor, info = torch.linalg.cholesky_ex(self.system)
+        shifted_ones = info != 0
         shift = torch.finfo(factor.dtype).eps * self.system.shape[-1]
         size = self.system.diagonal(dim1=-2, dim2=-1).amax(-1)
         while bool((info != 0).any()):
@@ -89,7 +101,7 @@ class _Gathered:
             factor = torch.where(singular[..., None, None], again, factor)
             info = torch.where(singular, info_again, info)
             shift *= 10
-        return factor
+        return factor, shifted_ones
 
     def solve(self, v: Tensor) -> Tensor:
         rows = v.reshape(*self.index.shape[:-1], -1)
@@ -98,6 +110,22 @@ class _Gathered:
         # One step of refinement makes up for what a shift of the system and rounding took away.
         y = y + torch.cholesky_solve(rhs - self.system @ y, self.factor)
         return torch.zeros_like(rows).scatter(-1, self.index, y.squeeze(-1) * self.valid).reshape(self.shape)
+
+    def solve_least(self, v: Tensor) -> Tensor:
+        y = self.solve(v)
+        if not bool(self._singular.any()):
+            return y
+        rows = self._singular.nonzero(as_tuple=True)
+        valid = self.valid[rows]
+        inverse = torch.linalg.pinv(self.system[rows], hermitian=True, rtol=1e3 * torch.finfo(v.dtype).eps)
+        rhs = v.reshape(*self.index.shape[:-1], -1)[rows].gather(-1, self.index[rows]) * valid
+        least = (inverse @ rhs[..., None]).squeeze(-1) * valid
+        flat = y.reshape(*self.index.shape[:-1], -1).clone()
+        flat[rows] = torch.zeros_like(flat[rows]).scatter(-1, self.index[rows], least)
+        return flat.reshape(self.shape)
+
+    def singular(self) -> Tensor:
+        return self._singular.reshape(self.batch_shape)
 
     def condition(self) -> Tensor:
         # The ones of the padding become as large as the support's own diagonal, which lies between its extreme
@@ -118,7 +146,9 @@ class _MatrixFree:
         self, problem: SparseProblem, support: Tensor, tolerance: float | None = None, limit: int = 2000
     ) -> None:
         self.problem, self.mask, self.limit = problem, support, limit
-        self.tolerance = 10 * torch.finfo(problem.x.dtype).eps if tolerance is None else tolerance
+        eps = torch.finfo(problem.x.dtype).eps
+        self.tolerance = 10 * eps if tolerance is None else tolerance
+        self.floor = 10 * eps * float((problem.dictionary.lipschitz() + problem.ridge).max())
 
     def _apply(self, y: Tensor) -> Tensor:
         return (self.problem.dictionary.gram(y) + self.problem.ridge * y) * self.mask
@@ -135,7 +165,8 @@ class _MatrixFree:
             q = self._apply(p)
             curvature = problem.sum_code(p * q)
             # A direction without curvature is in the null space of the support's atoms: stop there, y stays as it is.
-            moving = (square > goal) & (curvature > 0)
+            flat = curvature <= self.floor * problem.sum_code(p * p)
+            moving = (square > goal) & ~flat
             if not bool(moving.any()):
                 break
             step = torch.where(moving, square / torch.where(moving, curvature, 1.0), 0.0)
@@ -144,8 +175,14 @@ class _MatrixFree:
             new = problem.sum_code(r * r)
             p = r + problem.per_code(torch.where(moving, new / square.clamp(min=torch.finfo(new.dtype).tiny), 0.0)) * p
             square = torch.where(moving, new, square)
-            goal = torch.where(curvature > 0, goal, math.inf)
+            goal = torch.where(flat, math.inf, goal)
         return y
+
+    def solve_least(self, v: Tensor) -> Tensor:
+        return self.solve(v)
+
+    def singular(self) -> Tensor:
+        return self.condition() >= 0.1 / torch.finfo(self.problem.x.dtype).eps
 
     def condition(self) -> Tensor:
         """From the extreme eigenvalues by power iterations on the map and on its inverse, to a few per cent."""
@@ -165,6 +202,17 @@ class _MatrixFree:
             return rate
 
         return (extreme(self._apply, start) * extreme(self.solve, start)).clamp(min=1.0)
+
+
+def _least(value: Tensor) -> Tensor:
+    """The smallest entry of the last dimension, NaN left out (NaN where nothing is left)."""
+    least = torch.where(value.isnan(), math.inf, value).amin(-1)
+    return torch.where(least.isinf(), math.nan, least)
+
+
+def free(problem: SparseProblem) -> Tensor:
+    """Whether a signal's code is under no penalty and no sign, so that all its entries are free: one per signal."""
+    return (problem.lam == 0) & (not problem.nonnegative)
 
 
 def polish(problem: SparseProblem, a: Tensor, *, max_steps: int | None = None) -> Tensor:
@@ -230,11 +278,12 @@ def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Ten
     join = (worst > 4 * eps * scale) & (within <= torch.maximum(16 * eps * scale, 1e-3 * worst))
     joins = problem.per_code(join) & (violation == problem.per_code(worst))
     sign = torch.where(joins, c.sign(), sign)
-    support = sign != 0
+    unbound = problem.per_code(free(problem))
+    support = (sign != 0) | unbound
     direction = support_system(problem, support, gram).solve(torch.where(support, c - lam * sign, 0.0))
     # A newcomer that the rounded system would send the wrong way stays out.
-    direction = torch.where((a == 0) & (direction * sign < 0), 0.0, direction)
-    crossing = (a != 0) & (sign * (a + direction) < 0)
+    direction = torch.where((a == 0) & (direction * sign < 0) & ~unbound, 0.0, direction)
+    crossing = (a != 0) & (sign * (a + direction) < 0) & ~unbound
     full = torch.where(crossing, 0.0, a + direction)
     ratio = torch.where(crossing, -a / torch.where(crossing, direction, 1.0), math.inf)
     first = -problem.max_code(-ratio)

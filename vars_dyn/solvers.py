@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn.active_set import gram_matrix, is_small
 from vars_dyn.active_set import polish as polish_code
+from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.problems import SparseProblem
 from vars_dyn.thresholds import nonnegative_threshold, soft_threshold
 
@@ -40,6 +42,7 @@ class Solution(NamedTuple):
     state: tuple[Tensor, ...] | None = None
 
 
+@torch.compiler.disable
 def solve(
     problem: SparseProblem,
     method: str = "fista",
@@ -73,7 +76,8 @@ def solve(
         _checks.same_kind("start", start, problem.x, "x")
         if tuple(start.shape) != code_shape:
             raise ValueError(f"start has shape {tuple(start.shape)}; {code_shape} is wanted")
-    with torch.no_grad():
+    _checks.full_precision("x", problem.x)
+    with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         flat = problem.detach().flat()
         lead = flat.batch_shape
         if start is not None:
@@ -113,14 +117,41 @@ def _solve_flat(
         handover = max(handover * _TIGHTER, eps)
 
 
-def ista_step(problem: SparseProblem, a: Tensor, largest: Tensor) -> Tensor:
-    """One step of Eq. 12, prox(a - (P^T (P a - x) + ridge a) / L) with L = `largest`, shaped to broadcast against
-    codes.
+def ista_step(problem: SparseProblem, a: Tensor, largest: Tensor, descent: Tensor | None = None) -> Tensor:
+    """One step of Eq. 12 from `a`: prox(a + (P^T (x - P a) - ridge a) / L), with L = `largest` shaped to broadcast.
+
+    `descent` is P^T (x - P a), where the caller has it.
     """
-    gradient = problem.dictionary._encode(problem.dictionary._decode(a) - problem.x) + problem.ridge * a
-    v = a - gradient / largest
+    if descent is None:
+        descent = problem.dictionary._encode(problem.x - problem.dictionary._decode(a))
+    v = a + (descent - problem.ridge * a) / largest
     threshold = problem.per_code(problem.lam) / largest
     return nonnegative_threshold(v, threshold) if problem.nonnegative else soft_threshold(v, threshold)
+
+
+class _Descent(NamedTuple):
+    """P^T (x - P a) as b - G a, where the Gram matrix is the cheaper way; otherwise by P and P^T."""
+
+    gram: Tensor | None
+    drive: Tensor
+
+    @classmethod
+    def of(cls, problem: SparseProblem) -> _Descent:
+        dictionary = problem.dictionary
+        dense = isinstance(dictionary, DenseDictionary) and dictionary.code_size <= 2 * dictionary.signal_size
+        gram = gram_matrix(dictionary) if dense and is_small(dictionary) else None
+        if gram is not None and not dictionary.batch_shape:
+            gram = gram[0]
+        return cls(gram, dictionary.encode(problem.x))
+
+    def __call__(self, problem: SparseProblem, a: Tensor) -> Tensor:
+        if self.gram is None:
+            return problem.dictionary._encode(problem.x - problem.dictionary._decode(a))
+        return self.drive - a @ self.gram
+
+    def select(self, problem: SparseProblem, index: Tensor) -> _Descent:
+        gram = self.gram[index] if self.gram is not None and problem.dictionary.batch_shape else self.gram
+        return _Descent(gram, self.drive[index])
 
 
 def curvature(problem: SparseProblem) -> Tensor:
@@ -147,7 +178,10 @@ def _iterate(
     out, out_iterations = a.clone(), iterations.clone()
     rows = torch.arange(len(a), device=a.device)
     largest = curvature(problem)
+    descent = _Descent.of(problem)
     y, momentum = a, torch.ones_like(problem.lam)
+    # Below this, rounding keeps the gap from falling.
+    tol = max(tol, 100 * torch.finfo(a.dtype).eps)
     while True:
         # Of an element with its own dictionary all signals go on until the last is done.
         busy = (problem.relative_gap(a) > tol) & (iterations < max_iterations)
@@ -158,11 +192,12 @@ def _iterate(
         if not bool(keep.all()):
             index = keep.nonzero().squeeze(-1)
             rows, a, y, momentum, iterations = (t[index] for t in (rows, a, y, momentum, iterations))
+            descent = descent.select(problem, index)
             problem = problem.select(index)
             largest = largest[index] if largest.ndim else largest
         steps = min(check_every, max(max_iterations - int(iterations.max()), 1))
         for _ in range(steps):
-            new = ista_step(problem, y, largest)
+            new = ista_step(problem, y, largest, descent(problem, y))
             if method == "ista":
                 y = a = new
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Self
 
 import torch
@@ -63,7 +64,10 @@ class UnionDictionary(Dictionary):
     def select(self, index: Tensor) -> Self:
         if not self.batch_shape:
             return self
-        return self.with_tensors(tuple(t for part in self.parts for t in part.select(index).tensors()))
+        twin = copy.copy(self)
+        twin.parts = tuple(part.select(index) for part in self.parts)
+        twin.batch_shape = (len(index),)
+        return twin
 
     def split(self, a: Tensor) -> tuple[Tensor, ...]:
         """The parts' own codes, each of shape (*any, *part.code_shape), of a union code (*any, d')."""

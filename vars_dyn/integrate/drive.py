@@ -190,10 +190,7 @@ def _plan(
     _checks.count("max_steps", max_steps)
     if step is not None:
         _checks.number("step", step, positive=True)
-    if field.x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"x is {field.x.dtype}; torch.float32 or torch.float64 is wanted, in half precision no step settles"
-        )
+    _checks.full_precision("x", field.x)
     reason = field.instability()
     problem = None
     if gap is not None:

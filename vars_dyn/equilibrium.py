@@ -1,0 +1,174 @@
+"""The end point of a field, or a problem's solution: certified, and differentiable."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vars_dyn import _checks, gradients
+from vars_dyn.active_set import SupportSystem, free, support_system
+from vars_dyn.dynamics.base import Field
+from vars_dyn.dynamics.sparse import SparseRecurrent
+from vars_dyn.integrate import integrate
+from vars_dyn.problems import SparseProblem
+from vars_dyn.solvers import Solution, solve
+
+__all__ = ["Differentiability", "differentiability", "equilibrium"]
+
+
+@torch.compiler.disable
+def equilibrium(
+    target: Field | SparseProblem,
+    gradient: str | gradients.Mode = "implicit",
+    *,
+    tol: float | None = None,
+    start: Tensor | None = None,
+    max_iterations: int = 100_000,
+    horizon: float = 10_000.0,
+) -> Solution:
+    """Where a field comes to rest, or a problem's argmin, with its certificate and its gradient.
+
+    Args:
+        target: a field with a stable equilibrium, or a problem.
+        gradient: "implicit" finds the code by the fastest certified route (`solve`) and differentiates the optimality
+            conditions on its support; "backprop", "checkpoint" and "adjoint" integrate the field (for a problem, the
+            VARS neurons that solve it) until its gap is within tol, and differentiate that.
+        tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
+        start: codes to start `solve` from; for "implicit" only. It changes the time taken, never the gradient.
+        max_iterations: first-order steps of `solve` at most.
+        horizon: the time at which integration gives up.
+
+    Returns:
+        A `Solution` whose code and state (None for a problem) carry gradients to every tensor of the dictionary, x,
+        lam, and those of alpha, beta, gamma and ridge that are tensors. `relative_gap` and `kkt_residual` are
+        constants.
+
+    Raises:
+        ValueError: for a field without a stable equilibrium, with the reason.
+
+    Warns where a signal's gap is not within tol, and where the atoms on a signal's support are linearly dependent: the
+    code is then not a differentiable function of the data and the gradient of minimum norm is given. A unit exactly at
+    its threshold counts as inactive, which is the one-sided derivative; `differentiability` tells how far the code is
+    from either. The gradient is exact for the support found, does not depend on how the code was found, and holds no
+    trajectory; differentiating it once more is an error.
+    """
+    mode = gradients.mode_for(gradient)
+    x = target.x
+    _checks.full_precision("x", x)
+    tol = (
+        (1e-8 if x.dtype == torch.float64 else 1e-5)
+        if tol is None
+        else float(_checks.number("tol", tol, positive=True))
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        if isinstance(mode, gradients.Implicit):
+            solution = _implicit(target, tol, start, max_iterations)
+        else:
+            solution = _integrated(target, mode, tol, horizon)
+    lost = int((~solution.converged).sum())
+    if lost:
+        worst = float(solution.relative_gap.max())
+        warnings.warn(
+            f"{lost} signals are not within the relative gap {tol:.3g} (the worst: {worst:.3g})", stacklevel=2
+        )
+    return solution
+
+
+def _implicit(target: Field | SparseProblem, tol: float, start: Tensor | None, max_iterations: int) -> Solution:
+    problem = target.problem() if isinstance(target, Field) else target
+    solution = solve(problem, tol=tol, max_iterations=max_iterations, start=start)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors()):
+        solution = solution._replace(code=_with_gradient(problem, solution.code))
+    return solution._replace(state=target.state_at(solution.code)) if isinstance(target, Field) else solution
+
+
+def _with_gradient(problem: SparseProblem, code: Tensor) -> Tensor:
+    """`code`, differentiable: on the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) - ridge a_A - lam sgn a_A)."""
+    flat = problem.flat()
+    a = code.reshape(*flat.batch_shape, *flat.dictionary.code_shape)
+    support = _support(flat, a)
+    with torch.no_grad():
+        system = support_system(flat.detach(), support)
+        dependent = int(system.singular().sum())
+    if dependent:
+        warnings.warn(
+            f"the atoms on the support of {dependent} signals are linearly dependent: their codes' gradients are not "
+            "unique, and those of minimum norm are given (a ridge makes them unique)",
+            stacklevel=4,
+        )
+    descent = flat.dictionary.encode(flat.residual(a)) - flat.ridge * a
+    residual = torch.where(support, descent - flat.per_code(flat.lam) * a.sign(), 0.0)
+    return _OnSupport.apply(residual, a, system).reshape(code.shape)
+
+
+def _support(problem: SparseProblem, a: Tensor) -> Tensor:
+    return (a != 0) | problem.per_code(free(problem))
+
+
+class _OnSupport(torch.autograd.Function):
+    """The code a(theta) whose residual on the support stays zero: backward solves the (symmetric) system once."""
+
+    @staticmethod
+    def forward(ctx, residual: Tensor, code: Tensor, system: SupportSystem) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.system = system
+        return code.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return ctx.system.solve_least(gradient), None, None
+
+
+def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float, horizon: float) -> Solution:
+    field = target if isinstance(target, Field) else _neurons_of(target)
+    times = torch.tensor([0.0, float(_checks.number("horizon", horizon, positive=True))], dtype=torch.float64)
+    trajectory = integrate(field, field.initial_state(), times, gap=tol, gradient=mode)
+    state = tuple(part[-1] for part in trajectory.states)
+    code = field.code(state)
+    with torch.no_grad():
+        gap, kkt = field.detach().problem().certificate(code.detach())
+    evaluations = torch.full(gap.shape, trajectory.statistics.evaluations, dtype=torch.long, device=gap.device)
+    return Solution(code, gap, kkt, evaluations, gap <= tol, state if isinstance(target, Field) else None)
+
+
+def _neurons_of(problem: SparseProblem) -> SparseRecurrent:
+    """The VARS neurons whose equilibrium solves `problem`: alpha = 1, gamma = 2, beta = 2 + ridge."""
+    threshold = "nonnegative" if problem.nonnegative else "soft"
+    beta = 2.0 + problem.ridge
+    return SparseRecurrent(problem.dictionary, problem.x, problem.lam, beta=beta, threshold=threshold)
+
+
+class Differentiability(NamedTuple):
+    """How far a code is from where it stops being differentiable; one value per signal.
+
+    Attributes:
+        smallest_active: the smallest |a_i| on the support (infinite where it is empty).
+        smallest_slack: the smallest lam - |c_i| off the support, c = P^T (x - P a) - ridge a, how far the nearest idle
+            unit is from its threshold (infinite where none is idle; for non-negative codes lam - c_i).
+        condition: the condition number of G_A + ridge I, by which errors in the gradient are multiplied.
+    """
+
+    smallest_active: Tensor
+    smallest_slack: Tensor
+    condition: Tensor
+
+
+def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability:
+    """`Differentiability` of a problem's solution `code`, (*any, *code_shape)."""
+    with torch.no_grad():
+        flat = problem.detach().flat()
+        a = code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape)
+        support = _support(flat, a)
+        c = flat.dictionary.encode(flat.residual(a)) - flat.ridge * a
+        slack = flat.per_code(flat.lam) - (c if flat.nonnegative else c.abs())
+        infinite = torch.full_like(a, torch.inf)
+        values = (
+            -flat.max_code(-torch.where(support, a.abs(), infinite)),
+            -flat.max_code(-torch.where(support, infinite, slack)),
+            support_system(flat, support).condition(),
+        )
+        return Differentiability(*(value.reshape(problem.batch_shape) for value in values))
