@@ -1,0 +1,129 @@
+"""Hypothesis strategies shared by the tests: seeded tensors, dictionaries of every kind, problems and fields.
+
+Numbers come from torch's generator, seeded by hypothesis: shapes and parameters shrink, entries stay plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+import vars_dyn as vd
+
+seeds = st.integers(0, 2**20)
+ridge_weights = st.sampled_from([0.0, 0.0, 0.1, 1.0])
+#: lam as a share of each signal's critical value, from nearly none to above it.
+lam_shares = st.sampled_from([1e-3, 0.03, 0.2, 0.5, 0.9, 1.2])
+leads = st.sampled_from([(), (1,), (3,), (2, 2)])
+
+
+def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Standard normal numbers; the same for the same seed and shape."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def signals_for(dictionary: vd.Dictionary, seed: int, lead: tuple[int, ...] = (3,)) -> Tensor:
+    """Signals that fit; for a batched dictionary, `lead` is cut to its last dimension (at least one signal)."""
+    return normal(seed, *lead_for(dictionary, lead), *dictionary.signal_shape, dtype=dictionary.dtype)
+
+
+def codes_for(dictionary: vd.Dictionary, seed: int, lead: tuple[int, ...] = (3,)) -> Tensor:
+    return normal(seed, *lead_for(dictionary, lead), *dictionary.code_shape, dtype=dictionary.dtype)
+
+
+def lead_for(dictionary: vd.Dictionary, lead: tuple[int, ...]) -> tuple[int, ...]:
+    return (*dictionary.batch_shape, *(lead[-1:] or (1,))) if dictionary.batch_shape else lead
+
+
+@st.composite
+def dense(draw: st.DrawFn, max_d: int = 9, max_atoms: int = 12) -> vd.DenseDictionary:
+    d, atoms = draw(st.integers(1, max_d)), draw(st.integers(1, max_atoms))
+    return vd.DenseDictionary(normal(draw(seeds), d, atoms) / d**0.5)
+
+
+@st.composite
+def batched_dense(draw: st.DrawFn) -> vd.DenseDictionary:
+    batch = draw(st.sampled_from([(1,), (3,), (2, 2)]))
+    d, atoms = draw(st.integers(1, 6)), draw(st.integers(1, 7))
+    return vd.DenseDictionary(normal(draw(seeds), *batch, d, atoms) / d**0.5)
+
+
+@st.composite
+def conv(draw: st.DrawFn, max_side: int = 7) -> vd.ConvDictionary:
+    groups, per_group, channels = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    kh, kw = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    padding, stride = draw(st.integers(0, 2)), draw(st.integers(1, 3))
+    h = draw(st.integers(max(kh - 2 * padding, 1), max_side))
+    w = draw(st.integers(max(kw - 2 * padding, 1), max_side))
+    weight = normal(draw(seeds), groups * per_group, channels, kh, kw) / (channels * kh * kw) ** 0.5
+    return vd.ConvDictionary(weight, (groups * channels, h, w), stride=stride, padding=padding, groups=groups)
+
+
+@st.composite
+def fourier(draw: st.DrawFn) -> vd.FourierDictionary:
+    groups, per_group, channels = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    weight = normal(draw(seeds), groups * per_group, channels, h, w) / (channels * h * w) ** 0.5
+    return vd.FourierDictionary(weight, groups=groups)
+
+
+@st.composite
+def random_features(draw: st.DrawFn) -> vd.RandomFeatureDictionary:
+    batch = draw(st.sampled_from([(), (2,), (2, 3)]))
+    n, c, m = draw(st.integers(2, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    heads = batch[-1:] if draw(st.booleans()) else ()
+    seed = draw(seeds)
+    return vd.RandomFeatureDictionary(
+        normal(seed, *batch, n, c),
+        normal(seed + 1, *heads, m, c),
+        normalize_tokens=draw(st.booleans()),
+        normalize_atoms=draw(st.booleans()),
+    )
+
+
+@st.composite
+def unions(draw: st.DrawFn) -> vd.UnionDictionary:
+    """Two or three parts on the same signals, shared or batched, some on a grid and some on its entries in a row."""
+    first = draw(st.one_of(conv(max_side=4), fourier(), dense()))
+    d, seed = first.signal_size, draw(seeds)
+    batch = draw(st.sampled_from([(), (2,), (2, 2)]))
+    parts = [first, vd.DenseDictionary(normal(seed, *batch, d, draw(st.integers(1, 4))) / d**0.5)]
+    if draw(st.booleans()):
+        parts.append(vd.DenseDictionary(normal(seed + 1, d, 2) / d**0.5))
+    return vd.UnionDictionary(*parts)
+
+
+KINDS: dict[str, Callable[[], st.SearchStrategy[vd.Dictionary]]] = {
+    "dense": dense,
+    "batched dense": batched_dense,
+    "conv": conv,
+    "fourier": fourier,
+    "random features": random_features,
+    "union": unions,
+}
+
+
+def dictionaries() -> st.SearchStrategy[vd.Dictionary]:
+    """A dictionary of any kind."""
+    return st.one_of(*(kind() for kind in KINDS.values()))
+
+
+@st.composite
+def problems(
+    draw: st.DrawFn,
+    kinds: st.SearchStrategy[vd.Dictionary] | None = None,
+    shares: st.SearchStrategy[float] = lam_shares,
+    ridges: st.SearchStrategy[float] = ridge_weights,
+) -> vd.SparseProblem:
+    """A problem whose lam is one number, or a share of each signal's critical value; now and then a signal is zero."""
+    dictionary = draw(dictionaries() if kinds is None else kinds)
+    x = signals_for(dictionary, draw(seeds), draw(leads))
+    if draw(st.integers(0, 4)) == 0:
+        x.reshape(-1, dictionary.signal_size)[0] = 0
+    nonnegative, ridge, share = draw(st.booleans()), draw(ridges), draw(shares)
+    critical = vd.SparseProblem(dictionary, x, 1.0, nonnegative=nonnegative).critical_lam()
+    lam = share * critical.clamp(min=1e-3) if draw(st.booleans()) else share * float(critical.max().clamp(min=1e-3))
+    return vd.SparseProblem(dictionary, x, lam, ridge, nonnegative)
