@@ -35,6 +35,16 @@ class One(NamedTuple):
         """The negative gradient of the smooth part."""
         return self.P.T @ (self.x - self.P @ a) - self.ridge * a
 
+    def gap(self, a: Array) -> float:
+        """E(a) less the dual's value at the residual, scaled to be feasible; a ridge is rows of a longer dictionary."""
+        eye = np.sqrt(self.ridge) * np.eye(len(a))
+        P, x = np.vstack([self.P, eye]), np.concatenate([self.x, np.zeros(len(a))])
+        r = x - P @ a
+        pull = P.T @ r
+        norm = max(pull.max(), 0) if self.nonnegative else np.abs(pull).max()
+        point = r * (min(1, self.lam / norm) if norm else 1)
+        return self.objective(a) - 0.5 * (x @ x - (x - point) @ (x - point))
+
     def kkt(self, a: Array) -> float:
         worst = 0.0
         for a_i, c_i in zip(a, self.pull(a), strict=True):
