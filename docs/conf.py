@@ -38,7 +38,7 @@ napoleon_use_ivar = True
 default_role = "code"
 highlight_language = "none"
 smartquotes_action = "D"  # dashes; quotes are primes more often than not
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 72
 add_module_names = False
 
 html_theme = "furo"
