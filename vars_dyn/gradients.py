@@ -41,9 +41,9 @@ class Backprop:
     inexact times leave an error of about sqrt(rtol).
     """
 
-    def segment(self, plan: Plan, horizon: float, spacing: float) -> float:
-        """The time between restarts of the integrator, where `spacing` would do without a gradient."""
-        return _balanced(plan, horizon, spacing)
+    def segment(self, plan: Plan, horizon: float) -> float:
+        """The time between restarts of an integration over `horizon` that looks at no gap."""
+        return _balanced(plan, horizon)
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
         """The states at the segment's outputs and at its end, differentiably."""
@@ -54,8 +54,8 @@ class Backprop:
 class Checkpoint:
     """Backpropagation's gradient, keeping only each segment's ends and taking its steps again in the backward pass."""
 
-    def segment(self, plan: Plan, horizon: float, spacing: float) -> float:
-        return _balanced(plan, horizon, spacing)
+    def segment(self, plan: Plan, horizon: float) -> float:
+        return _balanced(plan, horizon)
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
         n = len(state)
@@ -92,8 +92,8 @@ class Adjoint:
         if not _checks.number("growth", self.growth) > 1:
             raise ValueError(f"growth is {self.growth}; a number above one is wanted")
 
-    def segment(self, plan: Plan, horizon: float, spacing: float) -> float:
-        return spacing
+    def segment(self, plan: Plan, horizon: float) -> float:
+        return math.inf
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
         # Fresh nodes: a gradient with respect to one tensor must not pass through another that was made from it.
@@ -153,12 +153,12 @@ def is_wanted(field: Field, state: State) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in (*field.tensors(), *state))
 
 
-def _balanced(plan: Plan, horizon: float, spacing: float) -> float:
-    """The square root of the number of capped steps to a segment.
+def _balanced(plan: Plan, horizon: float) -> float:
+    """The square root of the number of capped steps to a segment; a sixteenth of the way for a method without a cap.
 
     Backpropagation and checkpointing restart at the same times, so that they take the same steps and give the same
     gradient; checkpointing then holds about 2 sqrt(steps) states at once.
     """
-    if plan.gap is not None or not math.isfinite(plan.cap) or horizon <= 0:
-        return spacing
-    return max(math.sqrt(horizon * plan.cap), plan.cap)
+    if horizon <= 0:
+        return math.inf
+    return max(math.sqrt(horizon * plan.cap), plan.cap) if math.isfinite(plan.cap) else horizon / 16

@@ -1,13 +1,14 @@
-"""Fields to states: torchdiffeq's methods, restarted at known times, stopped at equilibrium, counted and watched."""
+"""Fields to states: torchdiffeq's methods and a stabilised one, restarted at known times, stopped at equilibrium, counted and watched."""
 
 from vars_dyn.integrate.drive import integrate, stream
-from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS
+from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, STABILISED_METHODS
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Statistics, Trajectory, start_of
 
 __all__ = [
     "ADAPTIVE_METHODS",
     "FIXED_METHODS",
     "METHODS",
+    "STABILISED_METHODS",
     "IntegrationError",
     "Snapshot",
     "Statistics",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vars_dyn import _checks, gradients
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, Plan
+from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, STABILISED_METHODS, Plan
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Trajectory, start_of
 from vars_dyn.integrate.segment import Segment
 from vars_dyn.problems import SparseProblem
@@ -44,7 +44,8 @@ def integrate(
         state: the state at times[0], a tuple shaped like `field.initial_state()`.
         times: increasing, at least one; in membrane time constants.
         method: one of torchdiffeq's adaptive ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun") or fixed-step
-            methods ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams").
+            methods ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"), or "rkc", the
+            stabilised method for long ways to the equilibrium (`vars_dyn.integrate.rkc`).
         rtol: relative tolerance of the adaptive methods. The error norm is the largest over signals of each one's RMS,
             so idle signals do not dilute a live one's error.
         atol: absolute tolerance, likewise.
@@ -56,7 +57,8 @@ def integrate(
             adaptive method, the first step to try.
         cap_steps: whether no step may exceed the method's stability limit over `field.stiffness()`. By default where a
             gap or a gradient is wanted: uncapped, the error near an attractor stalls at about rtol.
-        check_every: time between looks at the gap; by default one time constant, or ten capped steps if that is longer.
+        check_every: time between looks at the gap; by default one time constant, or ten capped steps if that is longer
+            (for "rkc" doubling as time goes on, so that its steps may grow).
         max_steps: attempted steps at most.
 
     Returns:
@@ -75,11 +77,13 @@ def integrate(
     field.checked(state)
     mode = gradients.through_time(gradient)
     differentiable = gradients.is_wanted(field, state)
+    if differentiable and isinstance(mode, gradients.Adjoint) and method in STABILISED_METHODS:
+        raise ValueError(f'method is "{method}", which has no adjoint; backprop or checkpoint is wanted, or dopri5')
     plan = _plan(field, method, rtol, atol, gap, step, differentiable if cap_steps is None else cap_steps, max_steps)
-    spacing = _spacing(plan, field, check_every) if gap is not None else math.inf
-    if differentiable:
-        spacing = mode.segment(plan, float(times[-1] - times[0]), spacing)
-    start = start_of(field, state, float(times[0]), step if method in ADAPTIVE_METHODS else None)
+    spacing = _spacing(plan, field, check_every) if gap is not None else _Spacing(math.inf)
+    if differentiable and gap is None:
+        spacing = _Spacing(mode.segment(plan, float(times[-1] - times[0])))
+    start = start_of(field, state, float(times[0]), None if method in FIXED_METHODS else step)
     flat, snapshot = _flatten(field, start)
     rows = [tuple(part[None] for part in snapshot.state)]
     with torch.set_grad_enabled(differentiable), torch.autocast(field.x.device.type, enabled=False):
@@ -132,12 +136,12 @@ def stream(
         raise ValueError(f"times begin at {float(times[0])}, before the snapshot's time {snapshot.time}")
     field = field.detach()
     plan = _plan(field, method, rtol, atol, gap, step, bool(cap_steps), max_steps)
-    spacing = _spacing(plan, field, check_every) if gap is not None else math.inf
+    spacing = _spacing(plan, field, check_every) if gap is not None else _Spacing(math.inf)
     return _stream(field, snapshot, times, plan, spacing, chunk)
 
 
 def _stream(
-    field: Field, snapshot: Snapshot, times: Tensor, plan: Plan, spacing: float, chunk: int
+    field: Field, snapshot: Snapshot, times: Tensor, plan: Plan, spacing: _Spacing, chunk: int
 ) -> Iterator[tuple[Tensor, State, Snapshot]]:
     flat, current = _flatten(field, snapshot)
     for first in range(0, len(times), chunk):
@@ -201,18 +205,40 @@ def _plan(
             problem = field.detach().problem().flat()
     elif reason:
         warnings.warn(reason, stacklevel=3)
-    limit = {**ADAPTIVE_METHODS, **FIXED_METHODS}[method]
-    cap = limit / float(field.stiffness().max()) if (cap_steps or gap is not None) else math.inf
+    stiffness = float(field.stiffness().max())
+    limit = {**ADAPTIVE_METHODS, **FIXED_METHODS}.get(method, math.inf)
+    cap = limit / stiffness if (cap_steps or gap is not None) else math.inf
     if method in FIXED_METHODS and step is None and gap is not None:
         step = 0.9 * cap
-    return Plan(method, float(rtol), float(atol), cap, step, gap, problem, max_steps)
+    return Plan(method, float(rtol), float(atol), cap, stiffness, step, gap, problem, max_steps)
 
 
-def _spacing(plan: Plan, field: Field, check_every: float | None) -> float:
+class _Spacing(NamedTuple):
+    """The time between restarts: even, or doubling whenever the time since zero has, so that long steps stay
+    possible.
+    """
+
+    every: float
+    doubles: bool = False
+
+    def after(self, time: float) -> float:
+        """The next restart after `time`, a whole multiple of the spacing there, wherever a run is taken up again."""
+        if not math.isfinite(self.every):
+            return math.inf
+        every = self.every
+        if self.doubles:
+            every *= 2.0 ** max(0, math.floor(math.log2(max(abs(time) / (8 * every), 1.0)) + 1e-9))
+        cut = (math.floor(time / every * (1 + 1e-12)) + 1) * every
+        return cut if cut > time else math.inf
+
+
+def _spacing(plan: Plan, field: Field, check_every: float | None) -> _Spacing:
     if check_every is not None:
-        return float(_checks.number("check_every", check_every, positive=True))
+        return _Spacing(float(_checks.number("check_every", check_every, positive=True)))
     constant = float(field.constants.get("tau_u", field.constants.get("tau_z", 1.0)))
-    return max(constant, 10 * plan.cap if plan.method in ADAPTIVE_METHODS else 0.0)
+    if plan.method in STABILISED_METHODS:
+        return _Spacing(constant, doubles=True)
+    return _Spacing(max(constant, 10 * plan.cap if plan.method in ADAPTIVE_METHODS else 0.0))
 
 
 class _Cut(NamedTuple):
@@ -222,17 +248,11 @@ class _Cut(NamedTuple):
     outputs: Tensor
 
 
-def _segments(start: float, outputs: Tensor, spacing: float) -> Iterator[_Cut]:
-    """Cut the way from `start` past all `outputs` at whole multiples of `spacing`.
-
-    The multiples are counted from time zero, so the cuts do not depend on where a run is taken up again.
-    """
+def _segments(start: float, outputs: Tensor, spacing: _Spacing) -> Iterator[_Cut]:
+    """Cut the way from `start` past all `outputs` where `spacing` says."""
     time, first = start, 0
     while first < len(outputs):
-        end = float(outputs[-1])
-        if math.isfinite(spacing):
-            cut = (math.floor(time / spacing * (1 + 1e-12)) + 1) * spacing
-            end = min(end, cut) if cut > time else end
+        end = min(float(outputs[-1]), spacing.after(time))
         inside = int(torch.searchsorted(outputs, end, right=True))
         yield _Cut(end, outputs[first:inside])
         time, first = end, inside

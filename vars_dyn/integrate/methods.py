@@ -12,7 +12,7 @@ from torch import Tensor
 from vars_dyn.dynamics.base import State
 from vars_dyn.problems import SparseProblem
 
-__all__ = ["ADAPTIVE_METHODS", "FIXED_METHODS", "METHODS", "Plan", "method_options"]
+__all__ = ["ADAPTIVE_METHODS", "FIXED_METHODS", "METHODS", "STABILISED_METHODS", "Plan", "method_options"]
 
 #: The largest h rho at which a method damps y' = -rho y, as torchdiffeq implements it (found by running it; see tests).
 ADAPTIVE_METHODS = {"dopri5": 3.3066, "dopri8": 5.1666, "bosh3": 2.5127, "fehlberg2": 2.0, "adaptive_heun": 1.0}
@@ -25,7 +25,9 @@ FIXED_METHODS = {
     "explicit_adams": 0.005,
     "implicit_adams": 0.089,
 }
-METHODS = (*ADAPTIVE_METHODS, *FIXED_METHODS)
+#: Methods that take as many stages as the stiffness asks for, and need no cap.
+STABILISED_METHODS = ("rkc",)
+METHODS = (*ADAPTIVE_METHODS, *FIXED_METHODS, *STABILISED_METHODS)
 
 
 class Plan(NamedTuple):
@@ -35,6 +37,7 @@ class Plan(NamedTuple):
     rtol: float
     atol: float
     cap: float
+    stiffness: float
     step: float | None
     gap: float | None
     problem: SparseProblem | None

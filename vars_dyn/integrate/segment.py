@@ -11,8 +11,9 @@ import torchdiffeq
 from torch import Tensor
 
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integrate.methods import ADAPTIVE_METHODS, Plan, method_options
+from vars_dyn.integrate.methods import FIXED_METHODS, STABILISED_METHODS, Plan, method_options
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Statistics
+from vars_dyn.integrate.rkc import odeint_rkc
 
 __all__ = ["Segment"]
 
@@ -66,6 +67,18 @@ class Segment:
         return tuple(part[wanted] for part in solution), tuple(part[-1] for part in solution)
 
     def _call(self, odeint: Callable[..., Any], watch: _Watch, state: State, times: Tensor) -> State:
+        if self.plan.method in STABILISED_METHODS and odeint is torchdiffeq.odeint:
+            return odeint_rkc(
+                watch,
+                state,
+                times.to(state[0].device),
+                rtol=self.plan.rtol,
+                atol=self.plan.atol,
+                rho=self.plan.stiffness,
+                norm=watch.norm,
+                end=self.end,
+                first_step=self.start.step,
+            )
         options = method_options(self.plan, times, self.end, self.start.step, watch.norm)
         return odeint(
             watch,
@@ -139,7 +152,7 @@ class _Watch:
         self.proposed = start.step
         self.last_time, self.last_finite, self.last_state = start.time, -math.inf, start.state
         self._norms: Tensor | None = None
-        self.adaptive = plan.method in ADAPTIVE_METHODS
+        self.adaptive = plan.method not in FIXED_METHODS
         if self.adaptive:
             # torchdiffeq looks it up by name, and warns where the method does not call it.
             self.callback_reject_step = self._on_reject

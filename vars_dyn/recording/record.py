@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integrate import ADAPTIVE_METHODS, IntegrationError, Snapshot, Trajectory, start_of, stream
+from vars_dyn.integrate import FIXED_METHODS, IntegrationError, Snapshot, Trajectory, start_of, stream
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import provenance, snapshots
 from vars_dyn.recording.quantities import (
@@ -95,7 +95,7 @@ class _Plan:
     @property
     def start(self) -> Snapshot:
         """The snapshot at the first time, before anything is integrated."""
-        step = self.integration["step"] if self.integration["method"] in ADAPTIVE_METHODS else None
+        step = None if self.integration["method"] in FIXED_METHODS else self.integration["step"]
         return start_of(self.field, self.state, float(self.times[0]), step)
 
     def chunks(self, snapshot: Snapshot, index: int) -> Iterator[tuple[Tensor, State, Snapshot]]:
@@ -246,7 +246,8 @@ class _Recording:
             for _, states, now in self.chunks:
                 self._write(states, position)
                 position += len(states[0])
-                if len(states[0]) and position % plan.stride == 0:
+                # At the end of the run there is none: a later t_max may have other times there.
+                if len(states[0]) and position % plan.stride == 0 and position < len(plan.times):
                     self.snapshot, self.index, self.slot = now, position - 1, 1 - self.slot
                     self.seconds = time.perf_counter() - began
                     self._commit(position, now)

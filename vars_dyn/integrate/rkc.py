@@ -1,0 +1,188 @@
+"""The stabilised explicit method: second-order Runge-Kutta-Chebyshev with error control.
+
+Sommeijer, Shampine and Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comput. Appl. Math. 88 (1998). With s
+stages a step is stable along the negative real axis, where these fields' spectra lie, up to about 0.65 s^2, so a step
+that a classical method would have to cut into s^2 / 5 pieces costs s evaluations. Choose it where the way to the
+equilibrium is long; on a short way at a tight tolerance a method of higher order takes fewer evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from vars_dyn.dynamics.base import State
+
+__all__ = ["MAX_STAGES", "odeint_rkc", "stability_interval", "stages_for"]
+
+_DAMPING = 2 / 13
+#: More stages than this are not taken in one step: rounding grows with their square.
+MAX_STAGES = 250
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """The function to integrate, as torchdiffeq's solvers take it too: it is told of every step."""
+
+    def __call__(self, t: Tensor, state: State) -> State: ...
+    def callback_step(self, t0: Tensor, state: State, dt: Tensor) -> None: ...
+    def callback_reject_step(self, t0: Tensor, state: State, dt: Tensor) -> None: ...
+
+
+class _Coefficients(NamedTuple):
+    """Of the s stages: Y_j = (1 - mu - nu) Y_0 + mu Y_(j-1) + nu Y_(j-2) + h mu~ F_(j-1) + h gamma~ F_0."""
+
+    first: float
+    rows: tuple[tuple[float, float, float, float], ...]
+
+
+@cache
+def _chebyshev(s: int) -> tuple[list[float], list[float], list[float], float]:
+    """T_j, T'_j and T''_j at w0 = 1 + damping / s^2, for j up to s, and w0."""
+    w0 = 1 + _DAMPING / s**2
+    t, d, dd = [1.0, w0], [0.0, 1.0], [0.0, 0.0]
+    for _ in range(2, s + 1):
+        dd.append(4 * d[-1] + 2 * w0 * dd[-1] - dd[-2])
+        d.append(2 * t[-1] + 2 * w0 * d[-1] - d[-2])
+        t.append(2 * w0 * t[-1] - t[-2])
+    return t, d, dd, w0
+
+
+@cache
+def _coefficients(s: int) -> _Coefficients:
+    t, d, dd, w0 = _chebyshev(s)
+    w1 = d[s] / dd[s]
+    b = [0.0, 0.0] + [dd[j] / d[j] ** 2 for j in range(2, s + 1)]
+    b[0] = b[1] = b[2]
+    rows = []
+    for j in range(2, s + 1):
+        mu_tilde = 2 * b[j] * w1 / b[j - 1]
+        gamma_tilde = -(1 - b[j - 1] * t[j - 1]) * mu_tilde
+        rows.append((2 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2], mu_tilde, gamma_tilde))
+    return _Coefficients(b[1] * w1, tuple(rows))
+
+
+@cache
+def stability_interval(s: int) -> float:
+    """The largest h rho at which s >= 2 stages are stable."""
+    _, d, dd, w0 = _chebyshev(s)
+    return (w0 + 1) * dd[s] / d[s]
+
+
+def stages_for(h_rho: float) -> int:
+    """The fewest stages, at least 2, that are stable at h rho."""
+    s = max(2, 1 + math.floor(math.sqrt(1 + 1.5 * max(h_rho, 0.0))))
+    while s > 2 and stability_interval(s - 1) >= h_rho:
+        s -= 1
+    while stability_interval(s) < h_rho:
+        s += 1
+    return s
+
+
+def odeint_rkc(
+    func: Watched,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: float,
+    atol: float,
+    rho: float,
+    norm: Callable[[State], Tensor],
+    end: float,
+    first_step: float | None = None,
+) -> State:
+    """The states at the times `t`, from y0 at t[0], stepping onto `end`; `rho` bounds the Jacobian's eigenvalues.
+
+    Between steps the cubic through both ends' states and derivatives is evaluated, of the method's own order.
+    """
+    times = t.tolist()
+    rows: list[State] = [y0]
+    time, y, f = times[0], y0, func(t[0], y0)
+    widest = 0.98 * stability_interval(MAX_STAGES) / rho
+    h = _first_step(func, y, f, t[0], rtol, atol, rho, norm) if first_step is None else first_step
+    before: tuple[float, float] | None = None  # the last accepted step and its error
+    rejected = False
+    while len(rows) < len(times):
+        h = min(h, widest)
+        func.callback_step(t.new_tensor(time), y, t.new_tensor(h))
+        lands = time + h >= end * (1 - 1e-14) if end > 0 else time + h >= end
+        new = end if lands else time + h
+        if not new > time:
+            raise AssertionError("underflow in dt")
+        step = new - time
+        following = _step(func, y, f, t.new_tensor(time), step, stages_for(step * rho))
+        slope = func(t.new_tensor(new), following)
+        error = float(norm(_error(y, following, f, slope, step, rtol, atol)))
+        if not error <= 1:  # NaN too
+            func.callback_reject_step(t.new_tensor(time), y, t.new_tensor(step))
+            h = step * max(0.1, 0.8 * error ** (-1 / 3)) if math.isfinite(error) else 0.1 * step
+            rejected = True
+            continue
+        while len(rows) < len(times) and times[len(rows)] <= new:
+            rows.append(_between(y, following, f, slope, step, (times[len(rows)] - time) / step))
+        proposed = step * _growth(error, step, before, rejected)
+        # A step cut short to land on `end` says little of how long the next may be.
+        h = max(proposed, h) if step < h else proposed
+        before, rejected = (step, max(error, 1e-8)), False
+        time, y, f = new, following, slope
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+
+
+def _growth(error: float, step: float, before: tuple[float, float] | None, rejected: bool) -> float:
+    """The factor for the next step, from this error and how the last two went (Watts' prediction)."""
+    error = max(error, 1e-8)
+    factor = 0.8 * error ** (-1 / 3)
+    if before is not None and not rejected:
+        last_step, last_error = before
+        factor = min(factor, factor * (last_error / error) ** (1 / 3) * (step / last_step))
+    return min(max(factor, 0.1), 1.0 if rejected else 10.0)
+
+
+def _first_step(
+    func: Watched, y: State, f: State, t0: Tensor, rtol: float, atol: float, rho: float, norm: Callable[[State], Tensor]
+) -> float:
+    """One over the spectral radius, or less if the derivative changes much within it."""
+    h = 1 / rho
+    ahead = func(t0 + h, tuple(a + h * b for a, b in zip(y, f, strict=True)))
+    scaled = tuple((b - c) / (atol + rtol * a.abs()) for a, b, c in zip(y, ahead, f, strict=True))
+    change = h * float(norm(scaled))
+    return 0.1 * h / math.sqrt(change) if 0.1 < math.sqrt(change) < math.inf else h
+
+
+def _step(func: Watched, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
+    """One step of `stages` stages from y, where the derivative is f."""
+    first, rows = _coefficients(stages)
+    older, newer = y, tuple(torch.add(a, b, alpha=first * h) for a, b in zip(y, f, strict=True))
+    for mu, nu, mu_tilde, gamma_tilde in rows:
+        slope = func(t0, newer)  # the fields are autonomous
+        parts = []
+        for a, b, c, d, e in zip(y, newer, older, slope, f, strict=True):
+            part = torch.mul(a, 1 - mu - nu)
+            part = part.add(b, alpha=mu).add(c, alpha=nu).add(d, alpha=mu_tilde * h).add(e, alpha=gamma_tilde * h)
+            parts.append(part)
+        older, newer = newer, tuple(parts)
+    return newer
+
+
+def _error(y: State, new: State, f: State, slope: State, h: float, rtol: float, atol: float) -> State:
+    """The estimate 0.8 (y_n - y_n+1) + 0.4 h (f_n + f_n+1), relative to what is tolerated."""
+    ratio = []
+    for a, b, c, d in zip(y, new, f, slope, strict=True):
+        estimate = 0.8 * (a - b) + (0.4 * h) * (c + d)
+        ratio.append(estimate / (atol + rtol * torch.maximum(a.abs(), b.abs())))
+    return tuple(ratio)
+
+
+def _between(y: State, new: State, f: State, slope: State, h: float, share: float) -> State:
+    """The cubic Hermite interpolant at `share` of the step."""
+    if share >= 1:
+        return new
+    q = share
+    h00, h01 = (1 + 2 * q) * (1 - q) ** 2, q**2 * (3 - 2 * q)
+    h10, h11 = h * q * (1 - q) ** 2, h * q**2 * (q - 1)
+    return tuple(h00 * a + h01 * b + h10 * c + h11 * d for a, b, c, d in zip(y, new, f, slope, strict=True))
