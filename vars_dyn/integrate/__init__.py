@@ -1,4 +1,7 @@
-"""Fields to states: torchdiffeq's methods and a stabilised one, restarted at known times, stopped at equilibrium, counted and watched."""
+"""Fields to states: torchdiffeq's methods and a stabilised one, restarted at known times.
+
+Stopped at equilibrium, counted and watched.
+"""
 
 from vars_dyn.integrate.drive import integrate, stream
 from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, STABILISED_METHODS
