@@ -1,0 +1,20 @@
+"""Vision transformers with a choice of attention, registered with timm on import.
+
+`timm.create_model("vars_rvt_tiny", attention="vars_sd")`; one file per family, the released checkpoints in `released`.
+"""
+
+from models import deit, gfnet, released, rvt
+from models.deit import VarsVisionTransformer
+from models.gfnet import GlobalFilter, GlobalFilterNetwork
+from models.rvt import RobustVisionTransformer
+
+__all__ = [
+    "GlobalFilter",
+    "GlobalFilterNetwork",
+    "RobustVisionTransformer",
+    "VarsVisionTransformer",
+    "deit",
+    "gfnet",
+    "released",
+    "rvt",
+]

@@ -1,0 +1,31 @@
+"""Attention as a constructor argument of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from vars_dyn.attention import KINDS, attention_class
+
+__all__ = ["resolve_attention"]
+
+
+def resolve_attention(
+    attention: str | type[nn.Module],
+    grid_size: tuple[int, int],
+    num_prefix_tokens: int = 0,
+    extra: Mapping[str, type[nn.Module]] | None = None,
+) -> type[nn.Module]:
+    """The attention class meant by a kind ("softmax", "vars_d", ...) or given as a class, told the model's grid.
+
+    A class keeps its own options: `VarsAttention.configured(dictionary="dynamic", num_steps=5)`. `extra` holds kinds of
+    this model alone. Raises ValueError for an unknown kind.
+    """
+    extra = extra or {}
+    if isinstance(attention, str):
+        if attention not in KINDS and attention not in extra:
+            raise ValueError(f"attention is {attention!r}; one of {', '.join([*KINDS, *extra])}, or a class, is wanted")
+        attention = extra[attention] if attention in extra else attention_class(attention)
+    on_grid = getattr(attention, "on_grid", None)
+    return on_grid(grid_size, num_prefix_tokens) if on_grid else attention

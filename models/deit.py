@@ -1,0 +1,107 @@
+"""DeiT (Touvron et al., ICML 2021) with a choice of attention and of patch embedding, on timm's VisionTransformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import PatchEmbed
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from models.attention import resolve_attention
+from models.stem import patch_embedding
+
+__all__ = ["VarsVisionTransformer"]
+
+
+class VarsVisionTransformer(VisionTransformer):
+    """timm's VisionTransformer, whose attention layers know the token grid of the present image.
+
+    Args:
+        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
+        stem: "conv", RVT's convolutional patch embedding (the paper's modified baselines), or "patch", the original.
+        options: VisionTransformer's.
+    """
+
+    def __init__(self, *, attention: str | type[nn.Module] = "softmax", stem: str = "conv", **options: Any) -> None:
+        embed_layer = patch_embedding(stem)
+        sizes = PatchEmbed(options.get("img_size", 224), options.get("patch_size", 16), 1, 1)
+        prefix = int(options.get("class_token", True)) + options.get("reg_tokens", 0)
+        attn_layer = resolve_attention(attention, sizes.grid_size, prefix)
+        super().__init__(embed_layer=embed_layer, attn_layer=attn_layer, **options)
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        grid = (x.shape[1], x.shape[2]) if self.dynamic_img_size else tuple(self.patch_embed.grid_size)
+        for block in self.blocks:
+            if getattr(block.attn, "grid_size", grid) != grid:
+                block.attn.grid_size = grid
+        return super()._pos_embed(x)
+
+
+def _cfg(**options: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj.0",
+        "classifier": "head",
+        **options,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vars_deit_tiny": _cfg(),
+        "vars_deit_small": _cfg(),
+        "vars_deit_base": _cfg(),
+        "vars_deit_micro": _cfg(input_size=(3, 32, 32), num_classes=10),
+    }
+)
+
+
+def _create(name: str, pretrained: bool, **options: Any) -> VarsVisionTransformer:
+    feature_cfg = {"out_indices": 3, "feature_cls": "getter"}
+    return build_model_with_cfg(
+        VarsVisionTransformer,
+        name,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=feature_cfg,
+        **options,
+    )
+
+
+@register_model
+def vars_deit_tiny(pretrained: bool = False, **kwargs: Any) -> VarsVisionTransformer:
+    """DeiT-Ti: 12 blocks of width 192."""
+    sizes = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+    return _create("vars_deit_tiny", pretrained, **{**sizes, **kwargs})
+
+
+@register_model
+def vars_deit_small(pretrained: bool = False, **kwargs: Any) -> VarsVisionTransformer:
+    """DeiT-S: 12 blocks of width 384."""
+    sizes = {"embed_dim": 384, "depth": 12, "num_heads": 6}
+    return _create("vars_deit_small", pretrained, **{**sizes, **kwargs})
+
+
+@register_model
+def vars_deit_base(pretrained: bool = False, **kwargs: Any) -> VarsVisionTransformer:
+    """DeiT-B: 12 blocks of width 768."""
+    sizes = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+    return _create("vars_deit_base", pretrained, **{**sizes, **kwargs})
+
+
+@register_model
+def vars_deit_micro(pretrained: bool = False, **kwargs: Any) -> VarsVisionTransformer:
+    """A form for 28 to 64 pixel images: patches of 4 pixels, 4 blocks of width 96."""
+    sizes = {"embed_dim": 96, "depth": 4, "num_heads": 3, "img_size": 32, "patch_size": 4, "num_classes": 10}
+    return _create("vars_deit_micro", pretrained, **{**sizes, **kwargs})

@@ -1,0 +1,343 @@
+"""RVT, the robust vision transformer (Mao et al., CVPR 2022), with a choice of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, Mlp
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint
+from torch import Tensor, nn
+
+from models.attention import resolve_attention
+from models.stem import ConvPatchEmbed
+from vars_dyn.attention.vars import TokenBatchNorm
+
+__all__ = ["Block", "ConvMlp", "RobustVisionTransformer"]
+
+Grid = tuple[int, int]
+
+
+class ConvMlp(nn.Module):
+    """RVT's MLP on the token grid: 1 x 1 convolution, depth-wise 3 x 3, 1 x 1, each followed by batch norm."""
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.fc1 = nn.Conv2d(dim, hidden, 1, **factory)
+        self.bn1 = nn.BatchNorm2d(hidden, **factory)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **factory)
+        self.bn2 = nn.BatchNorm2d(hidden, **factory)
+        self.fc2 = nn.Conv2d(hidden, dim, 1, **factory)
+        self.bn3 = nn.BatchNorm2d(dim, **factory)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, grid_size: Grid) -> Tensor:
+        """(B, N, C) -> (B, N, C), N = H W."""
+        x = x.mT.unflatten(-1, grid_size)
+        x = self.drop(self.act(self.bn1(self.fc1(x))))
+        x = self.act(self.bn2(self.dwconv(x)))
+        return self.drop(self.bn3(self.fc2(x))).flatten(2).mT
+
+
+class GridMlp(Mlp):
+    """The plain MLP, which needs no grid."""
+
+    def forward(self, x: Tensor, grid_size: Grid) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return super().forward(x)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a residual and a norm ahead of it.
+
+    An attention that has its own norm (released VARS-S) replaces the first, and then the second is a batch norm too.
+    `conv_mlp` says whether the MLP works on the grid.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        attn_layer: type[nn.Module],
+        mlp_ratio: float = 4.0,
+        conv_mlp: bool = True,
+        proj_drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        norm_layer = partial(nn.LayerNorm, eps=1e-6, **factory)
+        self.attn = attn_layer(
+            dim, num_heads=num_heads, qkv_bias=True, attn_drop=attn_drop, proj_drop=proj_drop, **factory
+        )
+        own_norm = getattr(self.attn, "own_norm", False)
+        self.norm1 = nn.Identity() if own_norm else norm_layer(dim)
+        self.norm2 = TokenBatchNorm(dim, **factory) if own_norm else norm_layer(dim)
+        hidden = round(dim * mlp_ratio)
+        mlp = ConvMlp if conv_mlp else GridMlp
+        self.mlp = mlp(dim, hidden, drop=proj_drop, **factory)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, grid_size: Grid | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C); `grid_size` of N = H W tokens, a square if None."""
+        if grid_size is None:
+            side = round(x.shape[1] ** 0.5)
+            grid_size = (side, side)
+        x = x + self.drop_path(self.attn(self.norm1(x), grid_size=grid_size))
+        return x + self.drop_path(self.mlp(self.norm2(x), grid_size))
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, on (B, C, H, W)."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        grid = (x.shape[-2], x.shape[-1])
+        x = x.flatten(2).mT
+        for block in self.blocks:
+            x = checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
+        return x.mT.unflatten(-1, grid)
+
+
+class HeadPooling(nn.Module):
+    """Depth-wise convolution with stride 2 between stages."""
+
+    def __init__(self, dim: int, out_dim: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1, groups=dim, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ceil(H / 2), ceil(W / 2))."""
+        return self.conv(x)
+
+
+class RobustVisionTransformer(nn.Module):
+    """RVT: convolutional stem, stages of blocks with a convolutional MLP, average pooling; no class token.
+
+    Any image size works at run time; `img_size` fixes the token grid that full-size static dictionaries are made for.
+
+    Args:
+        img_size: image height and width.
+        patch_size: stride of the stem, a multiple of 4.
+        in_chans: channels of an image.
+        num_classes: classes, 0 for no head.
+        global_pool: "avg", or "" for none.
+        base_dims: width per head of each stage.
+        depth: blocks of each stage.
+        heads: heads of each stage.
+        mlp_ratio: hidden width of the MLP over the width.
+        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
+        conv_mlp: whether the MLP is convolutional; None: unless the width is 768, as in RVT.
+        drop_rate: dropout ahead of the head; proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Grid = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        base_dims: Sequence[int] = (32, 32),
+        depth: Sequence[int] = (10, 2),
+        heads: Sequence[int] = (6, 12),
+        mlp_ratio: float = 4.0,
+        attention: str | type[nn.Module] = "softmax",
+        conv_mlp: bool | None = None,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        if not len(base_dims) == len(depth) == len(heads):
+            raise ValueError(
+                f"base_dims, depth and heads are {base_dims}, {depth} and {heads}; one entry per stage is wanted"
+            )
+        widths = [base * count for base, count in zip(base_dims, heads, strict=True)]
+        self.num_classes, self.global_pool = num_classes, _pooling(global_pool)
+        self.num_features = self.head_hidden_size = self.embed_dim = widths[-1]
+        self.patch_embed = ConvPatchEmbed(
+            img_size, patch_size, in_chans, widths[0], flatten=False, strict_img_size=False, **factory
+        )
+        grid = self.patch_embed.grid_size
+        rates = iter(torch.arange(sum(depth)) * drop_path_rate / max(sum(depth), 1))
+        self.transformers, self.pools, self.feature_info = nn.ModuleList(), nn.ModuleList(), []
+        for i, width in enumerate(widths):
+            attn_layer = resolve_attention(attention, grid)
+            conv = width != 768 if conv_mlp is None else conv_mlp
+            drops = {"proj_drop": proj_drop_rate, "attn_drop": attn_drop_rate}
+            blocks = [
+                Block(width, heads[i], attn_layer, mlp_ratio, conv, drop_path=float(next(rates)), **drops, **factory)
+                for _ in range(depth[i])
+            ]
+            self.transformers.append(Stage(blocks))
+            self.feature_info.append({"num_chs": width, "reduction": patch_size * 2**i, "module": f"transformers.{i}"})
+            if i + 1 < len(widths):
+                self.pools.append(HeadPooling(width, widths[i + 1], **factory))
+            grid = (-(-grid[0] // 2), -(-grid[1] // 2))
+        self.norm = nn.LayerNorm(self.num_features, eps=1e-6, **factory)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(self.num_features, num_classes, **factory) if num_classes else nn.Identity()
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of storing their activations."""
+        for stage in self.transformers:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer-wise learning rates, as timm wants them."""
+        fine = [(r"^transformers\.(\d+)\.blocks\.(\d+)", None), (r"^pools\.(\d+)", (0,))]
+        return {"stem": r"^patch_embed", "blocks": r"^transformers\.(\d+)" if coarse else fine}
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classification head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for `num_classes` classes, 0 for none."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = _pooling(global_pool)
+        like = self.patch_embed.proj[0].weight
+        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype) if num_classes else None
+        self.head = (head or nn.Identity()).train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The stages' outputs (B, C, H, W) at `indices` (all if None, the last n if an integer), as timm gives them."""
+        if output_fmt != "NCHW" or norm:
+            raise ValueError(f"output_fmt is {output_fmt!r} and norm {norm}; stages are 'NCHW' maps without norm")
+        wanted, last = feature_take_indices(len(self.transformers), indices)
+        x, intermediates = self.patch_embed(x), []
+        for i, stage in enumerate(self.transformers[: last + 1] if stop_early else self.transformers):
+            x = stage(self.pools[i - 1](x) if i else x)
+            if i in wanted:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what is not needed for the stages at `indices`."""
+        wanted, last = feature_take_indices(len(self.transformers), indices)
+        self.transformers, self.pools = self.transformers[: last + 1], self.pools[:last]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, C, H', W'), the last stage's map."""
+        x = self.patch_embed(x)
+        for i, stage in enumerate(self.transformers):
+            x = stage(self.pools[i - 1](x) if i else x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool, normalise, classify."""
+        if self.global_pool:
+            x = self.norm(x.mean((-2, -1)))
+        x = self.head_drop(x)
+        return x if pre_logits or not self.global_pool else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+def _pooling(global_pool: str) -> str:
+    if global_pool not in ("", "avg"):
+        raise ValueError(f"global_pool is {global_pool!r}; 'avg' or '' is wanted")
+    return global_pool
+
+
+def _cfg(**options: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "fixed_input_size": False,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj.0",
+        "classifier": "head",
+        **options,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vars_rvt_tiny": _cfg(),
+        "vars_rvt_small": _cfg(),
+        "vars_rvt_base": _cfg(),
+        "vars_rvt_micro": _cfg(input_size=(3, 32, 32), num_classes=10),
+    }
+)
+
+
+def _create(name: str, pretrained: bool, **options: Any) -> RobustVisionTransformer:
+    stages = len(options["depth"])
+    feature_cfg = {"out_indices": tuple(range(stages)), "feature_cls": "getter"}
+    return build_model_with_cfg(RobustVisionTransformer, name, pretrained, feature_cfg=feature_cfg, **options)
+
+
+@register_model
+def vars_rvt_tiny(pretrained: bool = False, **kwargs: Any) -> RobustVisionTransformer:
+    """RVT-Ti: stages of 10 and 2 blocks, widths 192 and 384."""
+    sizes = {"base_dims": (32, 32), "depth": (10, 2), "heads": (6, 12)}
+    return _create("vars_rvt_tiny", pretrained, **{**sizes, **kwargs})
+
+
+@register_model
+def vars_rvt_small(pretrained: bool = False, **kwargs: Any) -> RobustVisionTransformer:
+    """RVT-S: 12 blocks of width 384."""
+    sizes = {"base_dims": (64,), "depth": (12,), "heads": (6,)}
+    return _create("vars_rvt_small", pretrained, **{**sizes, **kwargs})
+
+
+@register_model
+def vars_rvt_base(pretrained: bool = False, **kwargs: Any) -> RobustVisionTransformer:
+    """RVT-B: 12 blocks of width 768."""
+    sizes = {"base_dims": (64,), "depth": (12,), "heads": (12,)}
+    return _create("vars_rvt_base", pretrained, **{**sizes, **kwargs})
+
+
+@register_model
+def vars_rvt_micro(pretrained: bool = False, **kwargs: Any) -> RobustVisionTransformer:
+    """A form for 28 to 64 pixel images: patches of 4 pixels, 4 blocks of width 96."""
+    sizes = {"base_dims": (32,), "depth": (4,), "heads": (3,), "img_size": 32, "patch_size": 4, "num_classes": 10}
+    return _create("vars_rvt_micro", pretrained, **{**sizes, **kwargs})

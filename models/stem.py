@@ -1,0 +1,55 @@
+"""The convolutional patch embedding of RVT, which the VARS paper also gives its DeiT* and GFNet* baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import PatchEmbed, to_2tuple
+from torch import nn
+
+__all__ = ["ConvPatchEmbed", "patch_embedding"]
+
+
+class ConvPatchEmbed(PatchEmbed):
+    """timm's PatchEmbed with a stem instead of one convolution: 7 x 7 conv / 2, batch norm, max pool / 2, conv / rest.
+
+    Mao et al., "Towards Robust Vision Transformer", CVPR 2022. The patch size is the total stride, a multiple of 4.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] | None = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        height, width = to_2tuple(patch_size)
+        if height % 4 or width % 4:
+            raise ValueError(f"patch_size is {patch_size}; the convolutional stem wants a multiple of 4")
+        factory = {"device": device, "dtype": dtype}
+        super().__init__(img_size, patch_size, in_chans, embed_dim, bias=bias, **factory, **options)
+        last = (height // 4, width // 4)
+        self.proj = nn.Sequential(
+            nn.Conv2d(in_chans, 32, kernel_size=7, stride=2, padding=2, **factory),
+            nn.BatchNorm2d(32, **factory),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            nn.Conv2d(32, embed_dim, kernel_size=last, stride=last, bias=bias, **factory),
+        )
+
+    def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
+        """Take another image size; a stem's patch size is fixed, so another one raises ValueError."""
+        if patch_size is not None and to_2tuple(patch_size) != tuple(self.patch_size):
+            raise ValueError(f"patch_size is {patch_size}; the stem was built for {tuple(self.patch_size)}")
+        super().set_input_size(img_size)
+
+
+def patch_embedding(stem: str) -> type[PatchEmbed]:
+    """The patch embedding called "conv" (the paper's modified baselines) or "patch" (the originals)."""
+    options = {"conv": ConvPatchEmbed, "patch": PatchEmbed}
+    if stem not in options:
+        raise ValueError(f"stem is {stem!r}; one of {', '.join(options)} is wanted")
+    return options[stem]

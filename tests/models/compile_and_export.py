@@ -1,0 +1,75 @@
+"""Run by test_export.py in its own interpreter, as the run-time checks of shape annotations in tests cannot be traced.
+
+Prints one JSON object: for each attention, what differs between the model, its compiled and its ONNX form.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+import onnxruntime
+import timm
+import torch
+from torch import Tensor, nn
+
+import models  # noqa: F401
+from vars_dyn.attention import KINDS, Variant, VarsAttention, attention_class
+
+
+def tiny(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    # Singular values do not export, so L is the row-sum bound.
+    options = {"variant": Variant(bound="row_sum")} if kind.startswith("vars") else {}
+    sizes = {"embed_dim": 8, "depth": 1, "num_heads": 2, "img_size": 16, "num_classes": 3}
+    return timm.create_model("vars_deit_micro", attention=attention_class(kind, **options), **sizes).eval()
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).detach().norm() / b.detach().norm())
+
+
+def compiled(module: nn.Module, x: Tensor) -> dict[str, float]:
+    """The whole module as one graph, forward and backward."""
+    whole = torch.compile(module, fullgraph=True, backend="aot_eager")
+    errors = {"output": difference(whole(x), module(x))}
+    grads = []
+    for each in (whole, module):
+        module.zero_grad()
+        each(x).square().sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+    torch._dynamo.reset()
+    return {**errors, "gradient": difference(*grads)}
+
+
+def exported(module: nn.Module, folder: Path) -> dict[str, float]:
+    """ONNX with a free batch size, run by onnxruntime."""
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.onnx.export(module, (torch.randn(2, 3, 16, 16),), dynamo=True, dynamic_shapes=batch, verbose=False)
+    program.save(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    errors = {}
+    for count in (2, 3):
+        images = torch.randn(count, 3, 16, 16)
+        (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        errors[f"batch of {count}"] = difference(torch.from_numpy(output), module(images))
+    return errors
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    results: dict[str, dict[str, dict[str, float]]] = {"compile": {}, "onnx": {}}
+    results["compile"]["vars_d, exact L"] = compiled(VarsAttention(8, 2), torch.randn(1, 9, 8))
+    for kind in KINDS:
+        model = tiny(kind)
+        results["compile"][kind] = compiled(model, torch.randn(2, 3, 16, 16))
+        with tempfile.TemporaryDirectory() as folder:
+            results["onnx"][kind] = exported(model, Path(folder))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Attention layers for vision transformers: VARS in its three forms, Performer and softmax."""
+
+from vars_dyn.attention.inspection import LayerView, look_inside, upsampled
+from vars_dyn.attention.kinds import KINDS, attention_class
+from vars_dyn.attention.performer import PerformerAttention
+from vars_dyn.attention.replace import replace_attention
+from vars_dyn.attention.softmax import SoftmaxAttention
+from vars_dyn.attention.variants import Variant
+from vars_dyn.attention.vars import VarsAttention
+
+__all__ = [
+    "KINDS",
+    "LayerView",
+    "PerformerAttention",
+    "SoftmaxAttention",
+    "Variant",
+    "VarsAttention",
+    "attention_class",
+    "look_inside",
+    "replace_attention",
+    "upsampled",
+]

@@ -1,0 +1,124 @@
+"""What goes on inside the attention layers of a model: maps, atoms, codes, sparsity, certificates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vars_dyn.attention.base import TokenMixer
+from vars_dyn.attention.features import FeatureDictionary
+from vars_dyn.attention.performer import PerformerAttention
+from vars_dyn.attention.softmax import SoftmaxAttention
+from vars_dyn.attention.tokens import grid_pair, grid_tokens
+from vars_dyn.attention.union import TokenUnion
+from vars_dyn.attention.vars import LayerDictionary, VarsAttention
+
+__all__ = ["LayerView", "look_inside", "upsampled"]
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One attention layer at one batch of images. Iterations count from the start, so there are num_steps + 1.
+
+    Attributes:
+        maps: attention maps (iterations, B, heads, H, W). VARS: the Euclidean norm over the head's channels of the
+            reconstruction P a at each token. Softmax and Performer, with one iteration: the attention that each token
+            receives from the average query, that is the attention matrix averaged over its rows (the paper's "global
+            average of tokens", Sec. 4.3). Prefix tokens are left out of the map, not out of the average.
+        codes: every iterate, (iterations, B, heads, channels, d'); None without a reconstruction.
+        sparsity: share of zeros in the codes, (iterations, B, heads); None without a reconstruction.
+        atoms: atoms of the dynamic dictionary on the grid, (B, heads, m, H, W); None without one.
+        relative_gap: of the last iterate, (B, heads, channels); None where the layer solves no problem.
+    """
+
+    maps: Float[Tensor, "iterations b heads h w"]
+    codes: Float[Tensor, "iterations b heads c d"] | None = None
+    sparsity: Float[Tensor, "iterations b heads"] | None = None
+    atoms: Float[Tensor, "b heads m h w"] | None = None
+    relative_gap: Float[Tensor, "b heads c"] | None = None
+
+    def masks(self, threshold: float = 0.5) -> Tensor:
+        """The atoms as masks (Fig. 8-10): where an atom, min-max normalised over the grid, is above `threshold`."""
+        if self.atoms is None:
+            raise ValueError(
+                "this layer has no dynamic dictionary; masks want dictionary='dynamic' or 'static+dynamic'"
+            )
+        low, high = self.atoms.amin((-2, -1), keepdim=True), self.atoms.amax((-2, -1), keepdim=True)
+        return (self.atoms - low) > threshold * (high - low)
+
+
+@torch.no_grad()
+def look_inside(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str, LayerView]:
+    """A view of every attention layer of `model` at `images`, by its module name, in the order of the forward pass.
+
+    The model runs once as it is (call `model.eval()` first for its behaviour in use), and is left unchanged. Raises
+    ValueError for a model without this package's attention layers.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, TokenMixer)}
+    if not layers:
+        raise ValueError(
+            f"model is {type(model).__name__}, which has none of this package's attention layers to look into"
+        )
+    seen: dict[str, tuple[Tensor, Any]] = {}
+    hooks = []
+    for name, layer in layers.items():
+
+        def remember(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            seen[name] = (args[0], kwargs.get("grid_size"))
+
+        hooks.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    prefix = getattr(model, "num_prefix_tokens", None)
+    return {name: _view(layers[name], x, grid_pair(grid), prefix) for name, (x, grid) in seen.items()}
+
+
+def upsampled(maps: Float[Tensor, "*lead h w"], size: tuple[int, int]) -> Float[Tensor, "*lead h2 w2"]:
+    """Maps at image size, bilinearly."""
+    flat = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), size=size, mode="bilinear", align_corners=False)
+    return flat.reshape(*maps.shape[:-2], *size)
+
+
+def _view(layer: TokenMixer, x: Tensor, grid_size: tuple[int, int] | None, prefix: int | None) -> LayerView:
+    own = layer if isinstance(layer, VarsAttention) else None
+    hint = grid_size or (own.grid_size if own else None)
+    prefix, grid = grid_tokens(x.shape[1], own.num_prefix_tokens if own and prefix is None else prefix, hint)
+    if own is not None:
+        return _vars_view(own, x, prefix, grid)
+    if isinstance(layer, SoftmaxAttention | PerformerAttention):
+        return LayerView(layer.attention_map(x)[None, ..., prefix:].unflatten(-1, grid))
+    raise ValueError(f"{type(layer).__name__} has no attention map")
+
+
+def _vars_view(layer: VarsAttention, x: Tensor, prefix: int, grid: tuple[int, int]) -> LayerView:
+    iterates: list[Tensor] = []
+    dictionary, signal = layer.reconstruction(x, grid)
+    layer.solve(dictionary, signal, iterates)
+    images = torch.stack([layer.decode(dictionary, a) for a in iterates])
+    codes = torch.stack([layer.by_head(a) for a in iterates])
+    features = _features(dictionary)
+    gap = None
+    if layer.variant.threshold == "soft" and not layer.variant.learned_metric:
+        gap = layer.problem(x, grid).relative_gap(iterates[-1])
+        gap = gap if gap.ndim == 3 else gap.squeeze(-1)
+    return LayerView(
+        maps=images[..., prefix:].norm(dim=-2).unflatten(-1, grid),
+        codes=codes,
+        sparsity=(codes == 0).double().mean((-2, -1)).to(codes.dtype),
+        atoms=None if features is None else features[..., prefix:, :].mT.unflatten(-1, grid),
+        relative_gap=gap,
+    )
+
+
+def _features(dictionary: LayerDictionary) -> Tensor | None:
+    if isinstance(dictionary, TokenUnion):
+        dictionary = dictionary.parts[0]
+    return dictionary.tensors()[0] if isinstance(dictionary, FeatureDictionary) else None

@@ -1,0 +1,211 @@
+"""Learned dictionaries on a token grid, one set of templates per channel, with prefix tokens as further rows of P.
+
+A signal is one channel over p prefix tokens and H x W image tokens; a code holds, for each of T templates m, a map a_m
+over the grid. On the grid P is a convolution; at prefix token t, (P a)_t = sum_m R_tm mean(a_m), and encode is the
+exact adjoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vars_dyn.dictionaries import Dictionary
+from vars_dyn.dictionaries.base import rounded_up
+
+__all__ = ["GridDictionary", "TokenConvDictionary", "TokenFourierDictionary"]
+
+
+class GridDictionary(Dictionary):
+    """Templates per channel on a grid, and rows R for prefix tokens; a subclass says what happens on the grid.
+
+    Args:
+        kernel: templates of G channels, (G, T, ...).
+        rows: R of shape (G, p, T), or None without prefix tokens.
+        grid_size: (H, W).
+        batch_shape: whose elements are the channels, repeated for every image: the product of the batch shape is a
+            multiple of G, and element i has channel i mod G.
+
+    Signals are (*batch_shape, n, p + H W) and codes (*batch_shape, n, T H W), template by template.
+    """
+
+    def __init__(
+        self, kernel: Tensor, rows: Tensor | None, grid_size: tuple[int, int], batch_shape: tuple[int, ...]
+    ) -> None:
+        self.grid_size, self.batch_shape = grid_size, tuple(batch_shape)
+        self._assign((kernel,) if rows is None else (kernel, rows))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.kernel,) if self.rows is None else (self.kernel, self.rows)
+
+    def _assign(self, tensors: tuple[Tensor, ...]) -> None:
+        self.kernel = tensors[0]
+        self.rows = tensors[1] if len(tensors) > 1 else None
+        self.num_prefix_tokens = 0 if self.rows is None else self.rows.shape[-2]
+        self.channels, self.templates = self.kernel.shape[:2]
+        self.signal_shape = (self.num_prefix_tokens + math.prod(self.grid_size),)
+        self.code_shape = (self.templates * math.prod(self.grid_size),)
+
+    @abstractmethod
+    def _encode_grid(self, x: Tensor) -> Tensor:
+        """(b, G, H, W) -> (b, G, T, H, W)."""
+
+    @abstractmethod
+    def _decode_grid(self, a: Tensor) -> Tensor:
+        """(b, G, T, H, W) -> (b, G, H, W), the adjoint of `_encode_grid`."""
+
+    @abstractmethod
+    def _squared_norm_grid(self) -> Tensor:
+        """The largest eigenvalue of the grid's Gram map per channel, (G,), or a bound on it; differentiable."""
+
+    @abstractmethod
+    def _row_sum_grid(self) -> Tensor:
+        """A bound on max_i sum_j |G_ij| on the grid per channel and template, (G, T)."""
+
+    def _by_channel(self, value: Tensor) -> Tensor:
+        """(*batch_shape, n, size) -> (b, G, size)."""
+        value = value.reshape(-1, self.channels, *value.shape[-2:])
+        return value.transpose(1, 2).flatten(0, 1)
+
+    def _by_element(self, value: Tensor, n: int) -> Tensor:
+        """(b, G, size) -> (*batch_shape, n, size)."""
+        value = value.unflatten(0, (-1, n)).transpose(1, 2)
+        return value.reshape(*self.batch_shape, n, value.shape[-1])
+
+    def _encode(self, x: Tensor) -> Tensor:
+        n, p = x.shape[-2], self.num_prefix_tokens
+        x = self._by_channel(x)
+        a = self._encode_grid(x[..., p:].unflatten(-1, self.grid_size))
+        if self.rows is not None:
+            a = a + self._encode_prefix(x[..., :p])
+        return self._by_element(a.flatten(2), n)
+
+    def _decode(self, a: Tensor) -> Tensor:
+        n = a.shape[-2]
+        a = self._by_channel(a).unflatten(-1, (self.templates, *self.grid_size))
+        x = self._decode_grid(a).flatten(2)
+        if self.rows is not None:
+            x = torch.cat([self._decode_prefix(a), x], -1)
+        return self._by_element(x, n)
+
+    def _encode_prefix(self, x: Tensor) -> Tensor:
+        """R's share of P^T x for prefix tokens x (b, G, p): the same at every position, (b, G, T, 1, 1)."""
+        return (torch.einsum("bgp,gpt->bgt", x, self.rows) / math.prod(self.grid_size))[..., None, None]
+
+    def _decode_prefix(self, a: Tensor) -> Tensor:
+        """R times the spatial mean of a (b, G, T, H, W): (b, G, p)."""
+        return torch.einsum("bgt,gpt->bgp", a.mean((-2, -1)), self.rows)
+
+    def per_element(self, value: Float[Tensor, " channels"]) -> Tensor:
+        """One value per channel as one per batch element, of shape `batch_shape`."""
+        return value.expand(math.prod(self.batch_shape) // self.channels, -1).reshape(self.batch_shape)
+
+    def squared_norm(self) -> Tensor:
+        """A tight bound on the largest eigenvalue of P^T P, of shape `batch_shape`; differentiable.
+
+        The grid's and the prefix rows' own, summed: |P|^2 <= |P_grid|^2 + |R|^2 / (H W).
+        """
+        value = self._squared_norm_grid()
+        if self.rows is not None:
+            value = value + torch.linalg.eigvalsh(self.rows.mT @ self.rows)[..., -1] / math.prod(self.grid_size)
+        return self.per_element(value)
+
+    def row_sum(self) -> Tensor:
+        """A bound on max_i sum_j |G_ij| without eigenvalues, of shape `batch_shape`; differentiable."""
+        value = self._row_sum_grid()
+        if self.rows is not None:
+            size = self.rows.abs()
+            value = value + (size * size.sum(-1, keepdim=True)).sum(-2) / math.prod(self.grid_size)
+        return self.per_element(value.amax(-1))
+
+    def _lipschitz(self) -> Tensor:
+        return rounded_up(self.squared_norm(), self.signal_size + self.templates)
+
+    def select(self, index: Tensor) -> Self:
+        twin = copy.copy(self)
+        twin.batch_shape = (len(index),)
+        twin._assign(tuple(t[index % self.channels] for t in self.tensors()))
+        return twin
+
+
+class TokenConvDictionary(GridDictionary):
+    """Small kernels: on the grid, P^T is the zero-padded depth-wise convolution with `kernel` (G, T, kh, kw).
+
+    kh and kw are odd.
+    """
+
+    def _encode_grid(self, x: Tensor) -> Tensor:
+        weight = self.kernel.flatten(0, 1).unsqueeze(1)
+        padding = (self.kernel.shape[-2] // 2, self.kernel.shape[-1] // 2)
+        return F.conv2d(x, weight, padding=padding, groups=self.channels).unflatten(1, (self.channels, self.templates))
+
+    def _decode_grid(self, a: Tensor) -> Tensor:
+        weight = self.kernel.flatten(0, 1).unsqueeze(1)
+        padding = (self.kernel.shape[-2] // 2, self.kernel.shape[-1] // 2)
+        return F.conv_transpose2d(a.flatten(1, 2), weight, padding=padding, groups=self.channels)
+
+    def _squared_norm_grid(self) -> Tensor:
+        # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid.
+        sides = [side + k - 1 for side, k in zip(self.grid_size, self.kernel.shape[-2:], strict=True)]
+        power = torch.fft.rfft2(self.kernel, s=sides).abs().square().sum(1)
+        return power.flatten(1).amax(-1)
+
+    def _row_sum_grid(self) -> Tensor:
+        size = self.kernel.abs().sum((-2, -1))
+        return size * size.sum(-1, keepdim=True)
+
+
+class TokenFourierDictionary(GridDictionary):
+    """Templates as large as the grid: on it, P^T multiplies by `kernel`, half-spectra (G, T, 1, H, W // 2 + 1, 2).
+
+    The last dimension holds real and imaginary part. Half-spectra that are not Hermitian in their DC and Nyquist
+    columns act by their Hermitian part, as the inverse FFT ignores the rest.
+    """
+
+    def spectrum(self) -> Tensor:
+        """The half-spectra, (G, T, H, W // 2 + 1), complex."""
+        return torch.view_as_complex(self.kernel).squeeze(2)
+
+    def _encode_grid(self, x: Tensor) -> Tensor:
+        spectrum = self.spectrum() * torch.fft.rfft2(x).unsqueeze(2)
+        return torch.fft.irfft2(spectrum, s=self.grid_size)
+
+    def _decode_grid(self, a: Tensor) -> Tensor:
+        spectrum = (self.spectrum().conj() * torch.fft.rfft2(a)).sum(2)
+        return torch.fft.irfft2(spectrum, s=self.grid_size)
+
+    def half_spectrum_gram(self, a: Tensor) -> Tensor:
+        """What the released code takes for P^T P: on the grid, one product with the half-spectra's K conj(K) as stored.
+
+        Where K is not Hermitian in the DC and Nyquist columns the two differ.
+        """
+        n = a.shape[-2]
+        code = self._by_channel(a).unflatten(-1, (self.templates, *self.grid_size))
+        signal = (self.spectrum().conj() * torch.fft.rfft2(code)).sum(2, keepdim=True)
+        gram = torch.fft.irfft2(self.spectrum() * signal, s=self.grid_size)
+        if self.rows is not None:
+            gram = gram + self._encode_prefix(self._decode_prefix(code))
+        return self._by_element(gram.flatten(2), n)
+
+    def half_spectrum_squared_norm(self) -> Float[Tensor, " channels"]:
+        """The largest eigenvalue of `half_spectrum_gram`'s blocks K conj(K) over all frequencies, per channel."""
+        return self.spectrum().abs().square().sum(1).flatten(1).amax(-1)
+
+    def _hermitian_power(self) -> Tensor:
+        """sum over templates of |K|^2, of the Hermitian parts of the half-spectra, (G, H, W // 2 + 1)."""
+        kernels = torch.fft.irfft2(self.spectrum(), s=self.grid_size)
+        return torch.fft.rfft2(kernels).abs().square().sum(1)
+
+    def _squared_norm_grid(self) -> Tensor:
+        return self._hermitian_power().flatten(1).amax(-1)
+
+    def _row_sum_grid(self) -> Tensor:
+        size = torch.fft.irfft2(self.spectrum(), s=self.grid_size).abs().sum((-2, -1))
+        return size * size.sum(-1, keepdim=True)

@@ -1,0 +1,111 @@
+"""The choices in which the paper and its authors' released code differ, each with the paper's form as default."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from vars_dyn import _checks
+
+__all__ = ["DICTIONARIES", "Variant", "variant_of"]
+
+#: What a VARS layer reconstructs with: features of its tokens (VARS-D), learned templates (VARS-S), or both (VARS-SD).
+DICTIONARIES = ("dynamic", "static", "static+dynamic")
+
+_OPTIONS = {
+    "threshold": ("soft", "gelu"),
+    "start": ("encode", "threshold"),
+    "bound": ("spectral", "row_sum", "row_sum_plus_one", "stored"),
+    "static": ("conv", "full"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to build a VARS layer. The defaults are the paper's; `Variant.released` gives the released code's.
+
+    Attributes:
+        threshold: the gate. "soft" is Eq. 9's; "gelu" is sgn(u) gelu(|u| - theta), which stands for no penalty.
+        start: where the iteration starts. "encode": at P^T x (Sec. 3.3); "threshold": at its threshold.
+        bound: L of the step 1/L. "spectral": the largest eigenvalue of P^T P (Eq. 12; for a convolution, a tight bound
+            on it); "row_sum": max_i sum_j |G_ij|, which needs no eigenvalues and so can be exported;
+            "row_sum_plus_one": that plus 1; "stored": a buffer, refreshed by `VarsAttention.update_bound`.
+        differentiate_bound: whether gradients flow through L.
+        learned_metric: learned scalars on lam and L, and a learned matrix K in K G K, as in LISTA.
+        static: the learned dictionary. "conv": a convolution with small kernels; "full": as large as the token grid, by
+            FFT where it stands alone, a free matrix per head beside a dynamic one.
+        output_filter: a second learned global filter and batch norm between the reconstruction and the projection.
+        half_spectrum_gram: multiply the half-spectra K conj(K) as stored, which in the DC and Nyquist columns is not
+            P^T P.
+        normalize_atoms: L2-normalise atoms (features and free matrices over tokens, small kernels over their pixels).
+        lam: weight of the penalty where the layer is not given one.
+        num_steps: iterations where the layer is not given a number.
+    """
+
+    threshold: Literal["soft", "gelu"] = "soft"
+    start: Literal["encode", "threshold"] = "encode"
+    bound: Literal["spectral", "row_sum", "row_sum_plus_one", "stored"] = "spectral"
+    differentiate_bound: bool = True
+    learned_metric: bool = False
+    static: Literal["conv", "full"] = "conv"
+    output_filter: bool = False
+    half_spectrum_gram: bool = False
+    normalize_atoms: bool = True
+    lam: float = 0.3
+    num_steps: int = 3
+
+    def __post_init__(self) -> None:
+        for name, options in _OPTIONS.items():
+            _checks.choice(f"variant.{name}", getattr(self, name), options)
+        _checks.number("variant.lam", self.lam, nonnegative=True)
+        _checks.count("variant.num_steps", self.num_steps)
+
+    @classmethod
+    def released(cls, dictionary: str) -> Variant:
+        """The released code's form for `dictionary` (github.com/bfshi/VARS, commit 651eb51)."""
+        if dictionary == "static":
+            return cls(
+                start="threshold",
+                bound="stored",
+                differentiate_bound=False,
+                static="full",
+                output_filter=True,
+                half_spectrum_gram=True,
+                normalize_atoms=False,
+                lam=3.5,
+            )
+        return cls(
+            threshold="gelu",
+            start="threshold",
+            bound="row_sum_plus_one",
+            differentiate_bound=False,
+            learned_metric=True,
+            static="full",
+            num_steps=5,
+        )
+
+    def fitting(self, dictionary: str) -> Variant:
+        """Itself, if it can be built for `dictionary`; ValueError with the reason otherwise."""
+        fourier = dictionary == "static" and self.static == "full"
+        for name, wanted in (("output_filter", True), ("half_spectrum_gram", True), ("bound", "stored")):
+            if getattr(self, name) == wanted and not fourier:
+                raise ValueError(
+                    f"variant.{name} is {wanted!r} with dictionary={dictionary!r} and variant.static={self.static!r}; "
+                    "it is made for dictionary='static' with variant.static='full'"
+                )
+        if self.learned_metric and (dictionary == "static" or (dictionary != "dynamic" and self.static == "conv")):
+            raise ValueError(
+                f"variant.learned_metric is True with dictionary={dictionary!r} and variant.static={self.static!r}; "
+                "a learned d' x d' matrix needs codes whose number does not depend on the grid: a dynamic dictionary, "
+                "or static+dynamic with variant.static='full'"
+            )
+        return self
+
+
+def variant_of(variant: str | Variant, dictionary: str) -> Variant:
+    """The Variant meant by "paper", "released" or a Variant, checked against `dictionary`."""
+    if isinstance(variant, Variant):
+        return dataclasses.replace(variant).fitting(dictionary)
+    _checks.choice("variant", variant, ("paper", "released"))
+    return Variant() if variant == "paper" else Variant.released(dictionary)
