@@ -1,5 +1,8 @@
 """vars_dyn: recurrent sparse-coding neurons, simulated, certified, and used as attention."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from vars_dyn.dictionaries import (
     ConvDictionary,
     DenseDictionary,
@@ -16,6 +19,9 @@ from vars_dyn.recording import open_dataset, record, to_dataset
 from vars_dyn.solvers import Solution, solve
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
+if TYPE_CHECKING:
+    from vars_dyn.attention import PerformerAttention, SoftmaxAttention, VarsAttention, replace_attention
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -30,21 +36,34 @@ __all__ = [
     "GeluThreshold",
     "IntegrationError",
     "NonNegativeSoftThreshold",
+    "PerformerAttention",
     "RandomFeatureDictionary",
     "Recurrent",
     "Reduced",
     "SoftThreshold",
+    "SoftmaxAttention",
     "Solution",
     "SparseProblem",
     "SparseRecurrent",
     "Threshold",
     "Trajectory",
     "UnionDictionary",
+    "VarsAttention",
     "differentiability",
     "equilibrium",
     "integrate",
     "open_dataset",
     "record",
+    "replace_attention",
     "solve",
     "to_dataset",
 ]
+
+_LAYERS = ("PerformerAttention", "SoftmaxAttention", "VarsAttention", "replace_attention")
+
+
+def __getattr__(name: str) -> Any:
+    """The attention layers, imported when they are asked for: timm takes longer to import than the simulator."""
+    if name in _LAYERS:
+        return getattr(importlib.import_module("vars_dyn.attention"), name)
+    raise AttributeError(f"module 'vars_dyn' has no attribute {name!r}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vars_dyn import _checks, gradients
+from vars_dyn._compile import uncompiled
 from vars_dyn.active_set import SupportSystem, free, support_system
 from vars_dyn.dynamics.base import Field
 from vars_dyn.dynamics.sparse import SparseRecurrent
@@ -20,7 +21,7 @@ from vars_dyn.solvers import Solution, solve
 __all__ = ["Differentiability", "differentiability", "equilibrium"]
 
 
-@torch.compiler.disable
+@uncompiled
 def equilibrium(
     target: Field | SparseProblem,
     gradient: str | gradients.Mode = "implicit",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn._compile import uncompiled
 from vars_dyn.active_set import gram_matrix, is_small
 from vars_dyn.active_set import polish as polish_code
 from vars_dyn.dictionaries.dense import DenseDictionary
@@ -42,7 +43,7 @@ class Solution(NamedTuple):
     state: tuple[Tensor, ...] | None = None
 
 
-@torch.compiler.disable
+@uncompiled
 def solve(
     problem: SparseProblem,
     method: str = "fista",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks, gradients
+from vars_dyn._compile import uncompiled
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, STABILISED_METHODS, Plan
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Trajectory, start_of
@@ -21,7 +22,7 @@ from vars_dyn.problems import SparseProblem
 __all__ = ["integrate", "stream"]
 
 
-@torch.compiler.disable
+@uncompiled
 def integrate(
     field: Field,
     state: State,
