@@ -32,4 +32,4 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
 
 @functools.cache
 def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compiler.disable(function)  # type: ignore[no-any-return]
+    return torch.compiler.disable(function)
