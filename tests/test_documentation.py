@@ -36,6 +36,14 @@ def test_the_guides_to_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert float(names["decay"][-1]) <= 1e-6
 
 
+def test_the_measurements_of_integration_run() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("docs/integration.md"), names)
+    free, capped = (names["stall"](1e-3, cap, times=(0.0, 20.0)) for cap in (False, True))
+    assert free[1].evaluations < capped[1].evaluations
+    assert names["settle"]("rkc", 1e-3, gap=1e-2) < names["settle"]("rkc", 1e-3, gap=1e-3)
+
+
 def test_the_contributors_dictionary_is_one() -> None:
     names: dict[str, object] = {}
     exec(python_of("CONTRIBUTING.md"), names)
