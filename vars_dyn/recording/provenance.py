@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import vars_dyn
@@ -100,7 +99,7 @@ def versions() -> dict[str, str]:
 
 def _version(package: str) -> str:
     try:
-        return metadata.version(package)
+        return torch.__version__ if package == "torch" else metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
 
@@ -111,13 +110,13 @@ def command_line() -> str:
     return shlex.join(started)
 
 
-def digest(tensors: Iterable[Tensor | NDArray[np.generic]]) -> str:
+def digest(tensors: Iterable[Tensor]) -> str:
     """SHA-256 of the tensors' dtypes, shapes and numbers."""
     total = hashlib.sha256()
     for tensor in tensors:
-        value = tensor.detach().cpu() if isinstance(tensor, Tensor) else torch.from_numpy(np.ascontiguousarray(tensor))
-        total.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        total.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

@@ -228,6 +228,7 @@ def to_dataset(
 class _Recording:
     """A store that is being written, from a snapshot on."""
 
+    path: Path
     plan: _Plan
     writer: Writer
     snapshot: Snapshot
@@ -268,7 +269,7 @@ class _Recording:
             return
         first = (position + chosen[0]) // every
         picked = [tuple(part[k] for part in states) for k in chosen]
-        with _explained(self.writer.path):
+        with _explained(self.path):
             times = self.plan.times[[position + k for k in chosen]]
             self.writer.write("time", _float64(times), first)
             for quantity in self.plan.quantities:
@@ -276,7 +277,7 @@ class _Recording:
 
     def _commit(self, position: int, snapshot: Snapshot) -> None:
         """Commit all that is written, with the snapshot to go on from."""
-        with _explained(self.writer.path):
+        with _explained(self.path):
             for array in snapshots.arrays(self.plan.layout, snapshot, self.slot):
                 self.writer.write(array.name, array.values)
             self.writer.commit(
@@ -300,18 +301,16 @@ class _Recording:
 
     def _fail(self, error: IntegrationError, position: int, now: Snapshot) -> None:
         """Keep what there is of the trajectory."""
-        if error.trajectory is not None:
-            fresh = [k for k, t in enumerate(error.trajectory.times.tolist()) if t > now.time]
-            if fresh:
-                states = tuple(part[fresh] for part in error.trajectory.states)
-                self._write(states, position)
-                position += len(fresh)
-                now = now._replace(time=float(self.plan.times[position - 1]), state=tuple(p[-1] for p in states))
+        found = error.trajectory
+        if found is not None and len(found.times):
+            self._write(found.states, position)
+            position += len(found.times)
+            now = now._replace(time=float(found.times[-1]), state=tuple(part[-1] for part in found.states))
         self._close(self._points(position), now, f"failed: {error}")
 
     def _close(self, points: int, now: Snapshot, status: str) -> None:
         """Commit everything, for good."""
-        with _explained(self.writer.path):
+        with _explained(self.path):
             for array in self.plan.end_arrays(now):
                 self.writer.write(array.name, array.values)
             self.writer.commit(points, self._attributes(status, now))
@@ -428,7 +427,7 @@ def _create(path: Path, plan: _Plan, *, overwrite: bool) -> _Recording:
     place = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         writer = Writer.create(place, arrays, attributes, planned=plan.points, chunk=plan.chunk)
-        recording = _Recording(plan, writer, snapshot, 0, 0, attributes, 0.0, chunks)
+        recording = _Recording(path, plan, writer, snapshot, 0, 0, attributes, 0.0, chunks)
         recording._write(tuple(part[None] for part in plan.state), 0)
         recording._commit(1, snapshot)
         writer.publish(path, overwrite=overwrite)
@@ -453,7 +452,9 @@ def _resume(path: Path, plan: _Plan) -> _Recording | None:
         snapshot = snapshots.read(plan.field, writer.read, slot)
         attributes = old | {"t_max": float(plan.times[-1]), "times": len(plan.times), "resumed": _history(old)}
         chunks = plan.chunks(snapshot, index)
-        recording = _Recording(plan, writer, snapshot, index, slot, attributes, float(old["wall_seconds"]), chunks)
+        recording = _Recording(
+            path, plan, writer, snapshot, index, slot, attributes, float(old["wall_seconds"]), chunks
+        )
         points = len(xr.open_zarr(path, chunks=None)["time"])
         writer.plan(plan.points)
         writer.commit(points, attributes | {"status": "running"}, without=plan.end_names)
@@ -542,7 +543,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; what was committed before is whole and can be resumed"
+            reason = "the disk is full; what was committed before stays whole"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason = f"no permission to write to {error.filename or path.parent}"
         else:

@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Any, Self
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+
+from vars_dyn.recording.chunks import ENCODING, read_chunk, write_chunk, write_file
 
 try:
     import fcntl
@@ -54,37 +56,37 @@ class Array:
 class Writer:
     """Writes into a store and commits. Holds a lock on it until closed; use as a context manager."""
 
-    def __init__(self, path: Path, group: zarr.Group, lock: int | None) -> None:
+    def __init__(self, path: Path, lock: int | None) -> None:
         self.path = path
-        self._group = group
         self._lock = lock
-        self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._unsynced: set[Path] = set()
+        self._unsynced: set[str] = set()
         # A run writes its arrays' own metadata, and only it does: what they hold is read once.
         self._metadata = {p.parent.relative_to(path).as_posix(): json.loads(p.read_text()) for p in _nodes(path)}
 
     @classmethod
     def create(
-        cls, path: Path, arrays: Iterable[Array], attributes: Mapping[str, Any], *, planned: int, chunk: int
+        cls, path: Path, arrays: Sequence[Array], attributes: Mapping[str, Any], *, planned: int, chunk: int
     ) -> Self:
         """A new store of `arrays` at `path`, where nothing may be; growing arrays get chunks of `chunk` entries."""
         path.mkdir()
         group = zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for array in arrays:
-                shape = (planned, *array.values.shape[1:]) if array.growing else array.values.shape
-                made = group.create_array(
-                    array.name,
-                    shape=shape,
-                    chunks=tuple(max(1, n) for n in ((chunk, *shape[1:]) if array.growing else shape)),
-                    dtype=array.values.dtype,
-                    fill_value=_fill(array.values.dtype),
-                    dimension_names=array.dims,
-                    attributes=dict(array.attributes),
-                )
-                if not array.growing:
-                    made[...] = array.values
-        return cls(path, group, _lock(path))
+        for array in arrays:
+            shape = (planned, *array.values.shape[1:]) if array.growing else array.values.shape
+            group.create_array(
+                array.name,
+                shape=shape,
+                chunks=tuple(max(1, n) for n in ((chunk, *shape[1:]) if array.growing else shape)),
+                dtype=array.values.dtype,
+                fill_value=_fill(array.values.dtype),
+                dimension_names=array.dims,
+                attributes=dict(array.attributes),
+                **ENCODING,
+            )
+        writer = cls(path, _lock(path))
+        for array in arrays:
+            if not array.growing:
+                writer.write(array.name, array.values)
+        return writer
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -94,7 +96,7 @@ class Writer:
         lock = _lock(path)
         for leftover in path.rglob("*.partial"):
             leftover.unlink()
-        return cls(path, zarr.open_group(path, mode="r+", use_consolidated=False), lock)
+        return cls(path, lock)
 
     def __enter__(self) -> Self:
         return self
@@ -129,45 +131,40 @@ class Writer:
         if old is not None:
             shutil.rmtree(old)
         self.path = path
-        self._group = zarr.open_group(path, mode="r+", use_consolidated=False)
-        self._arrays.clear()
+        _sync(path.parent)
 
     def read(self, name: str) -> NDArray[np.generic]:
-        """What an array holds, uncommitted entries and all."""
-        return np.asarray(self._array(name)[...])
+        """What an array that does not grow holds."""
+        return read_chunk(self.path / name, self._metadata[name], 0)
 
-    def write(self, name: str, values: NDArray[np.generic], start: int | None = None) -> None:
-        """Write `values` into an array, from entry `start` of its first dimension on where it grows."""
-        array = self._array(name)
-        if start is None:
-            array[...] = values
-        elif len(values):
-            array[start : start + len(values)] = values
-        first = 0 if start is None or not array.ndim else start // array.chunks[0]
-        last = 0 if start is None or not array.ndim else (start + max(len(values), 1) - 1) // array.chunks[0]
-        for number in range(first, last + 1):
-            key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)) if array.ndim else ())
-            self._unsynced.add(self.path / name / key)
+    def write(self, name: str, values: NDArray[np.generic], start: int = 0) -> None:
+        """Write `values` into an array, from entry `start` of its first dimension on."""
+        folder, metadata = self.path / name, self._metadata[name]
+        self._unsynced.add(name)
+        if not metadata["shape"]:
+            write_chunk(folder, metadata, 0, values, 0)
+            return
+        size, done = metadata["chunk_grid"]["configuration"]["chunk_shape"][0], 0
+        while done < len(values):
+            number, inside = divmod(start + done, size)
+            piece = values[done : done + size - inside]
+            write_chunk(folder, metadata, number, piece, inside)
+            done += len(piece)
 
     def plan(self, length: int) -> None:
         """Set the length that growing arrays have in their own metadata."""
         for name, metadata in self._metadata.items():
             if _grows(metadata) and metadata["shape"][0] != length:
                 metadata["shape"][0] = length
-                _replace(self.path / name / "zarr.json", metadata)
-        self._arrays.clear()
+                write_file(self.path / name / "zarr.json", _as_bytes(metadata))
 
     def commit(self, length: int, attributes: Mapping[str, Any], *, without: Iterable[str] = ()) -> None:
         """Make the first `length` entries of growing arrays, and `attributes`, what the store is seen to hold.
 
         Arrays `without` are left out of what is seen.
         """
-        folders = set()
-        for file in self._unsynced:
-            _sync(file)
-            folders.add(file.parent)
-        for folder in folders:
-            _sync(folder)
+        for name in self._unsynced:
+            _sync(self.path / name)
         self._unsynced.clear()
         hidden = set(without)
         members = {}
@@ -186,17 +183,8 @@ class Writer:
             "attributes": dict(attributes),
             "consolidated_metadata": _consolidated(members),
         }
-        _replace(self.path / "zarr.json", root)
+        write_file(self.path / "zarr.json", _as_bytes(root))
         _sync(self.path)
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        if name not in self._arrays:
-            with zarr.config.set({"array.write_empty_chunks": True}):  # which an array remembers from when it is opened
-                member = self._group[name]
-            if not isinstance(member, zarr.Array):
-                raise StoreError(f"{name} in {self.path} is no array")
-            self._arrays[name] = member
-        return self._arrays[name]
 
 
 def tidy(path: Path) -> None:
@@ -259,25 +247,15 @@ def _fill(dtype: np.dtype[Any]) -> Any:
     return np.nan if dtype.kind == "f" else np.array(False if dtype.kind == "b" else -1).astype(dtype)[()]
 
 
-def _replace(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file so that at every moment it is whole, the old or the new."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+def _as_bytes(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document).encode()
 
 
-def _sync(path: Path) -> None:
-    """Have a file or a folder reach the disk."""
-    if os.name == "nt" and path.is_dir():
+def _sync(folder: Path) -> None:
+    """Have the names in a folder reach the disk."""
+    if os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
