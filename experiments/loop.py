@@ -1,0 +1,355 @@
+"""Training: Lightning Fabric carries device, precision and processes; every epoch ends in a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from experiments import checkpoints, logs, trajectories
+from experiments.checkpoints import Checkpoint
+from experiments.commands import as_plain
+from experiments.data import (
+    EpochBatches,
+    Images,
+    Labelled,
+    as_images,
+    evaluation_images,
+    labelled,
+    training_loader,
+    training_transform,
+)
+from experiments.networks import Normalized, build_model
+from experiments.settings import Settings
+from vars_dyn.recording.provenance import first_difference
+
+__all__ = ["train"]
+
+#: Settings that may differ between a run and its resumption: they do not touch what is computed.
+FREE = ("out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress", "data.workers",
+        "data.root", "data.in_memory", "data.download")  # fmt: skip
+
+
+@dataclass
+class _Run:
+    """What a training run consists of."""
+
+    settings: Settings
+    folder: Path
+    fabric: Fabric
+    images: tuple[Labelled, Labelled]
+    network: nn.Module
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Scheduler
+    ema: ModelEmaV3 | None
+    epoch: int = 0
+    updates: int = 0
+    best: dict[str, Any] | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated: the moving average where there is one."""
+        return self.network if self.ema is None else self.ema.module
+
+
+def train(settings: Settings) -> Path:
+    """Train as `settings` say, and return the last checkpoint.
+
+    The run's folder holds checkpoints/, log.jsonl and trajectories/. With devices > 1 this starts the other processes.
+
+    Raises:
+        ValueError: bad input. FloatingPointError: the loss is not a finite number; the message names the last good
+            checkpoint.
+    """
+    folder = Path(settings.out)
+    start = _start(settings, folder)
+    images = labelled(settings.data, train=True), labelled(settings.data, train=False)
+    if images[0].classes != images[1].classes:
+        raise ValueError(
+            f"data.train and data.val have the classes {images[0].classes} and {images[1].classes}; the same are wanted"
+        )
+    images = images[0], images[1].decoded(settings.data)
+    fabric = _fabric(settings)
+    run = _prepare(settings, folder, fabric, images)
+    if start is not None:
+        _restore(run, start)
+    elif settings.finetune is not None:
+        _finetune(run, settings.finetune)
+    return _train(run, start)
+
+
+def _start(settings: Settings, folder: Path) -> Checkpoint | None:
+    """The checkpoint to resume from; ValueError if there is a run that is not to be resumed, or was another."""
+    path = checkpoints.last(folder)
+    if not settings.resume:
+        if path is not None:
+            raise ValueError(f"{folder} has a run already, up to {path.name}; give --resume or another --out")
+        return None
+    if path is None:
+        return None
+    start = checkpoints.read(path)
+    difference = first_difference(*(_fixed(config) for config in (start.state["config"], as_plain(settings))))
+    if difference is not None:
+        name, before, now = difference
+        raise ValueError(f"{name} is {now!r}, but the run in {folder} has {before!r}; a run is resumed as it was begun")
+    return start
+
+
+def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration flat, without what may change."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(_fixed(value, f"{prefix}{name}."))
+        elif f"{prefix}{name}" not in FREE:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _fabric(settings: Settings) -> Fabric:
+    cuda = settings.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    precision: Any = settings.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    many = settings.devices * settings.nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    try:
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy="ddp" if many else "auto",
+            precision=precision,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"accelerator, devices or precision do not fit this machine: {error}") from None
+    fabric.launch()
+    return fabric
+
+
+def _prepare(settings: Settings, folder: Path, fabric: Fabric, images: tuple[Labelled, Labelled]) -> _Run:
+    options = settings.optimization
+    fabric.seed_everything(settings.seed, verbose=False)  # the same weights in every process
+    network = build_model(settings.model, len(images[0].classes), settings.data.image_size, options.drop_path)
+    network = fabric.to_device(network)
+    ema = ModelEmaV3(network, decay=options.ema) if options.ema else None
+    optimizer = create_optimizer_v2(network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
+    steps = len(images[0]) // options.batch_size
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=options.schedule,
+        num_epochs=settings.epochs,
+        warmup_epochs=options.warmup_epochs,
+        warmup_lr=options.lr / 100,
+        min_lr=options.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=max(steps, 1),
+    )
+    scheduler.step_update(0)
+    model, optimizer = fabric.setup(network, optimizer)
+    fabric.seed_everything(settings.seed + 1 + fabric.global_rank, verbose=False)  # dropout and mixup of each its own
+    return _Run(settings, folder, fabric, images, network, model, optimizer, scheduler, ema)
+
+
+def _restore(run: _Run, start: Checkpoint) -> None:
+    source = str(start.path)
+    checkpoints.load_weights(run.network, start.model, source)
+    if run.ema is not None and start.ema is not None:
+        checkpoints.load_weights(run.ema.module, start.ema, source)
+    run.optimizer.load_state_dict(start.optimizer)
+    run.epoch, run.updates, run.best = (start.state[name] for name in ("epoch", "updates", "best"))
+    run.scheduler.step_update(run.updates)
+    states = start.state["random"]
+    if len(states) == run.fabric.world_size:
+        checkpoints.set_random_state(states[run.fabric.global_rank])
+
+
+def _finetune(run: _Run, source: str) -> None:
+    head = getattr(run.network, "pretrained_cfg", {}).get("classifier")
+    weights = checkpoints.read(checkpoints.find(source), weights_only=True).weights
+    fresh = checkpoints.load_weights(run.network, weights, source, new_head=head)
+    if run.ema is not None:
+        run.ema.set(run.network)
+    if run.fabric.is_global_zero and fresh:
+        print(f"fine-tuning from {source}; new weights: {', '.join(fresh)}")
+
+
+def _train(run: _Run, start: Checkpoint | None) -> Path:
+    settings, fabric = run.settings, run.fabric
+    dataset = Images(run.images[0], training_transform(settings.data, settings.augmentation), settings.data.in_memory)
+    batches = EpochBatches(
+        len(dataset),
+        settings.optimization.batch_size,
+        settings.seed,
+        settings.augmentation.repeats,
+        fabric.global_rank,
+        fabric.world_size,
+    )
+    loader = training_loader(dataset, batches, settings.data.workers)
+    probe = trajectories.probe_images(run.images[1], settings)
+    log = logs.Log(run.folder, run.epoch, settings.tensorboard) if fabric.is_global_zero else None
+    path = start.path if start is not None and start.path is not None else run.folder
+    last_epoch = min(settings.epochs, settings.stop_after or settings.epochs)
+    while run.epoch < last_epoch:
+        batches.epoch = run.epoch
+        figures = _epoch(run, loader, path)
+        run.epoch += 1
+        figures |= _validate(run)
+        if run.best is None or figures["accuracy"] > run.best["accuracy"]:
+            run.best = {"epoch": run.epoch, "accuracy": figures["accuracy"]}
+        if log is not None:
+            if probe is not None:
+                trajectories.write(run.folder, run.epoch, run.evaluated, fabric.to_device(probe), settings)
+            log.epoch(run.epoch, {**figures, "best": run.best["accuracy"]})
+        path = _checkpoint(run)
+    if log is not None:
+        log.close()
+    return path
+
+
+def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
+    """One pass over the training images: mean loss, learning rate, speed."""
+    settings, fabric = run.settings, run.fabric
+    loss_of, mixing = _loss(settings, len(run.images[0].classes))
+    run.model.train()
+    total, began, cpu = 0.0, time.perf_counter(), time.process_time()
+    shown = settings.progress and fabric.is_global_zero
+    size = settings.optimization.batch_size
+    hidden = None if shown else True  # None: hidden where there is no terminal
+    bar = tqdm(
+        total=len(loader) * size,
+        unit=" images",
+        desc=f"epoch {run.epoch + 1}",
+        disable=hidden,
+        leave=False,
+    )
+    for images, labels in loader:
+        images, labels = fabric.to_device((images, labels))
+        if mixing is not None:
+            images, labels = mixing(images, labels)
+        loss = loss_of(run.model(images), labels)
+        value = float(fabric.all_reduce(loss.detach(), reduce_op="mean"))
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value} in epoch {run.epoch + 1}, update {run.updates + 1}; the last good checkpoint is "
+                f"{checkpoint if checkpoint != run.folder else 'none'}"
+            )
+        run.optimizer.zero_grad()
+        fabric.backward(loss)
+        if settings.optimization.clip:
+            fabric.clip_gradients(
+                run.model, run.optimizer, max_norm=settings.optimization.clip, error_if_nonfinite=False
+            )
+        run.optimizer.step()
+        run.updates += 1
+        run.scheduler.step_update(run.updates)
+        if run.ema is not None:
+            run.ema.update(run.network)
+        total += value
+        bar.update(size)
+        bar.set_postfix(loss=f"{value:.3f}")
+    bar.close()
+    seconds, count = time.perf_counter() - began, len(loader) * size
+    return {
+        "loss": total / len(loader),
+        "lr": float(run.optimizer.param_groups[0]["lr"]),
+        "images_per_second": count / seconds,
+        "images_per_cpu_second": count / max(time.process_time() - cpu, 1e-9),
+        "seconds": seconds,
+    }
+
+
+def _loss(settings: Settings, classes: int) -> tuple[Any, Mixup | None]:
+    """The loss of logits and labels (or their mixed distributions), and what mixes them."""
+    augmentation = settings.augmentation
+    smoothing = augmentation.smoothing
+    mixing = None
+    if augmentation.mixup or augmentation.cutmix:
+        mixing = Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=smoothing, num_classes=classes)
+    if settings.optimization.loss == "ce":
+        return (F.cross_entropy if mixing else _Smooth(smoothing)), mixing
+    return _Binary(classes, 0.0 if mixing else smoothing), mixing
+
+
+class _Smooth:
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+
+
+class _Binary:
+    """Binary cross-entropy per class against one-hot or mixed labels."""
+
+    def __init__(self, classes: int, smoothing: float) -> None:
+        self.classes, self.smoothing = classes, smoothing
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.ndim == 1:
+            labels = F.one_hot(labels, self.classes) * (1 - self.smoothing) + self.smoothing / self.classes
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+
+@torch.no_grad()
+def _validate(run: _Run) -> dict[str, float]:
+    """Loss and accuracy on the validation images, each process taking a share."""
+    settings, fabric = run.settings, run.fabric
+    data, images = settings.data, run.images[1]
+    network = run.evaluated
+    was_training = network.training
+    classifier = fabric.to_device(Normalized(network, data.mean, data.std)).eval()
+    size = settings.optimization.batch_size
+    sums = torch.zeros(3, dtype=torch.float64)
+    for i, first in enumerate(range(0, len(images), size)):
+        if i % fabric.world_size != fabric.global_rank:
+            continue
+        pixels, labels = evaluation_images(images, data, first, first + size)
+        with fabric.autocast():
+            logits = classifier(fabric.to_device(as_images(pixels))).float().cpu()
+        right = (logits.argmax(-1) == labels).sum()
+        sums += torch.tensor([float(F.cross_entropy(logits, labels, reduction="sum")), float(right), len(labels)])
+    network.train(was_training)
+    loss, right, count = fabric.all_reduce(sums.float(), reduce_op="sum").tolist()
+    return {"val_loss": loss / count, "accuracy": right / count}
+
+
+def _checkpoint(run: _Run) -> Path:
+    states = [checkpoints.get_random_state()]
+    if run.fabric.world_size > 1:
+        gathered: list[Any] = [None] * run.fabric.world_size
+        torch.distributed.all_gather_object(gathered, states[0])
+        states = gathered
+    folder = run.folder / "checkpoints"
+    if run.fabric.is_global_zero:
+        best = (run.best or {"epoch": run.epoch})["epoch"]
+        state = {
+            "config": as_plain(run.settings),
+            "classes": run.images[0].classes,
+            "epoch": run.epoch,
+            "updates": run.updates,
+            "best": run.best,
+            "random": states,
+        }
+        ema = None if run.ema is None else run.ema.module.state_dict()
+        checkpoint = Checkpoint(run.network.state_dict(), state, ema, run.optimizer.state_dict())
+        checkpoints.write(folder, checkpoint, keep=(best,))
+    run.fabric.barrier()
+    found = checkpoints.last(run.folder)
+    return run.folder if found is None else found

@@ -1,0 +1,66 @@
+"""Models from their settings."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import models  # noqa: F401  # registers the project's models
+from experiments.settings import Attention, Model
+from vars_dyn.attention import KINDS, attention_class, replace_attention
+
+__all__ = ["Normalized", "build_model"]
+
+
+def build_model(settings: Model, num_classes: int, image_size: int, drop_path: float = 0.0) -> nn.Module:
+    """The network with a new head for `num_classes`; ValueError for names or sizes that timm does not take."""
+    name, attention = settings.name, settings.attention
+    if not timm.is_model(name):
+        raise ValueError(f"model.name is {name!r}; a model of timm, vars_rvt_*, vars_deit_* or vars_gfnet_* is wanted")
+    ours = name.startswith("vars_")
+    arguments = {**settings.sizes, "num_classes": num_classes}
+    if drop_path:
+        arguments["drop_path_rate"] = drop_path
+    if ours:
+        arguments["img_size"] = image_size
+        if attention.kind is not None:
+            arguments["attention"] = _layer(attention)
+    try:
+        model = timm.create_model(name, **arguments)
+    except TypeError as error:
+        raise ValueError(f"model.sizes is {settings.sizes}, which {name} does not take: {error}") from None
+    if not ours and attention.kind is not None:
+        model = replace_attention(model, attention.kind, **attention.options())
+    return model
+
+
+def _layer(attention: Attention) -> str | type[nn.Module]:
+    options = attention.options()
+    if not options:
+        return str(attention.kind)
+    if attention.kind not in KINDS:
+        raise ValueError(f"model.attention.kind is {attention.kind!r}; options are taken by {', '.join(KINDS)}")
+    if attention.kind in ("softmax", "performer"):
+        raise ValueError(
+            f"model.attention has {', '.join(options)}, which {attention.kind} attention does not take; leave them out"
+        )
+    return attention_class(attention.kind, **options)
+
+
+class Normalized(nn.Module):
+    """A network for images in [0, 1]: (B, 3, H, W) is normalised per colour first, so attacks work in pixel space."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        """Logits."""
+        return self.network((images - self.mean) / self.std)

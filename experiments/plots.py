@@ -1,0 +1,141 @@
+"""Figures of training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from experiments.corruptions import CORRUPTIONS, corrupt_all
+from experiments.data import as_images
+from experiments.logs import read_log
+from experiments.networks import Normalized
+from experiments.records import mean_and_deviation
+from vars_dyn.attention import look_inside, upsampled
+
+__all__ = ["ablation", "attention_maps", "severity", "training_curves"]
+
+
+def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
+    """Loss and validation accuracy by epoch; a label's runs (seeds) share a colour."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for i, (label, folders) in enumerate(runs.items()):
+        for j, folder in enumerate(folders):
+            epochs = [line for line in read_log(folder) if line["event"] == "epoch"]
+            for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+                at = [line["epoch"] for line in epochs]
+                axis.plot(at, [line[name] for line in epochs], f"C{i % 10}.-", label=None if j else label, lw=1)
+    axes[0].set(xlabel="epoch", ylabel="training loss")
+    axes[1].set(xlabel="epoch", ylabel="validation accuracy")
+    axes[1].legend(fontsize="small")
+    _save(figure, path)
+
+
+def severity(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Accuracy against severity, a panel per corruption, a line per label with the standard deviation over seeds."""
+    chosen = [record for record in found if record["on"] == "corruptions" and record["metric"] == "accuracy"]
+    clean = [record for record in found if record["on"] == "clean"]
+    names = [name for name in CORRUPTIONS if any(record["corruption"] == name for record in chosen)]
+    columns = min(5, max(len(names), 1))
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.4 * columns, 2.1 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, name in zip(axes.flat, names, strict=False):
+        axis.set_title(name.replace("_", " "), fontsize="small")
+        own = [{**record, "severity": 0} for record in clean]
+        own += [record for record in chosen if record["corruption"] == name]
+        _lines(axis, own, "severity")
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    axes[0, 0].legend(fontsize="x-small")
+    figure.supxlabel("severity (0: clean)")
+    figure.supylabel("accuracy")
+    _save(figure, path)
+
+
+def ablation(found: Sequence[Mapping[str, Any]], name: str, meaning: str, path: Path) -> None:
+    """Accuracy on clean, corrupted and attacked images against a setting that the records hold under `name`."""
+    kinds = list(dict.fromkeys(record["on"] for record in found if record["metric"] == "accuracy"))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(3 * len(kinds), 2.8), squeeze=False, layout="constrained")
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        own = [record for record in found if record["on"] == kind and record["metric"] == "accuracy"]
+        _lines(axis, [{**record, "label": "vars_d"} for record in own], name)
+        axis.set(title=kind, xlabel=meaning)
+    axes[0, 0].set_ylabel("accuracy")
+    _save(figure, path)
+
+
+def _lines(axis: Any, found: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Mean over everything but the seed, then mean and standard deviation over seeds, against `name`."""
+    for i, label in enumerate(dict.fromkeys(record["label"] for record in found)):
+        own = [record for record in found if record["label"] == label]
+        at = sorted({record[name] for record in own})
+        figures = []
+        for value in at:
+            here = [record for record in own if record[name] == value]
+            seeds = {record["seed"] for record in here}
+            figures.append(
+                mean_and_deviation([float(np.mean([r["value"] for r in here if r["seed"] == s])) for s in seeds])
+            )
+        means, deviations = np.array(figures).T
+        axis.errorbar(at, means, np.nan_to_num(deviations), fmt=".-", color=f"C{i % 10}", label=label, lw=1, capsize=2)
+
+
+def attention_maps(
+    model: Normalized,
+    images: UInt8[np.ndarray, "n h w 3"],
+    path: Path,
+    corruptions: Sequence[tuple[str, int]] = (("gaussian_noise", 5), ("fog", 5), ("contrast", 5)),
+    layer: str | None = None,
+) -> None:
+    """Images, clean and corrupted, over their attention maps (the paper's Fig. 3 and 11).
+
+    A map is `look_inside`'s at the last iteration, averaged over heads: the first attention layer's unless `layer` is
+    named; its scale is its own minimum to maximum. Raises ValueError for a model without this package's attention.
+    """
+    kinds = [("clean", 0), *corruptions]
+    figure, axes = plt.subplots(
+        2 * len(images), len(kinds), figsize=(1.6 * len(kinds), 3.2 * len(images)), squeeze=False, layout="constrained"
+    )
+    for column, (name, level) in enumerate(kinds):
+        shown = images if name == "clean" else corrupt_all(images, name, level)
+        maps = _maps(model, shown, layer)
+        for row in range(len(images)):
+            axes[2 * row, column].imshow(shown[row])
+            axes[2 * row + 1, column].imshow(maps[row], cmap="magma")
+        axes[0, column].set_title(f"{name.replace('_', ' ')} {level or ''}", fontsize="small")
+    for axis in axes.flat:
+        axis.axis("off")
+    _save(figure, path)
+
+
+def _maps(model: Normalized, images: UInt8[np.ndarray, "n h w 3"], layer: str | None) -> np.ndarray:
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        views = look_inside(model, as_images(images).to(model.mean.device))
+    model.train(was_training)
+    name = layer or next(iter(views))
+    if name not in views:
+        raise ValueError(f"layer is {name!r}; one of {', '.join(views)} is wanted")
+    maps = upsampled(views[name].maps[-1].mean(1), images.shape[1:3])
+    return maps.cpu().numpy()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

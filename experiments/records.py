@@ -1,0 +1,89 @@
+"""One JSON record per measured number, with where it comes from; tables over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vars_dyn.recording.provenance import command_line, now, versions
+
+__all__ = ["append", "cell", "commit", "mean_and_deviation", "provenance", "read", "table"]
+
+
+def commit() -> str:
+    """The commit of the code that runs, "+changes" if files differ from it; "unknown" outside a repository."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions, command and date of this process."""
+    return {"commit": commit(), **versions(), "command": command_line(), "date": now()}
+
+
+def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add records to a file of one JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in records)
+
+
+def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The records in files; ValueError that names a line that is none."""
+    records = []
+    for path in paths:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise ValueError(f"{path}, line {number}, is no JSON record") from None
+    return records
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (NaN for a single value)."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def cell(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
+    """Mean and standard deviation as a table's cell, in per cent by default; the mean alone for one value."""
+    if not values:
+        return "-"
+    mean, deviation = (scale * value for value in mean_and_deviation(values))
+    return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def table(
+    records: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Mapping[str, Any]], bool]], first: str = "run"
+) -> str:
+    """A Markdown table: a row per label, the records that a column's test picks, mean and deviation over seeds.
+
+    Records of one seed that a column picks (say all corruptions) are averaged first; images/s are not in per cent.
+    """
+    lines = [f"| {first} | seeds | {' | '.join(columns)} |", "|---|---" + "|---:" * len(columns) + "|"]
+    for label in dict.fromkeys(record["label"] for record in records):
+        own = [record for record in records if record["label"] == label]
+        seeds = list(dict.fromkeys(record["seed"] for record in own))
+        cells = []
+        for picks in columns.values():
+            chosen = [record for record in own if picks(record)]
+            per_seed = [[r["value"] for r in chosen if r["seed"] == seed] for seed in seeds]
+            means = [math.fsum(values) / len(values) for values in per_seed if values]
+            share = all(record["metric"] in ("accuracy", "error") for record in chosen)
+            cells.append(cell(means) if share else cell(means, 0, 1))
+        lines.append(f"| {label} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,270 @@
+"""`python -m experiments.series --config FILE`: train and evaluate many variants over seeds, then report.
+
+Restartable: given again, the command goes on where it was stopped, in the middle of a training run if need be. With
+`--report DIR` the tables, figures and numbers of what is complete are written there too.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from experiments import commands, evaluate, logs, plots, records
+from experiments.corruptions import CORRUPTIONS
+from experiments.data import labelled
+from experiments.evaluation import Evaluation
+from experiments.loop import train
+from experiments.settings import Attention, Settings
+
+__all__ = ["Ablation", "Series", "jobs", "main", "report", "run"]
+
+
+@dataclass
+class Ablation:
+    """One setting of one run's attention, varied.
+
+    Attributes:
+        of: the label of the run.
+        setting: the attention's option.
+        values: what it takes; a value of the run itself is not run again.
+        meaning: the axis of the plot.
+    """
+
+    of: str
+    setting: str
+    values: list[float]
+    meaning: str
+
+
+@dataclass
+class Series:
+    """Runs that differ in their attention alone.
+
+    Attributes:
+        train: what they have in common.
+        runs: label to attention.
+        ablations: name to what is varied.
+        seeds: of the runs.
+        ablation_seeds: of the ablations.
+        evaluation: how they are evaluated.
+        ablation_severities: severities that ablations are evaluated on.
+        out: folder of the series.
+        report: folder to write tables and figures to; None: `out`.
+        only_report: run nothing.
+    """
+
+    train: Settings = field(default_factory=Settings)
+    runs: dict[str, Attention] = field(default_factory=dict)
+    ablations: dict[str, Ablation] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    ablation_seeds: list[int] = field(default_factory=lambda: [0])
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    ablation_severities: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    out: str = "runs/series"
+    report: str | None = None
+    only_report: bool = False
+
+    def __post_init__(self) -> None:
+        for name, ablation in self.ablations.items():
+            if ablation.of not in self.runs:
+                raise ValueError(f"ablations.{name}.of is {ablation.of!r}; one of {', '.join(self.runs)} is wanted")
+            if ablation.setting not in Attention.__dataclass_fields__:
+                raise ValueError(f"ablations.{name}.setting is {ablation.setting!r}; an option of attention is wanted")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run with one seed."""
+
+    label: str
+    settings: Settings
+    evaluation: Evaluation
+    varied: Mapping[str, float]
+
+    @property
+    def records(self) -> Path:
+        """Where the finished job's records are."""
+        return Path(self.settings.out) / "records.jsonl"
+
+
+def jobs(series: Series) -> Iterator[Job]:
+    """All runs, seed by seed, then the ablations."""
+    for seed in series.seeds:
+        for label, attention in series.runs.items():
+            yield _job(series, label, attention, seed, series.evaluation, {})
+    few = replace(series.evaluation.corruptions, severities=series.ablation_severities)
+    how = replace(series.evaluation, corruptions=few)
+    for seed in series.ablation_seeds:
+        for ablation in series.ablations.values():
+            attention = series.runs[ablation.of]
+            for value in ablation.values:
+                whole = isinstance(getattr(attention, ablation.setting), int)
+                number = int(value) if whole else float(value)
+                if number != getattr(attention, ablation.setting):
+                    label = f"{ablation.of} {ablation.setting}={number:g}"
+                    changed = replace(attention, **{ablation.setting: number})
+                    yield _job(series, label, changed, seed, how, {ablation.setting: number})
+
+
+def _job(
+    series: Series, label: str, attention: Attention, seed: int, how: Evaluation, varied: Mapping[str, float]
+) -> Job:
+    settings = copy.deepcopy(series.train)
+    settings.model.attention = attention
+    settings.seed, settings.resume = seed, True
+    settings.out = str(Path(series.out) / label.replace(" ", "-") / f"seed-{seed}")
+    return Job(label, settings, how, varied)
+
+
+def run(series: Series) -> list[str]:
+    """Run what is not complete, reporting after each job; the labels and reasons of those that could not run."""
+    failed = []
+    for job in jobs(series):
+        if job.records.exists():
+            continue
+        print(f"{job.label}, seed {job.settings.seed}", flush=True)
+        try:
+            _run(job)
+        except (ValueError, ArithmeticError) as error:
+            failed.append(f"{job.label}, seed {job.settings.seed}: {error}")
+            print(f"could not run: {error}", flush=True)
+        else:
+            report(series)
+    return failed
+
+
+def _run(job: Job) -> None:
+    # The last checkpoint, not the best: the best was found on the images that are evaluated.
+    model, settings, state = evaluate.load(train(job.settings))
+    out = Path(settings.out)
+    partial = out / "evaluation.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    about = {
+        "label": job.label,
+        "seed": settings.seed,
+        "checkpoint": state["path"],
+        "epoch": state["epoch"],
+        "varied": dict(job.varied),
+        "config": commands.as_plain(settings),
+    }
+    began = time.process_time()
+    found = evaluate.measure(model, labelled(settings.data, train=False), settings, job.evaluation, about, partial)
+    spent = time.process_time() - began
+    epochs = [line for line in logs.read_log(out) if line["event"] == "epoch"]
+    speed = sum(line["images_per_cpu_second"] for line in epochs) / len(epochs)
+    origin = {name: found[0][name] for name in (*about, *records.provenance())}
+    extra = [
+        {"metric": "images_per_cpu_second", "on": "training", "value": speed, **origin},
+        {"metric": "cpu_seconds", "on": "evaluation", "value": spent, **origin},
+    ]
+    records.append(partial / "records.jsonl", extra)
+    (partial / "records.jsonl").replace(job.records)
+    shutil.rmtree(partial)
+
+
+def report(series: Series) -> None:
+    """Tables and figures of what is complete, in the folder of the report."""
+    folder = Path(series.report or series.out)
+    complete = [job for job in jobs(series) if job.records.exists()]
+    found = records.read(job.records for job in complete)
+    if not found:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    main_runs = [record for record in found if not record["varied"]]
+    (folder / "summary.md").write_text(records.table(main_runs, _SUMMARY, "attention"))
+    (folder / "corruptions.md").write_text(records.table(main_runs, _BY_CORRUPTION, "attention"))
+    (folder / "differences.md").write_text(_differences(main_runs, next(iter(series.runs))))
+    plots.severity(main_runs, folder / "severity.png")
+    folders = {label: [Path(j.settings.out) for j in complete if j.label == label] for label in series.runs}
+    plots.training_curves({label: paths for label, paths in folders.items() if paths}, folder / "training.png")
+    for name, ablation in series.ablations.items():
+        _report_ablation(series, ablation, found, folder, name)
+    keep = ("label", "seed", "varied", "metric", "on", "corruption", "severity", "value", "images", "radius", "step",
+            "steps", "commit", "date")  # fmt: skip
+    lines = [json.dumps({key: record[key] for key in keep if key in record}) for record in found]
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _report_ablation(
+    series: Series, ablation: Ablation, found: Sequence[Mapping[str, Any]], folder: Path, name: str
+) -> None:
+    default = getattr(series.runs[ablation.of], ablation.setting)
+    seeds, few = set(series.ablation_seeds), set(series.ablation_severities)
+    own = []
+    for record in found:
+        same = record["label"] == ablation.of and not record["varied"]
+        if record["seed"] not in seeds or not (same or ablation.setting in record["varied"]):
+            continue
+        if "severity" in record and record["severity"] not in few:
+            continue
+        own.append({**record, ablation.setting: default if same else record["varied"][ablation.setting]})
+    own.sort(key=lambda record: record[ablation.setting])
+    if len({record[ablation.setting] for record in own}) > 1:
+        plots.ablation(own, ablation.setting, ablation.meaning, folder / f"{name}.png")
+        rows = [{**record, "label": f"{record[ablation.setting]:g}"} for record in own]
+        (folder / f"{name}.md").write_text(records.table(rows, evaluate.COLUMNS, ablation.meaning))
+
+
+def _differences(found: Sequence[Mapping[str, Any]], reference: str) -> str:
+    """Accuracy less the reference's with the same seed, in percentage points."""
+    columns = evaluate.COLUMNS
+    lines = [f"| less {reference} | pairs | {' | '.join(columns)} |", "|---|---" + "|---:" * len(columns) + "|"]
+    labels = [label for label in dict.fromkeys(record["label"] for record in found) if label != reference]
+    for label in labels:
+        seeds = list(dict.fromkeys(r["seed"] for r in found if r["label"] == label))
+        cells, pairs = [], 0
+        for picks in columns.values():
+            values = []
+            for seed in seeds:
+                pair = []
+                for which in (label, reference):
+                    own = [r["value"] for r in found if r["label"] == which and r["seed"] == seed and picks(r)]
+                    pair.append(sum(own) / len(own) if own else None)
+                if None not in pair:
+                    values.append(pair[0] - pair[1])  # type: ignore[operator]
+            pairs = len(values)
+            cells.append(records.cell(values))
+        lines.append(f"| {label} | {pairs} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _speed(record: Mapping[str, Any]) -> bool:
+    return record["metric"] == "images_per_cpu_second"
+
+
+def _corruption(name: str) -> Any:
+    return lambda record: record["metric"] == "accuracy" and record.get("corruption") == name
+
+
+_SUMMARY = {**evaluate.COLUMNS, "training images/s": _speed}
+_BY_CORRUPTION = {name.replace("_", " "): _corruption(name) for name in CORRUPTIONS}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 1 if some runs could not be made."""
+    parser = commands.parser_for("series", "Train and evaluate variants over seeds; given again, it goes on.")
+    parser.add_class_arguments(Series, None)
+
+    def command(values: Namespace) -> int:
+        values = parser.instantiate(values)
+        series = Series(**{name: getattr(values, name) for name in Series.__dataclass_fields__})
+        failed = [] if series.only_report else run(series)
+        report(series)
+        for line in failed:
+            print(f"could not run {line}", file=sys.stderr)
+        return 1 if failed else 0
+
+    return commands.run(parser, command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
