@@ -33,18 +33,21 @@ def number(name: str, value: float | Tensor, *, positive: bool = False, nonnegat
     if isinstance(value, Tensor):
         if value.ndim != 0 or not value.is_floating_point():
             raise ValueError(f"{name} is {describe(value)}; a number or a zero-dimensional floating tensor is wanted")
-        plain = float(value.detach())
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} is {describe(value)}; a number is wanted")
-    else:
-        plain = float(value)
-    if not math.isfinite(plain):
-        raise ValueError(f"{name} is {plain}; a finite number is wanted")
-    if positive and plain <= 0:
-        raise ValueError(f"{name} is {plain}; a number above zero is wanted")
-    if nonnegative and plain < 0:
-        raise ValueError(f"{name} is {plain}; a number of at least zero is wanted")
+    found = plain(value)
+    if not math.isfinite(found):
+        raise ValueError(f"{name} is {found}; a finite number is wanted")
+    if positive and found <= 0:
+        raise ValueError(f"{name} is {found}; a number above zero is wanted")
+    if nonnegative and found < 0:
+        raise ValueError(f"{name} is {found}; a number of at least zero is wanted")
     return value
+
+
+def plain(value: float | Tensor) -> float:
+    """The number that a constant is, learned or not."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 def count(name: str, value: Any, *, least: int = 1) -> int:

@@ -62,7 +62,7 @@ class SparseProblem:
         return tuple(self.x.shape[: self.x.ndim - len(self.dictionary.signal_shape)])
 
     def __repr__(self) -> str:
-        penalty = "elastic net" if float(self.ridge) else "LASSO"
+        penalty = "elastic net" if _checks.plain(self.ridge) else "LASSO"
         sign = "non-negative " if self.nonnegative else ""
         return f"SparseProblem({sign}{penalty} of {math.prod(self.batch_shape)} signals with {self.dictionary})"
 

@@ -131,10 +131,7 @@ class Field(ABC):
 
     def parameters(self) -> dict[str, float | str]:
         """The scalar parameters by name, for the record."""
-        plain = {
-            name: float(value.detach()) if isinstance(value, Tensor) else float(value)
-            for name, value in self.constants.items()
-        }
+        plain = {name: _checks.plain(value) for name, value in self.constants.items()}
         return {"field": type(self).__name__, **plain}
 
     def tensors(self) -> tuple[Tensor, ...]:

@@ -138,7 +138,7 @@ class Recurrent(_Linear):
         return rounded_up(torch.maximum(alpha, self._largest() - alpha) / tau, 1)
 
     def instability(self) -> str | None:
-        largest, alpha = float(self._largest().max()), float(self.alpha)
+        largest, alpha = float(self._largest().max()), _checks.plain(self.alpha)
         if largest < alpha:
             return None
         name = "the largest eigenvalue of A" if self.is_matrix else "sigma_max(P)^2"

@@ -48,12 +48,12 @@ class _Sparse(Field):
     @property
     def _curvature(self) -> float | Tensor:
         """c = gamma - 1/alpha, exactly zero where it is so to rounding."""
-        return _snap(self.gamma - 1 / self.alpha, max(abs(float(self.gamma)), 1 / float(self.alpha)))
+        return _snap(self.gamma - 1 / self.alpha, max(abs(_checks.plain(self.gamma)), 1 / _checks.plain(self.alpha)))
 
     @property
     def _ridge(self) -> float | Tensor:
         """beta - gamma, exactly zero where it is so to rounding."""
-        return _snap(self.beta - self.gamma, max(float(self.beta), abs(float(self.gamma))))
+        return _snap(self.beta - self.gamma, max(_checks.plain(self.beta), abs(_checks.plain(self.gamma))))
 
     def _rest_neurons(self, code: Tensor) -> Tensor:
         return (self.dictionary.decode(code) + self.x) / self.alpha
@@ -69,7 +69,7 @@ class _Sparse(Field):
         """
         event, c, ridge = self.dictionary.signal_shape, self._curvature, self._ridge
         reconstruction = self.dictionary.decode(a)
-        if float(c) > 0:
+        if _checks.plain(c) > 0:
             smooth = c * half_square(reconstruction - self.x / (self.alpha * c), event)
         else:
             smooth = c * half_square(reconstruction, event) - sum_event(self.x * reconstruction, event) / self.alpha
@@ -89,13 +89,13 @@ class _Sparse(Field):
         if reason:
             raise ValueError(reason)
         c, ridge = self._curvature, self._ridge
-        if float(c) > 0 and float(ridge) >= 0:
+        if _checks.plain(c) > 0 and _checks.plain(ridge) >= 0:
             return SparseProblem(self.dictionary, self.x / (self.alpha * c), self.lam / c, ridge / c, self.nonnegative)
-        if float(c) == 0 and float(ridge) == 0:
+        if _checks.plain(c) == 0 and _checks.plain(ridge) == 0:
             return SparseProblem(self.dictionary, self.x / self.alpha, self.lam, nonnegative=self.nonnegative)
         b = self.dictionary.encode(self.x) / self.alpha
         shape = self.dictionary.code_shape
-        if float(c) == 0:
+        if _checks.plain(c) == 0:
             return identity_problem(ridge, b, shape, self.lam, self.nonnegative)
         return matrix_problem(self._quadratic_form(), b, shape, self.lam, self.nonnegative)
 
@@ -112,7 +112,7 @@ class _Sparse(Field):
 
     def instability(self) -> str | None:
         """Why F has no stable minimum for every signal (facts 1 and 6), or None."""
-        c, ridge = float(self._curvature), float(self._ridge)
+        c, ridge = _checks.plain(self._curvature), _checks.plain(self._ridge)
         where = self._named()
         if c >= 0 and ridge >= 0 and (c > 0 or ridge > 0):
             return None
@@ -120,7 +120,7 @@ class _Sparse(Field):
             if c == 0 and ridge == 0:
                 b = self.dictionary.encode(self.x).flatten(-len(self.dictionary.code_shape))
                 drive = b.amax(-1) if self.nonnegative else b.abs().amax(-1)
-                growing = int((drive > float(self.alpha) * self.lam).sum())
+                growing = int((drive > _checks.plain(self.alpha) * self.lam.detach()).sum())
                 if not growing:
                     return None
                 return (
@@ -138,7 +138,7 @@ class _Sparse(Field):
         )
 
     def _named(self) -> str:
-        alpha, beta, gamma = (float(v) for v in (self.alpha, self.beta, self.gamma))
+        alpha, beta, gamma = (_checks.plain(v) for v in (self.alpha, self.beta, self.gamma))
         return f"{type(self).__name__} with alpha = {alpha:.6g}, beta = {beta:.6g}, gamma = {gamma:.6g}"
 
     def code(self, state: State) -> Tensor:
@@ -297,8 +297,10 @@ class Reduced(_Sparse):
 
 
 def _snap(value: float | Tensor, scale: float) -> float | Tensor:
-    """`value`, or exactly zero where it is so up to the rounding of a difference of numbers as large as `scale`."""
-    return value * 0 if abs(float(value)) <= 8 * torch.finfo(torch.float64).eps * scale else value
+    """`value`, or exactly zero (with its gradient) where it is so up to the rounding of numbers as large as `scale`."""
+    if abs(_checks.plain(value)) > 8 * torch.finfo(torch.float64).eps * scale:
+        return value
+    return value - value.detach() if isinstance(value, Tensor) else 0.0
 
 
 def _plain(value: float | Tensor, like: Tensor) -> Tensor:

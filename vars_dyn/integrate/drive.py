@@ -236,7 +236,7 @@ class _Spacing(NamedTuple):
 def _spacing(plan: Plan, field: Field, check_every: float | None) -> _Spacing:
     if check_every is not None:
         return _Spacing(float(_checks.number("check_every", check_every, positive=True)))
-    constant = float(field.constants.get("tau_u", field.constants.get("tau_z", 1.0)))
+    constant = _checks.plain(field.constants.get("tau_u", field.constants.get("tau_z", 1.0)))
     if plan.method in STABILISED_METHODS:
         return _Spacing(constant, doubles=True)
     return _Spacing(max(constant, 10 * plan.cap if plan.method in ADAPTIVE_METHODS else 0.0))
