@@ -127,3 +127,36 @@ def problems(
     critical = vd.SparseProblem(dictionary, x, 1.0, nonnegative=nonnegative).critical_lam()
     lam = share * critical.clamp(min=1e-3) if draw(st.booleans()) else share * float(critical.max().clamp(min=1e-3))
     return vd.SparseProblem(dictionary, x, lam, ridge, nonnegative)
+
+
+@st.composite
+def constants(draw: st.DrawFn) -> dict[str, float]:
+    """alpha, beta, gamma and the time constants of the sparse fields, in no particular range."""
+    alpha = draw(st.sampled_from([0.5, 1.0, 1.7]))
+    gamma = draw(st.sampled_from([-0.5, 0.0, 1 / alpha, 1.0, 2.0, 3.3]))
+    beta = draw(st.sampled_from([max(gamma, 0.1), 0.4, 2.0, 3.0, 7.0]))
+    tau_z, tau_u = draw(st.sampled_from([(1.0, 1.0), (0.3, 1.0), (1.0, 2.5)]))
+    return {"alpha": alpha, "beta": beta, "gamma": gamma, "tau_z": tau_z, "tau_u": tau_u}
+
+
+@st.composite
+def sparse_fields(
+    draw: st.DrawFn,
+    kinds: st.SearchStrategy[vd.Dictionary] | None = None,
+    parameters: st.SearchStrategy[dict[str, float]] | None = None,
+) -> vd.SparseRecurrent | vd.Reduced:
+    """A sparse recurrent or reduced field with any constants, stable or not."""
+    dictionary = draw(dictionaries() if kinds is None else kinds)
+    x = signals_for(dictionary, draw(seeds), draw(leads))
+    lam = draw(lam_shares) * vd.SparseProblem(dictionary, x, 1.0).critical_lam().clamp(min=1e-3)
+    chosen = draw(constants() if parameters is None else parameters)
+    threshold = draw(st.sampled_from(["soft", "nonnegative"]))
+    if draw(st.booleans()):
+        return vd.SparseRecurrent(dictionary, x, lam, threshold=threshold, **chosen)
+    chosen = {name: value for name, value in chosen.items() if name != "tau_z"}
+    return vd.Reduced(dictionary, x, lam, threshold=threshold, **chosen)
+
+
+def states_for(field: vd.Field, seed: int) -> tuple[Tensor, ...]:
+    """A random state, large enough for some of the encoding neurons to be active."""
+    return tuple(2 * normal(seed + i, *field.signal_batch, *event) for i, event in enumerate(field.event_shapes))
