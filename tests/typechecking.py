@@ -8,11 +8,14 @@ from typing import Any
 
 import beartype
 
+# PEP 484: an int is taken where a float is annotated.
+_beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """`beartype.beartype`, without hints of `Self`, which it takes on classes only; jaxtyping hands it functions."""
     hints = getattr(function, "__annotations__", {})
     if isinstance(function, type) or not any(re.search(r"\bSelf\b", str(hint)) for hint in hints.values()):
-        return beartype.beartype(function)
+        return _beartype(function)
     function.__annotations__ = {name: hint for name, hint in hints.items() if not re.search(r"\bSelf\b", str(hint))}
-    return beartype.beartype(function)
+    return _beartype(function)
