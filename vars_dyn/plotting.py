@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vars_dyn.images import assemble
@@ -104,25 +106,32 @@ def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> N
 def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
     """What is left of the Lyapunov function V, and the relative gap (largest and median over signals), logarithmic."""
     time = dataset["time"].to_numpy()
+    lines: list[tuple[NDArray[Any], dict[str, Any]]] = []
     if "relative_gap" in dataset:
-        gap = _positive(dataset["relative_gap"].to_numpy())
-        ax.plot(time, np.nanmax(gap, axis=1), color=_BLUE, label="relative gap, largest", **_marker(time))
+        gap = dataset["relative_gap"].to_numpy()
+        lines.append((gap.max(axis=1), {"color": _BLUE, "label": "relative gap, largest"}))
         if gap.shape[1] > 1:
-            ax.plot(
-                time, np.nanmedian(gap, axis=1), color=_BLUE, alpha=0.5, linestyle=":", label="relative gap, median"
-            )
+            median = {"color": _BLUE, "alpha": 0.5, "linestyle": ":", "label": "relative gap, median"}
+            lines.append((np.median(gap, axis=1), median))
     if "lyapunov" in dataset:
         v = dataset["lyapunov"].to_numpy().sum(axis=1)
         half = 0.5 * float((dataset["signals"].to_numpy() ** 2).sum()) or 1.0
-        ax.plot(time, _positive((v - v[-1]) / half), color=_ORANGE, label="V - V(end)", **_marker(time))
-    if isinstance(dataset.attrs.get("stop_gap"), float):
-        ax.axhline(dataset.attrs["stop_gap"], color=_INK, linewidth=0.8, linestyle="--", label="gap to reach")
+        lines.append(((v - v[-1]) / half, {"color": _ORANGE, "label": "V - V(end)"}))
+    for values, style in lines:
+        ax.plot(time, np.where(values > 0, values, np.nan), **style, **_marker(time))
     _time_axis(ax, time)
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.set_ylim(max(low, 1e-16), high)
     ax.set_ylabel("relative to |x|² / 2")
     ax.set_title("convergence")
+    largest = max((float(values.max()) for values, _ in lines), default=0.0)
+    if not largest > 0:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "zero throughout", transform=ax.transAxes, ha="center", color=_INK)
+        return
+    if isinstance(dataset.attrs.get("stop_gap"), float):
+        ax.axhline(dataset.attrs["stop_gap"], color=_INK, linewidth=0.8, linestyle="--", label="gap to reach")
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 1e-16 * largest), high)
     ax.legend(loc="best", frameon=False, fontsize=8)
 
 
@@ -174,9 +183,13 @@ def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
         tiles, activity = weight, code.sum(axis=(0, 2, 3))
     else:
         tiles, activity = weight.T, code.reshape(len(code), -1).sum(axis=0)
-    order = np.argsort(-activity, kind="stable")[: min(_TILES, max(1, int((activity > 0).sum())))]
+    order = np.argsort(-activity, kind="stable")[: min(_TILES, int((activity > 0).sum()))]
     shape = _image_shape(dataset)
-    ax.set_title(f"{len(order)} most active atoms" if len(order) < len(activity) else "atoms")
+    ax.set_title("most active atoms")
+    if not len(order):
+        ax.text(0.5, 0.5, "no atom is active", transform=ax.transAxes, ha="center", color=_INK)
+        _bare(ax)
+        return
     if weight.ndim == 4 or shape is not None:
         images = tiles[order].reshape(len(order), *(weight.shape[1:] if weight.ndim == 4 else shape or ()))
         ax.imshow(_mosaic(images), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
@@ -210,7 +223,7 @@ def _picture(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], *, restore: bo
         values = _restored(dataset, values)
     image = _image(dataset, values)
     if image is None:
-        _rows(ax, values, diverging=not restore)
+        _rows(ax, values, limit=float(np.abs(dataset["signals"].to_numpy() if restore else values).max()) or 1.0)
         return
     if restore:
         reference = _image(dataset, _restored(dataset, dataset["signals"].to_numpy()))
@@ -225,17 +238,18 @@ def _picture(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], *, restore: bo
     _bare(ax)
 
 
-def _rows(ax: Axes, values: NDArray[Any], *, diverging: bool) -> None:
+def _rows(ax: Axes, values: NDArray[Any], *, limit: float) -> None:
     """Signals that are no images: a row each, up to as many as can be told apart."""
     flat = values.reshape(len(values), -1)
     if len(flat) == 1:
         ax.plot(flat[0], color=_BLUE, linewidth=1.0)
         ax.set_ylabel("value")
     else:
-        limit = float(np.abs(flat).max()) or 1.0
         drawn = ax.imshow(flat[:256], aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         _colour_bar(ax, drawn)
         ax.set_ylabel("signal")
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("neuron")
 
 
@@ -289,19 +303,12 @@ def _chosen(dataset: xr.Dataset, signal: int | None) -> int:
     return int((x.reshape(len(x), -1) ** 2).sum(axis=1).argmax())
 
 
-def _positive(values: NDArray[Any]) -> NDArray[Any]:
-    """What a logarithmic axis can show."""
-    return np.where(values > 0, values, np.nan)
-
-
 def _marker(time: NDArray[Any]) -> dict[str, Any]:
     """A single point is no line and needs a mark."""
     return {"marker": "o", "markersize": 3} if len(time) == 1 else {}
 
 
 def _colours(count: int) -> list[Any]:
-    from matplotlib import colormaps
-
     return list(colormaps["viridis"](np.linspace(0.0, 0.85, max(count, 1))))[:count]
 
 

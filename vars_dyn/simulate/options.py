@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ class InputOptions:
     crop: tuple[int, ...] | None = _option(
         "none", _or_none(_box), "part of each image to take", "TOP,LEFT,HEIGHT,WIDTH"
     )
-    scale: float | None = _option("none", _or_none(_number(0, above=True)), "factor by which images are then resized")
+    scale: float | None = _option("none", _or_none(_number(0.0, above=True)), "factor by which images are then resized")
     patch: int = _option("16", _count(2), "side of the square patches in pixels")
     stride: int | None = _option("none", _or_none(_count(1)), "pixels between patches (default: the patch's side)")
     patches: int | None = _option(
@@ -164,7 +165,7 @@ class DictionaryOptions:
     scales: int | None = _option("none", _or_none(_count(1)), "Gabor bank: octaves (default: 3; 2 with --whole)")
     phases: int = _option("2", _count(1), "Gabor bank: phases")
     places: int = _option("4", _count(1), "Gabor bank: places a side at the finest scale (1 with --whole)")
-    wavelength: float = _option("4", _number(2), "Gabor bank: shortest wavelength in pixels")
+    wavelength: float = _option("4", _number(2.0), "Gabor bank: shortest wavelength in pixels")
     kernel: int = _option("11", _count(2), "with --whole: side of the templates in pixels")
     conv_stride: int = _option("4", _count(1), "with --whole: pixels between a template's places")
 
@@ -199,22 +200,22 @@ class IntegratorOptions:
     """integrator"""
 
     method: str = _option("dopri5", _one_of(*METHODS), f"one of {', '.join(METHODS)}")
-    rtol: float = _option("1e-6", _number(0, above=True), "relative tolerance")
-    atol: float = _option("1e-8", _number(0, above=True), "absolute tolerance")
-    t_max: float = _option("1000", _number(0, above=True), "time to stop at, in membrane time constants")
-    dt: float = _option("0.1", _number(0, above=True), "spacing of the times")
+    rtol: float = _option("1e-6", _number(0.0, above=True), "relative tolerance")
+    atol: float = _option("1e-8", _number(0.0, above=True), "absolute tolerance")
+    t_max: float = _option("1000", _number(0.0, above=True), "time to stop at, in membrane time constants")
+    dt: float = _option("0.1", _number(0.0, above=True), "spacing of the times")
     times: str = _option(
         "octaves",
         _one_of("octaves", "even"),
         "octaves: the spacing doubles whenever time has; even: it stays (see --dt)",
     )
     gap: float | None = _option(
-        "1e-6", _or_none(_number(0, above=True)), "relative gap to settle at; none runs to --t-max"
+        "1e-6", _or_none(_number(0.0, above=True)), "relative gap to settle at; none runs to --t-max"
     )
     step: float | None = _option(
-        "none", _or_none(_number(0, above=True)), "step of a fixed-step method; first step of others"
+        "none", _or_none(_number(0.0, above=True)), "step of a fixed-step method; first step of others"
     )
-    check_every: float | None = _option("none", _or_none(_number(0, above=True)), "time between looks at the gap")
+    check_every: float | None = _option("none", _or_none(_number(0.0, above=True)), "time between looks at the gap")
     max_steps: int = _option("1000000", _count(1), "steps at most")
 
 
@@ -290,7 +291,7 @@ def parse(arguments: Sequence[str], store: Callable[[Path], Mapping[str, Any]] |
     `store` gives the options that a store was made with, by its path. Raises ValueError for an unknown option or a
     value that it cannot take.
     """
-    line = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    line = {name: value for name, value in vars(_parser().parse_args(_joined(arguments))).items() if value is not None}
     if line.get("input") == []:
         del line["input"]
     read_config = dict(_fields())["config"].metadata["read"]
@@ -301,6 +302,17 @@ def parse(arguments: Sequence[str], store: Callable[[Path], Mapping[str, Any]] |
         base = store(Path(given["out"]))
     text = {name: field.metadata["default"] for name, field in _fields()} | dict(base) | given
     return _typed(text, frozenset(given))
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--lam -0.1x` as `--lam=-0.1x`: what begins like a negative number is a value, to be refused as one."""
+    joined: list[str] = []
+    for text in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.]", text):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 def stored(options: Options) -> str:
