@@ -11,7 +11,7 @@ from torch import nn
 from vars_dyn import Attention as AttentionField
 from vars_dyn import DenseDictionary
 from vars_dyn.attention import KINDS, PerformerAttention, SoftmaxAttention, attention_class
-from vars_dyn.attention.features import positive_features
+from vars_dyn.dictionaries import random_features
 
 
 def test_performer_without_normalisation_plus_v_is_one_euler_step_of_eq_15() -> None:
@@ -21,14 +21,14 @@ def test_performer_without_normalisation_plus_v_is_one_euler_step_of_eq_15() -> 
         layer.qkv.weight[8:16] = layer.qkv.weight[:8]
     x = torch.randn(3, 7, 8, dtype=torch.float64)
     q, _, v = layer.split_heads(layer.qkv(x))
-    field = AttentionField(DenseDictionary(positive_features(q, layer.rand_matrix)), v.mT)
+    field = AttentionField(DenseDictionary(random_features(q, layer.rand_matrix.mT)), v.mT)
     (rate,) = field(0.0, (v.mT,))
     torch.testing.assert_close(layer.heads(x) + v, (v.mT + 1.0 * rate).mT)
 
 
 def test_performer_estimates_softmax_attention_of_normalised_queries_and_keys() -> None:
     torch.manual_seed(0)
-    layer = PerformerAttention(8, 2, feature_ratio=20000).double()
+    layer = PerformerAttention(8, 2, feature_ratio=20000.0).double()
     x = torch.randn(1, 6, 8, dtype=torch.float64)
     q, k, v = (part for part in layer.split_heads(layer.qkv(x)))
     scores = nn.functional.normalize(q, dim=-1) @ nn.functional.normalize(k, dim=-1).mT

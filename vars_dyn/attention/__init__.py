@@ -5,12 +5,15 @@ from vars_dyn.attention.kinds import KINDS, attention_class
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.replace import replace_attention
 from vars_dyn.attention.softmax import SoftmaxAttention
+from vars_dyn.attention.solvers import Equilibrium, Ode
 from vars_dyn.attention.variants import Variant
 from vars_dyn.attention.vars import VarsAttention
 
 __all__ = [
     "KINDS",
+    "Equilibrium",
     "LayerView",
+    "Ode",
     "PerformerAttention",
     "SoftmaxAttention",
     "Variant",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
@@ -134,6 +135,6 @@ def working(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """A context in which autocast is off on the device of `x`."""
-    return torch.autocast(device_type=x.device.type, enabled=False)
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which autocast is off on the device of `x` (the meta device has none)."""
+    return nullcontext() if x.is_meta else torch.autocast(device_type=x.device.type, enabled=False)

@@ -7,7 +7,6 @@ import math
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,22 +14,13 @@ from vars_dyn import _checks
 from vars_dyn.dictionaries import DenseDictionary
 from vars_dyn.dictionaries.base import rounded_up
 
-__all__ = ["FeatureDictionary", "feature_count", "positive_features"]
+__all__ = ["FeatureDictionary", "feature_count"]
 
 
 def feature_count(head_dim: int, feature_ratio: float) -> int:
     """m, the number of random features of a head."""
     _checks.number("feature_ratio", feature_ratio, positive=True)
     return max(1, round(head_dim * feature_ratio))
-
-
-def positive_features(
-    q: Float[Tensor, "*batch n c"], rand_matrix: Float[Tensor, "*heads c m"]
-) -> Float[Tensor, "*batch n m"]:
-    """exp(w.q - |q|^2 / 2) / sqrt(m) of the L2-normalised tokens q, one random matrix (columns w) per head."""
-    q = F.normalize(q, dim=-1)
-    exponent = q @ rand_matrix - q.square().sum(-1, keepdim=True) / 2
-    return exponent.exp() / math.sqrt(rand_matrix.shape[-1])
 
 
 class FeatureDictionary(DenseDictionary):

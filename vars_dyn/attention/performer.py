@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vars_dyn.attention.base import AttentionOptions, TokenMixer, full_precision, refuse_mask, working
-from vars_dyn.attention.features import feature_count, positive_features
+from vars_dyn.attention.features import feature_count
+from vars_dyn.dictionaries import random_features
 
 __all__ = ["PerformerAttention"]
 
@@ -35,7 +36,7 @@ class PerformerAttention(TokenMixer):
         dim: int,
         num_heads: int = 8,
         qkv_bias: bool = False,
-        feature_ratio: float = 2,
+        feature_ratio: float = 2.0,
         normalize: bool = True,
         **options: Unpack[AttentionOptions],
     ) -> None:
@@ -72,7 +73,7 @@ class PerformerAttention(TokenMixer):
         return y.to(v.dtype)
 
     def _features(self, q: Tensor) -> Tensor:
-        return positive_features(working(q), working(self.rand_matrix))
+        return random_features(working(q), working(self.rand_matrix).mT)
 
     @torch.no_grad()
     def attention_map(self, x: Float[Tensor, "b n dim"]) -> Float[Tensor, "b heads n"]:

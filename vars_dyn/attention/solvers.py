@@ -1,30 +1,32 @@
-"""Solvers of a layer's sparse reconstruction, one function each: from signals to codes, differentiable."""
+"""Solvers of a layer's sparse reconstruction, from signals to codes: unrolled steps, an ODE, its equilibrium."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-__all__ = ["GATES", "fista", "ista"]
+from vars_dyn import _checks
+from vars_dyn.dynamics import Reduced, SparseRecurrent
+from vars_dyn.equilibrium import equilibrium
+from vars_dyn.gradients import Implicit, Mode, mode_for, through_time
+from vars_dyn.integrate import integrate
+from vars_dyn.problems import SparseProblem
+from vars_dyn.thresholds import gelu_threshold, soft_threshold
+
+__all__ = ["GATES", "UNROLLED", "Equilibrium", "Ode", "fista", "ista", "solver_of"]
 
 Map = Callable[[Tensor], Tensor]
 Observe = Callable[[Tensor], None]
 Gate = Callable[[Tensor, Tensor | float], Tensor]
 
-
-def _soft(u: Tensor, theta: Tensor | float) -> Tensor:
-    return u.sign() * F.relu(u.abs() - theta)
-
-
-def _gelu(u: Tensor, theta: Tensor | float) -> Tensor:
-    return u.sign() * F.gelu(u.abs() - theta)
-
-
 #: Gates by the name a Variant calls them.
-GATES: dict[str, Gate] = {"soft": _soft, "gelu": _gelu}
+GATES: dict[str, Gate] = {"soft": soft_threshold, "gelu": gelu_threshold}
 
 
 def ista(
@@ -69,3 +71,74 @@ def fista(
         if observe is not None:
             observe(a)
     return a
+
+
+#: The unrolled solvers, which take `num_steps` steps and are backpropagated through.
+UNROLLED = {"ista": ista, "fista": fista}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ode:
+    """The VARS neurons that solve the reconstruction, integrated from rest to a time; the code is their gated output.
+
+    Attributes:
+        field: "sparse_recurrent" (Eq. 8-9) or "reduced" (Eq. 20-21).
+        horizon: the time, in membrane time constants.
+        method: of `vars_dyn.integrate`; with rtol and atol its tolerances.
+        gap: a relative gap at which signals stop early; None: none does.
+        gradient: "backprop", "checkpoint" or "adjoint", or one of them with its settings.
+    """
+
+    field: Literal["sparse_recurrent", "reduced"] = "sparse_recurrent"
+    horizon: float = 10.0
+    method: str = "dopri5"
+    rtol: float = 1e-4
+    atol: float = 1e-6
+    gap: float | None = None
+    gradient: str | Mode = "backprop"
+
+    def __post_init__(self) -> None:
+        _checks.choice("solver.field", self.field, ("sparse_recurrent", "reduced"))
+        _checks.number("solver.horizon", self.horizon, positive=True)
+        through_time(self.gradient)
+
+    def __call__(self, problem: SparseProblem) -> Tensor:
+        """The code at the horizon."""
+        kind = SparseRecurrent if self.field == "sparse_recurrent" else Reduced
+        field = kind(problem.dictionary, problem.x, lam=problem.lam)
+        times = torch.tensor([0.0, self.horizon], dtype=torch.float64)
+        state, mode = field.initial_state(), self.gradient
+        path = integrate(field, state, times, self.method, self.rtol, self.atol, gap=self.gap, gradient=mode)
+        return field.code(tuple(part[-1] for part in path.states))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equilibrium:
+    """The certified solution of the reconstruction, `vars_dyn.equilibrium`.
+
+    Attributes:
+        tol: the relative gap to reach; None: 1e-8 in float64 and 1e-5 in float32.
+        gradient: "implicit", or "backprop", "checkpoint" or "adjoint" through the way there, or one with its settings.
+    """
+
+    tol: float | None = None
+    gradient: str | Mode = dataclasses.field(default_factory=Implicit)
+
+    def __post_init__(self) -> None:
+        mode_for(self.gradient)
+
+    def __call__(self, problem: SparseProblem) -> Tensor:
+        """The code at rest."""
+        return equilibrium(problem, gradient=self.gradient, tol=self.tol).code
+
+
+def solver_of(solver: str | Ode | Equilibrium, gradient: str | Mode | None) -> str | Ode | Equilibrium:
+    """The solver meant by a name or given with its settings, with `gradient` in place of its own where one is given."""
+    if isinstance(solver, str):
+        _checks.choice("solver", solver, (*UNROLLED, "ode", "equilibrium"))
+        if solver in UNROLLED:
+            if gradient not in (None, "backprop"):
+                raise ValueError(f"gradient is {gradient!r}; the steps of solver={solver!r} are backpropagated through")
+            return solver
+        solver = Ode() if solver == "ode" else Equilibrium()
+    return solver if gradient is None else dataclasses.replace(solver, gradient=gradient)

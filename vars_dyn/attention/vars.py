@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from vars_dyn import _checks
 from vars_dyn.attention.base import AttentionOptions, TokenMixer, full_precision, refuse_mask, working
-from vars_dyn.attention.features import FeatureDictionary, feature_count, positive_features
+from vars_dyn.attention.features import FeatureDictionary, feature_count
 from vars_dyn.attention.resize import resize_half_spectrum, resize_token_rows
-from vars_dyn.attention.solvers import GATES, Map, fista, ista
+from vars_dyn.attention.solvers import GATES, UNROLLED, Equilibrium, Map, Ode, solver_of
 from vars_dyn.attention.static import GridDictionary, TokenConvDictionary, TokenFourierDictionary
 from vars_dyn.attention.tokens import grid_pair, grid_tokens
 from vars_dyn.attention.union import TokenUnion
 from vars_dyn.attention.variants import DICTIONARIES, Variant, variant_of
+from vars_dyn.dictionaries import random_features
+from vars_dyn.gradients import Mode
 from vars_dyn.problems import SparseProblem
 
 __all__ = ["Reconstruction", "TokenBatchNorm", "VarsAttention"]
 
 LayerDictionary = FeatureDictionary | GridDictionary | TokenUnion
-
-_ITERATIONS = {"ista": ista, "fista": fista}
 
 
 class Reconstruction(NamedTuple):
@@ -66,7 +66,11 @@ class VarsAttention(TokenMixer):
             want.
         lam: weight of the penalty; None: the variant's (0.3 in the paper's form).
         num_steps: iterations; None: the variant's (3 in the paper's form).
-        solver: "ista" or "fista", unrolled.
+        solver: "ista" (the paper's k steps) or "fista" (with momentum), unrolled; "ode": Eq. 8-9 integrated to a time;
+            "equilibrium": its certified end point; or an `Ode` or `Equilibrium` with its settings.
+        gradient: how to differentiate through "ode" ("backprop", "checkpoint", "adjoint") or "equilibrium" (these, or
+            "implicit"), by name or with settings (`vars_dyn.gradients`); None: the solver's own. Unrolled steps are
+            backpropagated through.
         variant: "paper", "released", or a `Variant`, which names every choice between the two.
         num_prefix_tokens: class and register tokens ahead of the image tokens, each a further row of a static
             dictionary; None: found from the number of tokens, and all share one row.
@@ -90,10 +94,11 @@ class VarsAttention(TokenMixer):
         grid_size: int | tuple[int, int] | None = None,
         lam: float | None = None,
         num_steps: int | None = None,
-        solver: str = "ista",
+        solver: str | Ode | Equilibrium = "ista",
+        gradient: str | Mode | None = None,
         variant: str | Variant = "paper",
         num_prefix_tokens: int | None = None,
-        feature_ratio: float = 2,
+        feature_ratio: float = 2.0,
         templates: int = 5,
         kernel_size: int = 3,
         **options: Unpack[AttentionOptions],
@@ -104,7 +109,9 @@ class VarsAttention(TokenMixer):
         self.grid_size = grid_pair(grid_size)
         self.lam = self.variant.lam if lam is None else _checks.number("lam", lam, nonnegative=True)
         self.num_steps = self.variant.num_steps if num_steps is None else _checks.count("num_steps", num_steps)
-        self.solver = _checks.choice("solver", solver, tuple(_ITERATIONS))
+        self.solver = solver_of(solver, gradient)
+        if not isinstance(self.solver, str):
+            self._check_problem()
         if num_prefix_tokens is not None:
             _checks.count("num_prefix_tokens", num_prefix_tokens, least=0)
         self.num_prefix_tokens = num_prefix_tokens
@@ -243,17 +250,28 @@ class VarsAttention(TokenMixer):
 
         Raises ValueError for a variant whose iteration solves no problem (gelu threshold, learned metric).
         """
+        self._check_problem()
+        dictionary, signal = self.reconstruction(x, grid_size)
+        return SparseProblem(dictionary, signal, self.lam)
+
+    def _check_problem(self) -> None:
         if self.variant.threshold != "soft" or self.variant.learned_metric:
             raise ValueError(
                 f"variant.threshold is {self.variant.threshold!r} and variant.learned_metric "
                 f"{self.variant.learned_metric}; only a soft threshold with the plain Gram matrix solves a problem"
             )
-        dictionary, signal = self.reconstruction(x, grid_size)
-        return SparseProblem(dictionary, signal, self.lam)
 
     def solve(self, dictionary: LayerDictionary, signal: Tensor, observe: list[Tensor] | None = None) -> Tensor:
-        """Codes (*batch_shape, n, d') of a reconstruction; `observe` gathers the start and every iterate."""
+        """Codes (*batch_shape, n, d') of a reconstruction.
+
+        `observe` gathers the start and every iterate of an unrolled solver, and the code of any other.
+        """
         with full_precision(signal):
+            if not isinstance(self.solver, str):
+                code = self.solver(SparseProblem(dictionary, signal, self.lam))
+                if observe is not None:
+                    observe.append(code)
+                return code
             gate = GATES[self.variant.threshold]
             lam: Tensor | float = self.lam
             norm = self._norm(dictionary)[..., None, None]
@@ -264,7 +282,7 @@ class VarsAttention(TokenMixer):
             if observe is not None:
                 observe.append(start)
             watch = None if observe is None else observe.append
-            return _ITERATIONS[self.solver](self._gram(dictionary), b, start, lam, norm, self.num_steps, gate, watch)
+            return UNROLLED[self.solver](self._gram(dictionary), b, start, lam, norm, self.num_steps, gate, watch)
 
     def _gram(self, dictionary: LayerDictionary) -> Map:
         """The map a -> G a of the iteration."""
@@ -285,7 +303,7 @@ class VarsAttention(TokenMixer):
         return norm + 1 if self.variant.bound == "row_sum_plus_one" else norm
 
     def _features(self, q: Tensor) -> Tensor:
-        features = positive_features(working(self.q_norm(q)), working(self.rand_matrix))
+        features = random_features(working(self.q_norm(q)), working(self.rand_matrix).mT)
         return F.normalize(features, dim=-2) if self.variant.normalize_atoms else features
 
     def _prefix_rows(self, rows: Tensor, prefix: int) -> Tensor:
@@ -322,4 +340,4 @@ class VarsAttention(TokenMixer):
         return torch.cat([y[:, :prefix], image], 1) if prefix else image
 
     def extra_repr(self) -> str:
-        return f"dictionary={self.dictionary!r}, lam={self.lam}, num_steps={self.num_steps}, solver={self.solver!r}"
+        return f"dictionary={self.dictionary!r}, lam={self.lam}, num_steps={self.num_steps}, solver={self.solver}"
