@@ -22,8 +22,8 @@ FIXED_METHODS = {
     "heun2": 2.0,
     "heun3": 2.5127,
     "rk4": 2.7852,
-    "explicit_adams": 0.005,
-    "implicit_adams": 0.089,
+    "explicit_adams": 0.0035,
+    "implicit_adams": 0.075,
 }
 #: Methods that take as many stages as the stiffness asks for, and need no cap.
 STABILISED_METHODS = ("rkc",)
