@@ -231,7 +231,7 @@ def _differences(found: Sequence[Mapping[str, Any]], reference: str) -> str:
                     pair.append(sum(own) / len(own) if own else None)
                 if None not in pair:
                     values.append(pair[0] - pair[1])  # type: ignore[operator]
-            pairs = len(values)
+            pairs = max(pairs, len(values))
             cells.append(records.cell(values))
         lines.append(f"| {label} | {pairs} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

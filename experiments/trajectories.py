@@ -54,7 +54,7 @@ def open_trajectories(run: Path, layer: str) -> xr.Dataset:
     paths = sorted((run / "trajectories").glob("epoch-*.zarr"))
     if not paths:
         raise ValueError(f"{run} has no trajectories; train with probe_images above 0, and a VARS attention")
-    parts = [xr.open_zarr(path, group=layer, chunks=None) for path in paths]
+    parts = [xr.open_zarr(path, group=layer, chunks=None, consolidated=False) for path in paths]
     epochs = [int(path.name[6:10]) for path in paths]
     return xr.concat(parts, xr.DataArray(epochs, dims="epoch", name="epoch"), combine_attrs="drop_conflicts")
 
