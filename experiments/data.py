@@ -211,12 +211,12 @@ def training_loader(dataset: Images, batches: EpochBatches, workers: int) -> Dat
 
 def training_transform(data: Data, augmentation: Augmentation) -> Callable[[Image.Image], Tensor]:
     """timm's augmentation, with the crop that the settings ask for; normalised tensors (3, H, W)."""
-    chain = create_transform(
+    chain: Any = create_transform(
         data.image_size,
         is_training=True,
         scale=(augmentation.scale, 1.0),
         hflip=augmentation.flip,
-        color_jitter=augmentation.color_jitter or None,
+        color_jitter=augmentation.color_jitter or None,  # type: ignore[arg-type]  # None: none
         auto_augment=augmentation.auto_augment,
         re_prob=augmentation.erasing,
         re_mode="pixel",

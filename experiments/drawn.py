@@ -28,7 +28,7 @@ def draw(shape: str, seed: int, size: int = 32) -> UInt8[np.ndarray, "size size 
     centre = generator.uniform(radius, fine - radius, 2)
     _put(ImageDraw.Draw(image), shape, centre, radius, generator.uniform(0, 90), tuple(int(value) for value in ink))
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX)).astype(float)
-    return np.uint8(np.clip(np.round(pixels + generator.normal(0, 6, pixels.shape)), 0, 255))
+    return np.clip(np.round(pixels + generator.normal(0, 6, pixels.shape)), 0, 255).astype(np.uint8)
 
 
 def _put(

@@ -76,7 +76,7 @@ def _timm_model(name: str, weights: str | None, data: dict[str, Any]) -> tuple[n
         raise ValueError(f"weights is {weights!r}; a file of safetensors is wanted (pickles are never loaded)")
     from safetensors.torch import load_file
 
-    cfg = timm.get_pretrained_cfg(name)
+    cfg: Any = timm.get_pretrained_cfg(name)
     own = {"mean": list(cfg.mean), "std": list(cfg.std), "image_size": cfg.input_size[-1], "crop": cfg.crop_pct}
     settings = Settings(model=Model(name), data=_changed(Data(), {**own, **data}))
     images = labelled(settings.data, train=False)

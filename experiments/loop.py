@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed
@@ -155,7 +155,7 @@ def _prepare(settings: Settings, folder: Path, fabric: Fabric, images: tuple[Lab
         optimizer,
         sched=options.schedule,
         num_epochs=settings.epochs,
-        warmup_epochs=options.warmup_epochs,
+        warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # halves are fine: it is multiplied by the updates
         warmup_lr=options.lr / 100,
         min_lr=options.min_lr,
         step_on_epochs=False,
@@ -244,7 +244,7 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
         if mixing is not None:
             images, labels = mixing(images, labels)
         loss = loss_of(run.model(images), labels)
-        value = float(fabric.all_reduce(loss.detach(), reduce_op="mean"))
+        value = float(_reduced(fabric, loss.detach(), "mean"))
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss is {value} in epoch {run.epoch + 1}, update {run.updates + 1}; the last good checkpoint is "
@@ -273,6 +273,11 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
         "images_per_cpu_second": count / max(time.process_time() - cpu, 1e-9),
         "seconds": seconds,
     }
+
+
+def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
+    """The mean or the sum of all processes' values."""
+    return cast(Tensor, fabric.all_reduce(value, reduce_op=how))
 
 
 def _loss(settings: Settings, classes: int) -> tuple[Any, Mixup | None]:
@@ -326,7 +331,7 @@ def _validate(run: _Run) -> dict[str, float]:
         right = (logits.argmax(-1) == labels).sum()
         sums += torch.tensor([float(F.cross_entropy(logits, labels, reduction="sum")), float(right), len(labels)])
     network.train(was_training)
-    loss, right, count = fabric.all_reduce(sums.float(), reduce_op="sum").tolist()
+    loss, right, count = _reduced(fabric, sums.float(), "sum").tolist()
     return {"val_loss": loss / count, "accuracy": right / count}
 
 

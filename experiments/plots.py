@@ -56,7 +56,7 @@ def severity(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axis, name in zip(axes.flat, names, strict=False):
         axis.set_title(name.replace("_", " "), fontsize="small")
         own = [{**record, "severity": 0} for record in clean]
-        own += [record for record in chosen if record["corruption"] == name]
+        own += [dict(record) for record in chosen if record["corruption"] == name]
         _lines(axis, own, "severity")
     for axis in axes.flat[len(names) :]:
         axis.axis("off")

@@ -108,7 +108,7 @@ def jobs(series: Series) -> Iterator[Job]:
             attention = series.runs[ablation.of]
             for value in ablation.values:
                 whole = isinstance(getattr(attention, ablation.setting), int)
-                number = int(value) if whole else float(value)
+                number: Any = int(value) if whole else float(value)
                 if number != getattr(attention, ablation.setting):
                     label = f"{ablation.of} {ablation.setting}={number:g}"
                     changed = replace(attention, **{ablation.setting: number})

@@ -89,7 +89,9 @@ def _dataset(layer: VarsAttention, x: Tensor, grid: tuple[int, int] | None) -> x
     layer.solve(dictionary, signal, iterates)
     names = ("iteration", "image", "head", "channel")
     codes = torch.stack([layer.by_head(code) for code in iterates])
-    values = {"code": ((*names, "atom"), _array(codes), "code of the signal of a channel")}
+    values: dict[str, tuple[tuple[str, ...], np.ndarray, str]] = {
+        "code": ((*names, "atom"), _array(codes), "code of the signal of a channel")
+    }
     values["sparsity"] = (names, _array((codes == 0).float().mean(-1)), "share of zeros in the code")
     if layer.variant.threshold == "soft" and not layer.variant.learned_metric:
         problem = layer.problem(x, grid)

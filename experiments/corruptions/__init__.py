@@ -74,7 +74,7 @@ def corrupt(image: UInt8[np.ndarray, "h w 3"], name: str, severity: int, seed: i
         raise ValueError(f"image has shape {image.shape} and dtype {image.dtype}; (H, W, 3) of uint8 is wanted")
     generator = np.random.default_rng([list(CORRUPTIONS).index(name), seed])
     result = CORRUPTIONS[name](image.astype(np.float64) / 255, severity, generator)
-    return np.uint8(np.round(np.clip(result, 0, 1) * 255))
+    return np.round(np.clip(result, 0, 1) * 255).astype(np.uint8)
 
 
 def corrupt_all(

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from experiments.data import EpochBatches, Images, cropped, evaluation_images, labelled, training_transform
+from experiments.drawn import SHAPES, draw
+from experiments.settings import Augmentation, Data
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
+def test_processes_share_every_global_batch(images: int, share: int, processes: int, repeats: int, epoch: int) -> None:
+    size = share * processes
+    if size > images:
+        with pytest.raises(ValueError, match="batch_size"):
+            EpochBatches(images, size, 0)
+        return
+    alone = EpochBatches(images, size, 7, repeats)
+    parts = [EpochBatches(images, size, 7, repeats, rank, processes) for rank in range(processes)]
+    for batches in (alone, *parts):
+        batches.epoch = epoch
+    whole = list(alone)
+    assert len(whole) == len(alone) == images // size
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert Counter(batch) == sum((Counter(part) for part in shares), Counter())
+        assert {len(part) for part in shares} == {share}
+    used = Counter(index for batch in whole for _, index in batch)
+    assert max(used.values()) <= repeats
+
+
+def test_epochs_have_orders_and_seeds_of_their_own() -> None:
+    batches = EpochBatches(20, 20, 0)
+    first = next(iter(batches))
+    assert first == next(iter(batches))
+    batches.epoch = 1
+    assert first != next(iter(batches))
+    assert sorted(index for _, index in first) == list(range(20))
+
+
+def test_augmentation_depends_on_its_seed_and_disturbs_no_other_generator(images: Path) -> None:
+    data = Data(root=str(images), image_size=16)
+    dataset = Images(labelled(data, train=True), training_transform(data, Augmentation(color_jitter=0.4, erasing=0.9)))
+    state = torch.get_rng_state()
+    first, again, other = (dataset[seed, 0][0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+    assert first.shape == (3, 16, 16)
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees(images: Path) -> None:
+    data = Data(root=str(images), image_size=16, crop=1)
+    found = labelled(data, train=True)
+    dataset = Images(found, training_transform(data, Augmentation(crop="none", flip=0.0)), in_memory=True)
+    pixels, labels = evaluation_images(found, data)
+    mean, std = (torch.tensor(value).reshape(3, 1, 1) for value in (data.mean, data.std))
+    for i in (0, 10):
+        seen, label = dataset[3, i]
+        assert label == labels[i]
+        assert torch.allclose(seen * std + mean, torch.from_numpy(pixels[i]).permute(2, 0, 1) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [6, 7, 23])
+def test_subsets_are_fixed_and_even_over_classes(images: Path, count: int) -> None:
+    first, second = (labelled(Data(root=str(images), train_images=count), train=True) for _ in range(2))
+    assert first.entries == second.entries
+    per_class = Counter(first.labels)
+    assert len(first) == count
+    assert len(per_class) == 6
+    assert max(per_class.values()) - min(per_class.values()) <= 1
+
+
+def test_folders_are_joined(images: Path) -> None:
+    both = labelled(Data(root=str(images), train=["train", "val"]), train=True)
+    assert len(both) == 6 * (4 + 3)
+    assert both.classes == list(SHAPES)
+
+
+def test_cropping_is_central() -> None:
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[10:30, 20:40] = 255
+    image = cropped(Image.fromarray(pixels), Data(image_size=20, crop=0.5))
+    assert image.size == (20, 20)
+    assert np.asarray(image)[1:-1, 1:-1].min() > 200
+    decoded = draw("disc", 0)
+    assert np.array_equal(np.asarray(cropped(Image.fromarray(decoded), Data(image_size=32, crop=1))), decoded)

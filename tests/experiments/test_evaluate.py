@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from experiments import evaluate as command
+from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corrupt_all
+from experiments.data import Labelled
+from experiments.evaluation import Attacks, Corruptions, Evaluation, evaluate
+from experiments.loop import train
+from experiments.settings import Data, Optimization, Settings
+
+DATA = Data(image_size=8, crop=1)
+
+
+def _labelled(count: int) -> Labelled:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = [Image.fromarray(image) for image in pixels]
+    return Labelled(images, [i % 4 for i in range(count)], list("abcd"), lambda image: image)
+
+
+class Guess(nn.Module):
+    """Logits drawn anew for every image; differentiable in the images, as attacks want."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.randn(len(images), 4, generator=self.generator) + 0 * images.sum((1, 2, 3))[:, None]
+
+
+class Constant(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tensor([0.0, 0.0, 1.0, 0.0]) + 0 * images.sum((1, 2, 3))[:, None]
+
+
+def test_guessing_gives_chance_everywhere() -> None:
+    how = Evaluation(corruptions=Corruptions(["fog", "contrast"], [1, 5]), batch_size=100, progress=False)
+    found = list(evaluate(Guess(), _labelled(400), DATA, how))
+    accuracies = [record["value"] for record in found if record["metric"] == "accuracy"]
+    assert len(accuracies) == 1 + 4 + 2
+    assert all(abs(value - 0.25) < 5 * (0.25 * 0.75 / 400) ** 0.5 for value in accuracies)
+    assert len(set(accuracies)) > 1
+
+
+def test_one_answer_to_all_gives_exactly_one_class() -> None:
+    how = Evaluation(corruptions=Corruptions(["snow"], [2]), batch_size=7, progress=False)  # batches are uneven
+    found = list(evaluate(Constant(), _labelled(20), DATA, how))
+    by_metric = {(record["metric"], record["on"]): record["value"] for record in found}
+    assert by_metric.pop(("mean_corruption_error_unnormalised", "corruptions")) == 0.75
+    assert set(by_metric.values()) == {0.25}
+    assert [record["radius"] for record in found if record["on"] == "pgd"] == [1 / 255]
+
+
+def test_models_see_the_corrupted_images(tmp_path: Path) -> None:
+    images = _labelled(6)
+    seen: list[Tensor] = []
+
+    class Watch(Constant):
+        def forward(self, batch: Tensor) -> Tensor:
+            seen.append(batch.clone())
+            return super().forward(batch)
+
+    cached = Corruptions(["shot_noise"], [4], cache=str(tmp_path))
+    how = Evaluation(on=("corruptions",), corruptions=cached, batch_size=4, seed=9, progress=False)
+    for _ in range(2):  # made, then read from the cache
+        seen.clear()
+        list(evaluate(Watch(), images, DATA, how))
+        pixels = np.stack([np.asarray(images.image(i)) for i in range(6)])
+        expected = torch.from_numpy(corrupt_all(pixels, "shot_noise", 4, 9)).permute(0, 3, 1, 2) / 255
+        assert torch.equal(torch.cat(seen), expected)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_imagenet_c_folders_and_the_two_errors(tmp_path: Path) -> None:
+    """Half of the images are of the class that is always answered."""
+    for name in CORRUPTIONS:
+        for severity in range(1, 6):
+            for label in "ab":
+                folder = tmp_path / name / str(severity) / label
+                folder.mkdir(parents=True)
+                Image.new("RGB", (8, 8)).save(folder / "x.png")
+
+    class First(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([1.0, 0.0]).expand(len(images), 2)
+
+    none = Labelled([], [], ["a", "b"], lambda image: image)
+    how = Evaluation(on=("corruptions",), corruptions=Corruptions(folder=str(tmp_path)), progress=False)
+    figures = {record["metric"]: record["value"] for record in evaluate(First(), none, DATA, how)}
+    assert figures["mean_corruption_error_unnormalised"] == pytest.approx(0.5)
+    assert figures["mce_alexnet"] == pytest.approx(sum(50 / error for error in ALEXNET_ERRORS.values()) / 15)
+    with pytest.raises(ValueError, match="classes"):
+        list(evaluate(First(), Labelled([], [], ["a", "c"], none.read), DATA, how))
+
+
+def test_the_command_uses_the_moving_average_and_writes_records_table_and_figure(
+    settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = settings(epochs=1, optimization=Optimization(batch_size=8, ema=0.5))
+    path = train(made)
+    average = load_file(path / "ema.safetensors")
+    save_file({**average, "head.bias": torch.tensor([0, 0, 0, 99.0, 0, 0])}, path / "ema.safetensors")
+    arguments = [
+        made.out,
+        "--on",
+        "clean,corruptions",
+        "--corruptions.names",
+        "[fog]",
+        "--corruptions.severities",
+        "[3]",
+    ]
+    assert command.main([*arguments, "--label", "mine", "--seed", "4"]) == 0
+    out = Path(made.out) / "evaluation"
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert [(record["on"], record["metric"]) for record in records] == [
+        ("clean", "accuracy"),
+        ("corruptions", "accuracy"),
+        ("corruptions", "mean_corruption_error_unnormalised"),
+    ]
+    assert records[0]["value"] == pytest.approx(1 / 6)  # the average's head answers with one class
+    for name in ("commit", "torch_version", "command", "date", "seed", "evaluation_seed", "checkpoint"):
+        assert name in records[0]
+    assert records[0]["config"]["model"]["attention"]["kind"] == "vars_d"
+    assert records[1]["corruption"] == "fog"
+    assert "| mine | 1 | 16.7 |" in (out / "table.md").read_text()
+    assert (out / "severity.png").stat().st_size > 1000
+    assert "16.7" in capsys.readouterr().out
+
+
+def test_any_timm_model_with_weights_of_a_local_file(images: Path, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=6, img_size=160)
+    weights = tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), weights)
+    out = tmp_path / "out"
+    data = json.dumps({"root": str(images)})
+    assert (
+        command.main(["timm:test_vit", "--weights", str(weights), "--on", "clean", "--data", data, "--out", str(out)])
+        == 0
+    )
+    (record,) = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert 0 <= record["value"] <= 1
+    assert record["images"] == 18
+
+
+def test_attacks_on_fewer_images_and_bad_kinds() -> None:
+    how = Evaluation(on=("pgd",), attacks=Attacks(radius=2, images=8), progress=False)
+    (record,) = evaluate(Constant(), _labelled(20), DATA, how)
+    assert (record["images"], record["radius"]) == (8, 2 / 255)
+    with pytest.raises(ValueError, match="on has 'noise'"):
+        Evaluation(on=("noise",))

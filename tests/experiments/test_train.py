@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from experiments import checkpoints, loop
+from experiments.commands import as_plain
+from experiments.logs import read_log
+from experiments.loop import train
+from experiments.settings import Attention, Augmentation, Model, Optimization, Settings
+from experiments.trajectories import open_trajectories
+
+Make = Callable[..., Settings]
+EVERYTHING = {
+    "augmentation": Augmentation(crop="padded", color_jitter=0.3, erasing=0.5, mixup=0.4, cutmix=0.5, smoothing=0.1),
+    "optimization": Optimization(batch_size=8, lr=3e-3, ema=0.8, drop_path=0.3, warmup_epochs=1),
+    "model": Model("vars_rvt_micro", Attention("vars_d"), {"base_dims": [8], "heads": [2], "depth": [1]}),
+}
+
+
+def _same(first: Path, second: Path) -> None:
+    assert first != second
+    for name in ("model", "ema", "optimizer"):
+        one, two = (load_file(path / f"{name}.safetensors") for path in (first, second))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one), name
+    one, two = (json.loads((path / "state.json").read_text()) for path in (first, second))
+    for state in (one, two):
+        state["config"].update(out="", resume=False, stop_after=None)
+    assert one == two
+
+
+def _losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_log(run) if line["event"] == "epoch"]
+
+
+def test_four_epochs_are_two_and_two_bit_for_bit(settings: Make, tmp_path: Path) -> None:
+    """With everything that has a state: moving average, mixing, random erasing, stochastic depth, batch norm."""
+    whole = train(settings(**EVERYTHING, epochs=4, out=str(tmp_path / "whole")))
+    parts = {**EVERYTHING, "epochs": 4, "out": str(tmp_path / "parts")}
+    half = train(settings(**parts, stop_after=2))
+    assert half.name == "epoch-0002"
+    _same(whole, train(settings(**parts, resume=True)))
+    epochs = [
+        [line["loss"] for line in read_log(tmp_path / out) if line["event"] == "epoch"] for out in ("whole", "parts")
+    ]
+    assert epochs[0] == epochs[1]
+    assert len(epochs[0]) == 4
+
+
+def test_killed_in_a_checkpoint_it_resumes_to_the_same_end(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(settings(epochs=3, out=str(tmp_path / "whole"), optimization=EVERYTHING["optimization"]))
+
+    class Killed(BaseException):
+        pass
+
+    real, calls = checkpoints.save_file, 0
+
+    def save(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # in the middle of the second checkpoint's three files
+            Path(arguments[1]).write_bytes(b"half of it")
+            raise Killed
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", save)
+        with pytest.raises(Killed):
+            train(settings(epochs=3, optimization=EVERYTHING["optimization"]))
+    again = settings(epochs=3, optimization=EVERYTHING["optimization"], resume=True)
+    left = checkpoints.last(Path(again.out))
+    assert left is not None
+    assert left.name == "epoch-0001"
+    _same(whole, train(again))
+
+
+def test_loader_workers_change_nothing(settings: Make, tmp_path: Path) -> None:
+    made = settings(epochs=1)
+    alone = train(made)
+    made.data.workers, made.out = 1, str(tmp_path / "workers")
+    one, two = (load_file(path / "model.safetensors") for path in (alone, train(made)))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(settings: Make, tmp_path: Path) -> None:
+    made = settings(epochs=2)
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(as_plain(made)))
+    alone = train(made)
+    command = [sys.executable, "-m", "experiments.train", "--config", str(file), "--devices", "2"]
+    finished = subprocess.run(
+        [*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    together = checkpoints.last(tmp_path / "two")
+    assert together is not None
+    one, two = (checkpoints.read(path) for path in (alone, together))
+    assert len(two.state["random"]) == 2
+    for name, value in one.model.items():
+        assert torch.allclose(value, two.model[name], atol=2e-4, rtol=1e-3), name
+    moved = loop.build_model(made.model, 6, 16)
+    assert any((value - one.model[name]).abs().max() > 0.01 for name, value in moved.state_dict().items())
+    losses = [
+        [line["loss"] for line in read_log(Path(out)) if line["event"] == "epoch"]
+        for out in (made.out, tmp_path / "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = settings(epochs=3)
+    good = train(settings(epochs=3, stop_after=1))
+    before = {file.name: file.read_bytes() for file in good.iterdir()}
+
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * float("nan")
+
+    real = loop.build_model
+
+    def build(*arguments: Any) -> nn.Module:
+        model = real(*arguments)
+        model.norm = nn.Sequential(model.norm, Broken())
+        model.norm.load_state_dict = lambda *_a, **_k: None  # type: ignore[method-assign]
+        return model
+
+    monkeypatch.setattr(loop, "build_model", build)
+    monkeypatch.setattr(checkpoints, "load_weights", lambda *_a, **_k: [])
+    made.resume = True
+    with pytest.raises(FloatingPointError, match=rf"the loss is nan in epoch 2.*{good.name}"):
+        train(made)
+    assert {file.name: file.read_bytes() for file in good.iterdir()} == before
+
+
+def test_training_learns_and_logs(settings: Make) -> None:
+    made = settings(epochs=20, optimization=Optimization(batch_size=8, lr=1e-2), augmentation=Augmentation(crop="none"))
+    train(made)
+    lines = read_log(Path(made.out))
+    assert lines[0]["event"] == "start"
+    assert lines[0]["torch_version"] == torch.__version__
+    epochs = lines[1:]
+    assert [line["epoch"] for line in epochs] == list(range(1, 21))
+    assert epochs[-1]["loss"] < 0.75 * epochs[0]["loss"]
+    assert epochs[-1]["accuracy"] > 2 / 6
+    assert epochs[-1]["lr"] < 0.01 * epochs[0]["lr"]
+    assert epochs[-1]["best"] == max(line["accuracy"] for line in epochs)
+    assert all(line["images_per_second"] > 0 for line in epochs)
+
+
+def test_every_epochs_trajectories_of_the_probe_images(settings: Make, tmp_path: Path) -> None:
+    made = settings(
+        probe_images=5, model=Model("vars_rvt_micro", Attention("vars_sd", num_steps=4), EVERYTHING["model"].sizes)
+    )
+    made.data.image_size = 32
+    train(made)
+    layer = open_trajectories(Path(made.out), "transformers_0_blocks_0_attn")
+    assert dict(layer.sizes)["epoch"] == 2
+    assert (layer.sizes["iteration"], layer.sizes["image"], layer.sizes["head"]) == (5, 5, 2)
+    assert set(layer.data_vars) == {"code", "sparsity", "relative_gap", "lyapunov"}
+    energy = layer["lyapunov"].values
+    assert (energy[:, 1:] <= energy[:, :-1] + 1e-5).all()  # ISTA never rises
+    assert ((layer["code"] == 0).mean("atom") - layer["sparsity"]).max() < 1e-6
+    assert (layer["relative_gap"] >= -1e-5).all()
+    with pytest.raises(ValueError, match="no trajectories"):
+        open_trajectories(tmp_path, "x")
+
+
+def test_finetuning_keeps_the_weights_and_draws_a_new_head(settings: Make, images: Path, tmp_path: Path) -> None:
+    source = train(settings(epochs=1, out=str(tmp_path / "source")))
+    few = tmp_path / "few"
+    for split in ("train", "val"):
+        (few / split).mkdir(parents=True)
+        for shape in ("disc", "ring"):
+            (few / split / shape).symlink_to(images / split / shape)
+    made = settings(finetune=str(source), epochs=1, optimization=Optimization(batch_size=8, lr=0.0, weight_decay=0.0))
+    made.data.root = str(few)
+    one, two = (load_file(path / "model.safetensors") for path in (source, train(made)))
+    assert two["head.weight"].shape[0] == 2
+    assert all(torch.equal(two[key], one[key]) for key in one if not key.startswith("head."))
+    made.out, made.model.sizes = str(tmp_path / "other"), {**made.model.sizes, "embed_dim": 32}
+    with pytest.raises(ValueError, match="checkpoint of another model"):
+        train(made)
+
+
+def test_a_run_is_not_overwritten_and_is_resumed_as_it_was_begun(settings: Make) -> None:
+    train(settings(epochs=1))
+    with pytest.raises(ValueError, match="has a run already"):
+        train(settings(epochs=1))
+    with pytest.raises(ValueError, match=r"epochs is 2, but the run in .* has 1"):
+        train(settings(epochs=2, resume=True))
+    assert train(settings(epochs=1, resume=True)).name == "epoch-0001"
+
+
+def test_tensorboard_on_request(settings: Make) -> None:
+    pytest.importorskip("tensorboard")
+    made = settings(epochs=1, tensorboard=True)
+    train(made)
+    assert list((Path(made.out) / "tensorboard").glob("events*"))
