@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 import models  # noqa: F401
-from vars_dyn.attention import KINDS, look_inside, upsampled
+from vars_dyn.attention import KINDS, Ode, look_inside, record_layer, upsampled
 
 
 def small(kind: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"depth": 2, "embed_dim": 16, "num_heads": 2, "img_size": 16, "patch_size": 4}
-    return timm.create_model("vars_deit_micro", attention=kind, **sizes, **options).eval()
+    return timm.create_model("vars_deit_micro", attention=kind, **{**sizes, **options}).eval()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,3 +90,23 @@ def test_models_on_other_grids_and_without_these_layers() -> None:
     assert view.maps.shape == (4, 1, 3, 6, 10)
     with pytest.raises(ValueError, match="none of this package's attention layers"):
         look_inside(timm.create_model("resnet10t"), torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("kind", ["vars_s", "vars_d", "vars_sd"])
+def test_a_layers_trajectory_is_recorded_as_one_labelled_dataset(kind: str, tmp_path: Path) -> None:
+    model, images = small(kind, embed_dim=8).double(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    times = [0.0, 0.5, 1.0, 4.0]
+    data = record_layer(model, images, "blocks.1.attn", tmp_path / "run.zarr", times, rtol=1e-6)
+    assert data.sizes["time"] == 4
+    assert data.sizes["signal"] == 2 * 2 * 4
+    assert data.attrs["layer"] == "blocks.1.attn"
+    labels = [tuple(int(data[name][i]) for name in ("image", "head", "channel")) for i in (0, 5, 15)]
+    assert labels == [(0, 0, 0), (0, 1, 1), (1, 1, 3)]
+    layer = model.blocks[1].attn
+    layer.solver = Ode(horizon=4.0, rtol=1e-6, atol=1e-8)
+    with torch.no_grad():
+        view = look_inside(model, images)["blocks.1.attn"]
+    code = torch.from_numpy(data["code"].isel(time=-1).values).reshape(view.codes[-1].shape)
+    torch.testing.assert_close(code, view.codes[-1], rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match=r"one of the VARS layers blocks\.0\.attn, blocks\.1\.attn"):
+        record_layer(model, images, "blocks.7.attn", tmp_path / "other.zarr", times)

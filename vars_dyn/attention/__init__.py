@@ -1,6 +1,6 @@
 """Attention layers for vision transformers: VARS in its three forms, Performer and softmax."""
 
-from vars_dyn.attention.inspection import LayerView, look_inside, upsampled
+from vars_dyn.attention.inspection import LayerView, look_inside, record_layer, upsampled
 from vars_dyn.attention.kinds import KINDS, attention_class
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.replace import replace_attention
@@ -20,6 +20,7 @@ __all__ = [
     "VarsAttention",
     "attention_class",
     "look_inside",
+    "record_layer",
     "replace_attention",
     "upsampled",
 ]

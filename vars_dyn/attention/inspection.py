@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,11 +18,13 @@ from vars_dyn.attention.base import TokenMixer
 from vars_dyn.attention.features import FeatureDictionary
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
+from vars_dyn.attention.solvers import Ode
 from vars_dyn.attention.tokens import grid_pair, grid_tokens
 from vars_dyn.attention.union import TokenUnion
 from vars_dyn.attention.vars import LayerDictionary, VarsAttention
+from vars_dyn.recording import record
 
-__all__ = ["LayerView", "look_inside", "upsampled"]
+__all__ = ["LayerView", "look_inside", "record_layer", "upsampled"]
 
 
 @dataclass(frozen=True)
@@ -59,17 +65,70 @@ def look_inside(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str,
     The model runs once as it is (call `model.eval()` first for its behaviour in use), and is left unchanged. Raises
     ValueError for a model without this package's attention layers.
     """
+    prefix = getattr(model, "num_prefix_tokens", None)
+    return {name: _view(seen.layer, seen.x, seen.grid_size, prefix) for name, seen in _inputs(model, images).items()}
+
+
+@torch.no_grad()
+def record_layer(
+    model: nn.Module,
+    images: Float[Tensor, "b c h w"],
+    name: str,
+    store: str | os.PathLike[str],
+    times: Tensor | Sequence[float],
+    field: Literal["sparse_recurrent", "reduced"] = "sparse_recurrent",
+    **options: Any,
+) -> xr.Dataset:
+    """The neurons of one layer at `images`, integrated from rest and recorded to a zarr store: one labelled dataset.
+
+    Args:
+        model: a model with VARS layers, which runs once.
+        images: its input.
+        name: module name of the layer, such as "blocks.0.attn".
+        store: folder of the store.
+        times: increasing times in membrane time constants, from 0.
+        field: "sparse_recurrent" (Eq. 8-9) or "reduced" (Eq. 20-21).
+        options: arguments of `vars_dyn.record`: variables, every, method, rtol, overwrite, ...
+
+    Returns:
+        The dataset, with a signal per image, head and channel, which are coordinates of it.
+
+    Raises:
+        ValueError: no such layer, a layer that solves no problem, or arguments that do not fit.
+    """
+    seen = _inputs(model, images)
+    if name not in seen or not isinstance(seen[name].layer, VarsAttention):
+        layers = [key for key, each in seen.items() if isinstance(each.layer, VarsAttention)]
+        raise ValueError(f"name is {name!r}; one of the VARS layers {', '.join(layers)} is wanted")
+    layer = seen[name].layer
+    problem = layer.problem(seen[name].x, seen[name].grid_size).detach()
+    shape = (len(images), layer.num_heads, layer.head_dim)
+    image, head, channel = (index.numpy() for index in torch.unravel_index(torch.arange(math.prod(shape)), shape))
+    coordinates = {"image": image, "head": head, "channel": channel}
+    neurons = Ode(field=field).neurons(problem)
+    return record(neurons, store, times, coordinates=coordinates, attributes={"layer": name}, **options)
+
+
+class _Input(NamedTuple):
+    """A layer and what it was called with."""
+
+    layer: Any
+    x: Tensor
+    grid_size: tuple[int, int] | None
+
+
+def _inputs(model: nn.Module, images: Tensor) -> dict[str, _Input]:
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, TokenMixer)}
     if not layers:
         raise ValueError(
             f"model is {type(model).__name__}, which has none of this package's attention layers to look into"
         )
-    seen: dict[str, tuple[Tensor, Any]] = {}
+    seen: dict[str, _Input] = {}
     hooks = []
     for name, layer in layers.items():
 
         def remember(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-            seen[name] = (args[0], kwargs.get("grid_size"))
+            seen[name] = _Input(module, args[0], grid_pair(kwargs.get("grid_size")))
 
         hooks.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
     try:
@@ -77,8 +136,7 @@ def look_inside(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str,
     finally:
         for hook in hooks:
             hook.remove()
-    prefix = getattr(model, "num_prefix_tokens", None)
-    return {name: _view(layers[name], x, grid_pair(grid), prefix) for name, (x, grid) in seen.items()}
+    return seen
 
 
 def upsampled(maps: Float[Tensor, "*lead h w"], size: tuple[int, int]) -> Float[Tensor, "*lead h2 w2"]:

@@ -102,10 +102,14 @@ class Ode:
         _checks.number("solver.horizon", self.horizon, positive=True)
         through_time(self.gradient)
 
+    def neurons(self, problem: SparseProblem) -> SparseRecurrent | Reduced:
+        """The field whose equilibrium solves `problem`."""
+        kind = SparseRecurrent if self.field == "sparse_recurrent" else Reduced
+        return kind(problem.dictionary, problem.x, lam=problem.lam)
+
     def __call__(self, problem: SparseProblem) -> Tensor:
         """The code at the horizon."""
-        kind = SparseRecurrent if self.field == "sparse_recurrent" else Reduced
-        field = kind(problem.dictionary, problem.x, lam=problem.lam)
+        field = self.neurons(problem)
         times = torch.tensor([0.0, self.horizon], dtype=torch.float64)
         state, mode = field.initial_state(), self.gradient
         path = integrate(field, state, times, self.method, self.rtol, self.atol, gap=self.gap, gradient=mode)
