@@ -14,10 +14,11 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from experiments import checkpoints, commands, plots, records
-from experiments.data import Labelled, labelled
+from experiments.data import Labelled, evaluation_images, labelled
 from experiments.evaluation import KINDS, Attacks, Corruptions, Evaluation, evaluate
 from experiments.networks import Normalized, build_model
 from experiments.settings import Attention, Augmentation, Data, Model, Ode, Optimization, Settings
+from vars_dyn.attention.base import TokenMixer
 
 __all__ = ["load", "main", "measure"]
 
@@ -66,7 +67,7 @@ def _changed(data: Data, changes: dict[str, Any]) -> Data:
     return Data(**{**{name: getattr(data, name) for name in names}, **changes})
 
 
-def _timm_model(name: str, weights: str | None, data: dict[str, Any]) -> tuple[nn.Module, Settings, dict[str, Any]]:
+def _timm_model(name: str, weights: str | None, data: dict[str, Any]) -> tuple[Normalized, Settings, dict[str, Any]]:
     """A model of timm with weights from a local file, and its own image size and normalisation."""
     if weights is None:
         raise ValueError("weights is missing; the safetensors file of a timm model's weights is wanted")
@@ -135,19 +136,14 @@ def _main(parser: ArgumentParser, values: Namespace) -> None:
         "config": commands.as_plain(settings),
     }
     found = measure(model, images, settings, how, about, out)
-    table = records.table(found, COLUMNS)
+    table = records.table(found, records.COLUMNS)
     (out / "table.md").write_text(table)
     if "corruptions" in how.on:
         plots.severity(found, out / "severity.png")
+        if any(isinstance(layer, TokenMixer) for layer in model.modules()):
+            pixels, _ = evaluation_images(images, settings.data, 0, 3)
+            plots.attention_maps(model, pixels, out / "attention.png")
     print(table)
-
-
-def _on(kind: str) -> Any:
-    return lambda record: record["metric"] == "accuracy" and record["on"] == kind
-
-
-#: The columns of the summary table.
-COLUMNS = {"clean": _on("clean"), "corruptions": _on("corruptions"), "FGSM": _on("fgsm"), "PGD": _on("pgd")}
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from experiments.data import (
 )
 from experiments.networks import Normalized, build_model
 from experiments.settings import Settings
+from vars_dyn.attention import VarsAttention
 from vars_dyn.recording.provenance import first_difference
 
 __all__ = ["train"]
@@ -44,6 +45,9 @@ __all__ = ["train"]
 #: Settings that may differ between a run and its resumption: they do not touch what is computed.
 FREE = ("out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress", "data.workers",
         "data.root", "data.in_memory", "data.download")  # fmt: skip
+
+#: Updates between two of the stored L of released VARS-S layers, as in the released code.
+_BOUND_EVERY = 100
 
 
 @dataclass
@@ -211,6 +215,8 @@ def _train(run: _Run, start: Checkpoint | None) -> Path:
         figures = _epoch(run, loader, path)
         run.epoch += 1
         figures |= _validate(run)
+        if not math.isfinite(figures["val_loss"]):
+            raise _not_finite(f"the validation loss is {figures['val_loss']} after epoch {run.epoch}", path, run)
         if run.best is None or figures["accuracy"] > run.best["accuracy"]:
             run.best = {"epoch": run.epoch, "accuracy": figures["accuracy"]}
         if log is not None:
@@ -246,9 +252,8 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
         loss = loss_of(run.model(images), labels)
         value = float(_reduced(fabric, loss.detach(), "mean"))
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} in epoch {run.epoch + 1}, update {run.updates + 1}; the last good checkpoint is "
-                f"{checkpoint if checkpoint != run.folder else 'none'}"
+            raise _not_finite(
+                f"the loss is {value} in epoch {run.epoch + 1}, update {run.updates + 1}", checkpoint, run
             )
         run.optimizer.zero_grad()
         fabric.backward(loss)
@@ -259,6 +264,8 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
         run.optimizer.step()
         run.updates += 1
         run.scheduler.step_update(run.updates)
+        if run.updates % _BOUND_EVERY == 0:
+            _update_bounds(run.network)
         if run.ema is not None:
             run.ema.update(run.network)
         total += value
@@ -273,6 +280,19 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
         "images_per_cpu_second": count / max(time.process_time() - cpu, 1e-9),
         "seconds": seconds,
     }
+
+
+def _not_finite(what: str, checkpoint: Path, run: _Run) -> FloatingPointError:
+    return FloatingPointError(
+        f"{what}; the last good checkpoint is {checkpoint if checkpoint != run.folder else 'none'}"
+    )
+
+
+def _update_bounds(network: nn.Module) -> None:
+    """Let released VARS-S layers follow their dictionaries with the stored L of their step."""
+    for layer in network.modules():
+        if isinstance(layer, VarsAttention) and layer.variant.bound == "stored":
+            layer.update_bound()
 
 
 def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:

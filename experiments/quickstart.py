@@ -40,7 +40,7 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
     about = {"label": "vars_d", "seed": 0, "checkpoint": state["path"], "config": commands.as_plain(settings)}
     images = labelled(settings.data, train=False)
     found = evaluate.measure(model, images, settings, Evaluation(device="cpu"), about, out)
-    (out / "table.md").write_text(records.table(found, evaluate.COLUMNS))
+    (out / "table.md").write_text(records.table(found, records.COLUMNS))
     plots.training_curves({"vars_d": [out]}, out / "training.png")
     plots.severity(found, out / "severity.png")
     plots.attention_maps(model, np.stack([draw(shape, 10**6) for shape in SHAPES[:3]]), out / "attention.png")

@@ -1,17 +1,22 @@
-"""One JSON record per measured number, with where it comes from; tables over seeds."""
+"""One JSON record per measured number, with where it comes from; tables over seeds.
+
+`python -m experiments.records FILE ...` prints the table of several evaluations: a row per label.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import commands
 from vars_dyn.recording.provenance import command_line, now, versions
 
-__all__ = ["append", "cell", "commit", "mean_and_deviation", "provenance", "read", "table"]
+__all__ = ["COLUMNS", "append", "cell", "commit", "main", "mean_and_deviation", "provenance", "read", "table"]
 
 
 def commit() -> str:
@@ -87,3 +92,29 @@ def table(
             cells.append(cell(means) if share else cell(means, 0, 1))
         lines.append(f"| {label} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _on(kind: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda record: record["metric"] == "accuracy" and record["on"] == kind
+
+
+#: The columns of a summary: which records each averages.
+COLUMNS = {"clean": _on("clean"), "corruptions": _on("corruptions"), "FGSM": _on("fgsm"), "PGD": _on("pgd")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of record files; the exit status."""
+    parser = commands.parser_for("records", "Print mean and standard deviation over seeds of several evaluations.")
+    parser.add_argument("files", nargs="+", help="records.jsonl of evaluations; runs of one label differ in their seed")
+
+    def command(values: Any) -> None:
+        missing = [file for file in values.files if not Path(file).is_file()]
+        if missing:
+            raise ValueError(f"{missing[0]} is no file; the records.jsonl of an evaluation is wanted")
+        print(table(read(Path(file) for file in values.files), COLUMNS))
+
+    return commands.run(parser, command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

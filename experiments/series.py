@@ -211,12 +211,12 @@ def _report_ablation(
     if len({record[ablation.setting] for record in own}) > 1:
         plots.ablation(own, ablation.setting, ablation.meaning, folder / f"{name}.png")
         rows = [{**record, "label": f"{record[ablation.setting]:g}"} for record in own]
-        (folder / f"{name}.md").write_text(records.table(rows, evaluate.COLUMNS, ablation.meaning))
+        (folder / f"{name}.md").write_text(records.table(rows, records.COLUMNS, ablation.meaning))
 
 
 def _differences(found: Sequence[Mapping[str, Any]], reference: str) -> str:
     """Accuracy less the reference's with the same seed, in percentage points."""
-    columns = evaluate.COLUMNS
+    columns = records.COLUMNS
     lines = [f"| less {reference} | pairs | {' | '.join(columns)} |", "|---|---" + "|---:" * len(columns) + "|"]
     labels = [label for label in dict.fromkeys(record["label"] for record in found) if label != reference]
     for label in labels:
@@ -245,7 +245,7 @@ def _corruption(name: str) -> Any:
     return lambda record: record["metric"] == "accuracy" and record.get("corruption") == name
 
 
-_SUMMARY = {**evaluate.COLUMNS, "training images/s": _speed}
+_SUMMARY = {**records.COLUMNS, "training images/s": _speed}
 _BY_CORRUPTION = {name.replace("_", " "): _corruption(name) for name in CORRUPTIONS}
 
 

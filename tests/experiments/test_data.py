@@ -91,3 +91,24 @@ def test_cropping_is_central() -> None:
     assert np.asarray(image)[1:-1, 1:-1].min() > 200
     decoded = draw("disc", 0)
     assert np.array_equal(np.asarray(cropped(Image.fromarray(decoded), Data(image_size=32, crop=1))), decoded)
+
+
+def test_torchvisions_readers_and_grey_images(tmp_path: Path) -> None:
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 28, 28), dtype=np.uint8)
+    for split in ("train", "t10k"):
+        header = np.array([0x803, 10, 28, 28], dtype=">i4").tobytes()
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = np.arange(10, dtype=np.uint8)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(
+            np.array([0x801, 10], dtype=">i4").tobytes() + labels.tobytes()
+        )
+    data = Data(source="fashion_mnist", root=str(tmp_path), image_size=28, crop=1, val_images=10)
+    found = labelled(data, train=False)
+    assert found.labels == list(range(10))
+    assert len(found.classes) == 10
+    seen, _ = evaluation_images(found, data)
+    assert np.array_equal(seen, pixels[..., None].repeat(3, -1))
+    with pytest.raises(ValueError, match="has no cifar10"):
+        labelled(Data(source="cifar10", root=str(tmp_path)), train=True)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments import evaluate as command
+from experiments import records as record_table
 from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corrupt_all
 from experiments.data import Labelled
 from experiments.evaluation import Attacks, Corruptions, Evaluation, evaluate
@@ -134,7 +135,11 @@ def test_the_command_uses_the_moving_average_and_writes_records_table_and_figure
     assert records[1]["corruption"] == "fog"
     assert "| mine | 1 | 16.7 |" in (out / "table.md").read_text()
     assert (out / "severity.png").stat().st_size > 1000
+    assert (out / "attention.png").stat().st_size > 1000
     assert "16.7" in capsys.readouterr().out
+    assert record_table.main([str(out / "records.jsonl"), str(out / "records.jsonl")]) == 0
+    assert "| mine | 1 | 16.7 |" in capsys.readouterr().out
+    assert record_table.main([str(out / "nothing.jsonl")]) == 2
 
 
 def test_any_timm_model_with_weights_of_a_local_file(images: Path, tmp_path: Path) -> None:

@@ -147,6 +147,40 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(
     assert {file.name: file.read_bytes() for file in good.iterdir()} == before
 
 
+def test_weights_that_are_not_finite_are_never_a_checkpoint(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step of an epoch spoils them: no loss of a training batch shows it."""
+    real = loop._epoch
+
+    def epoch(run: Any, *arguments: Any) -> dict[str, float]:
+        figures = real(run, *arguments)
+        if run.epoch == 1:
+            torch.nn.init.constant_(run.network.head.bias, float("nan"))
+        return figures
+
+    monkeypatch.setattr(loop, "_epoch", epoch)
+    made = settings(epochs=3)
+    with pytest.raises(FloatingPointError, match=r"validation loss is nan after epoch 2.*epoch-0001"):
+        train(made)
+    last = checkpoints.last(Path(made.out))
+    assert last is not None
+    assert last.name == "epoch-0001"
+
+
+def test_released_static_attention_keeps_its_stored_bound(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_BOUND_EVERY", 1)
+    sizes = {"base_dims": [8], "heads": [2], "depth": [1]}
+    made = settings(epochs=1, model=Model("vars_rvt_micro", Attention("vars_s", variant="released"), sizes))
+    torch.manual_seed(made.seed)
+    before = loop.build_model(made.model, 6, 16).state_dict()
+    after = load_file(train(made) / "model.safetensors")
+    name = next(name for name in after if name.endswith("attn.L"))
+    assert not torch.equal(before[name], after[name])
+    monkeypatch.setattr(loop, "_BOUND_EVERY", 1000)
+    made.out += "-rarely"
+    rarely = load_file(train(made) / "model.safetensors")
+    assert not torch.equal(rarely[name], after[name])
+
+
 def test_training_learns_and_logs(settings: Make) -> None:
     made = settings(epochs=20, optimization=Optimization(batch_size=8, lr=1e-2), augmentation=Augmentation(crop="none"))
     train(made)
