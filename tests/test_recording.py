@@ -205,7 +205,7 @@ def test_the_store_explains_itself(tmp_path: Path) -> None:
         even(2.0),
         method="bosh3",
         rtol=1e-4,
-        attributes={"seed": 7},
+        attributes={"seed": 7, "alpha": "not what the user says"},
         coordinates={"patch_row": np.array([3, 1, 4, 1])},
     )
     expected = {"alpha": 1.0, "beta": 2.0, "gamma": 2.0, "tau_z": 1.0, "tau_u": 1.0, "threshold": "soft", "lam": 0.4}
@@ -373,9 +373,9 @@ def test_two_processes_do_not_write_to_one_store(tmp_path: Path) -> None:
 # Resuming
 
 
-@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+@pytest.mark.parametrize("method", ["dopri5", "rk4", "rkc"])
 @settings(max_examples=5)
-@given(first=st.integers(1, 24), then=st.integers(0, 24), chunk=st.integers(2, 9), every=st.integers(1, 3))
+@given(first=st.integers(1, 24), then=st.integers(0, 24), chunk=st.integers(1, 9), every=st.integers(1, 3))
 def test_a_raised_t_max_gives_what_the_longer_run_gives(
     method: str, first: int, then: int, chunk: int, every: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,13 +210,13 @@ def to_dataset(
     ]
     arrays += static_arrays(layout) + _signal_coordinates(layout, coordinates) + end_arrays(layout, problem, states[-1])
     found = {
+        **(attributes or {}),
         **provenance.attributes_of_field(field, states[0]),
         "problem": provenance.described_problem(field, problem),
         **provenance.attributes_of_process(field.x.device),
         **{name: int(value) for name, value in trajectory.statistics._asdict().items()},
         "every": every,
         "t_end": float(trajectory.times[-1]),
-        **(attributes or {}),
     }
     dataset = xr.Dataset(
         {array.name: (array.dims, array.values, dict(array.attributes)) for array in arrays},
@@ -237,6 +238,8 @@ class _Recording:
     attributes: dict[str, Any]
     seconds: float
     chunks: Iterator[tuple[Tensor, State, Snapshot]]
+    hashed: int = 0  # so many of the times went into `hash`
+    hash: Any = dataclass_field(default_factory=hashlib.sha256)
 
     def run(self, progress: Callable[[Progress], None] | None) -> None:
         """Integrate, record and commit, chunk by chunk."""
@@ -247,8 +250,8 @@ class _Recording:
             for _, states, now in self.chunks:
                 self._write(states, position)
                 position += len(states[0])
-                # At the end of the run there is none: a later t_max may have other times there.
-                if len(states[0]) and position % plan.stride == 0 and position < len(plan.times):
+                # At the end of the run no snapshot is kept: a later t_max may have other times there.
+                if position % plan.stride == 0 and self.index + 1 < position < len(plan.times):
                     self.snapshot, self.index, self.slot = now, position - 1, 1 - self.slot
                     self.seconds = time.perf_counter() - began
                     self._commit(position, now)
@@ -316,6 +319,12 @@ class _Recording:
             self.writer.commit(points, self._attributes(status, now))
             self.writer.plan(points)
 
+    def _times_digest(self) -> str:
+        """The hash of the times up to the snapshot: a resumed run must have gone through the same ones."""
+        self.hash.update(self.plan.times[self.hashed : self.index + 1].numpy().tobytes())
+        self.hashed = self.index + 1
+        return str(self.hash.hexdigest())
+
     def _points(self, position: int) -> int:
         return -(-position // self.plan.every)
 
@@ -331,7 +340,7 @@ class _Recording:
             "wall_seconds": round(self.seconds, 3),
             "snapshot_slot": self.slot,
             "snapshot_index": self.index,
-            "snapshot_times_sha256": _times_digest(self.plan.times, self.index),
+            "snapshot_times_sha256": self._times_digest(),
         }
         return {name: provenance.plain(value) for name, value in found.items()}
 
@@ -380,7 +389,7 @@ def _plan(
         options,
         {name: provenance.plain(value) for name, value in identity.items()},
         extra,
-        dict(attributes or {}),
+        {name: provenance.plain(value) for name, value in (attributes or {}).items()},
     )
 
 
@@ -405,11 +414,11 @@ def _create(path: Path, plan: _Plan, *, overwrite: bool) -> _Recording:
     snapshot = plan.start
     chunks = plan.chunks(snapshot, 0)
     attributes = {
+        **plan.attributes,
         "title": f"Trajectory of {plan.field.parameters()['field']}, {plan.layout.signals} signals",
         **plan.identity,
         "problem": provenance.described_problem(plan.field, plan.problem),
         **provenance.attributes_of_process(plan.field.x.device),
-        **plan.attributes,
         **_of_times(plan.times),
     }
     coordinates = plan.layout.coordinates() + plan.coordinates
@@ -450,7 +459,7 @@ def _resume(path: Path, plan: _Plan) -> _Recording | None:
             return None
         slot, index = int(old["snapshot_slot"]), int(old["snapshot_index"])
         snapshot = snapshots.read(plan.field, writer.read, slot)
-        attributes = old | {"t_max": float(plan.times[-1]), "times": len(plan.times), "resumed": _history(old)}
+        attributes = {**old, **plan.attributes, **_of_times(plan.times), "resumed": _history(old)}
         chunks = plan.chunks(snapshot, index)
         recording = _Recording(
             path, plan, writer, snapshot, index, slot, attributes, float(old["wall_seconds"]), chunks
@@ -510,7 +519,7 @@ def _checked_times(times: Tensor | Sequence[float] | NDArray[np.floating]) -> Te
 
 
 def _times_digest(times: Tensor, index: int) -> str:
-    """Hash of the times up to and including `index`: a resumed run must have gone through the same ones."""
+    """The hash of the times up to and including `index`."""
     return hashlib.sha256(times[: index + 1].numpy().tobytes()).hexdigest()
 
 

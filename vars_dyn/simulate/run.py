@@ -226,7 +226,7 @@ class _Bar:
 
 @contextmanager
 def _bar(t_max: float) -> Iterator[_Bar]:
-    layout = "t = {n:.4g} of {total:.4g} |{bar:30}| {elapsed} {postfix}"
+    layout = "t = {n:.4g} of {total:.4g} |{bar:30}| {elapsed}{postfix}"
     with tqdm(total=t_max, bar_format=layout, disable=None, leave=False, file=sys.stderr) as bar:
         yield _Bar(bar)
 
