@@ -212,3 +212,26 @@ def test_the_grid_is_found_from_the_number_of_tokens(
 def test_tokens_without_a_grid_are_refused(tokens: int, prefix: int | None, grid: tuple[int, int] | None) -> None:
     with pytest.raises(ValueError, match=f"{tokens} tokens came"):
         grid_tokens(tokens, prefix, grid)
+
+
+@pytest.mark.parametrize(("side", "templates", "steps"), [(5, 3, 4), (6, 5, 2), (3, 1, 3)])
+def test_the_released_static_layer_written_out(side: int, templates: int, steps: int) -> None:
+    torch.manual_seed(0)
+    options = {"grid_size": side, "num_prefix_tokens": 0, "lam": 0.2, "num_steps": steps, "variant": "released"}
+    layer = VarsAttention(8, 2, qkv_bias=True, dictionary="static", templates=templates, **options).double().eval()
+    with torch.no_grad():
+        layer.kernel.mul_(0.7)
+        layer.kernel2.mul_(20)
+        layer.norm1.bn.running_mean.normal_()
+    x = torch.randn(2, side * side, 8, dtype=torch.float64)
+    K, filter2 = torch.view_as_complex(layer.kernel)[:, :, 0], torch.view_as_complex(layer.kernel2)[:, 0, 0]
+    gram, L = torch.einsum("cihw,cjhw->cijhw", K, K.conj()), layer.L.view(1, 8, 1, 1, 1)
+    to, back = torch.fft.rfft2, lambda spectrum: torch.fft.irfft2(spectrum, s=(side, side))
+    soft = lambda u, theta: u.sign() * (u.abs() - theta).relu()  # noqa: E731
+    b = back(to(layer.v(x).mT.unflatten(-1, (side, side)))[:, :, None] * K)
+    a = soft(b, 0.2)
+    for _ in range(steps):
+        a = soft(a - (back(torch.einsum("cijhw,bcjhw->bcihw", gram, to(a))) - b) / L, 0.2 / L)
+    y = back(to(back((to(a) * K.conj()).sum(2))) * filter2).flatten(2)
+    torch.testing.assert_close(layer(x), layer.proj(layer.norm1.bn(y).mT))
+    assert 0.1 < float((a == 0).double().mean()) < 0.9
