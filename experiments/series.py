@@ -1,7 +1,8 @@
 """`python -m experiments.series --config FILE`: train and evaluate many variants over seeds, then report.
 
-Restartable: given again, the command goes on where it was stopped, in the middle of a training run if need be. With
-`--report DIR` the tables, figures and numbers of what is complete are written there too.
+Restartable: given again, the command goes on where it was stopped, in the middle of a training run if need be. Tables,
+figures and numbers of what is complete are in the series' folder at any time. `--report DIR` has figures and numbers
+put there, and `--page FILE` has the tables put into a page, each between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Series:
         evaluation: how they are evaluated.
         ablation_severities: severities that ablations are evaluated on.
         out: folder of the series.
-        report: folder to write tables and figures to; None: `out`.
+        report: folder to write figures and numbers to; None: `out`.
+        page: Markdown file whose marked tables are replaced by the new ones.
         only_report: run nothing.
     """
 
@@ -71,6 +73,7 @@ class Series:
     ablation_severities: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
     out: str = "runs/series"
     report: str | None = None
+    page: str | None = None
     only_report: bool = False
 
     def __post_init__(self) -> None:
@@ -172,7 +175,7 @@ def _run(job: Job) -> None:
 
 
 def report(series: Series) -> None:
-    """Tables and figures of what is complete, in the folder of the report."""
+    """Write tables, figures and numbers of what is complete."""
     folder = Path(series.report or series.out)
     complete = [job for job in jobs(series) if job.records.exists()]
     found = records.read(job.records for job in complete)
@@ -180,23 +183,45 @@ def report(series: Series) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     main_runs = [record for record in found if not record["varied"]]
-    (folder / "summary.md").write_text(records.table(main_runs, _SUMMARY, "attention"))
-    (folder / "corruptions.md").write_text(records.table(main_runs, _BY_CORRUPTION, "attention"))
-    (folder / "differences.md").write_text(_differences(main_runs, next(iter(series.runs))))
+    tables = {
+        "summary": records.table(main_runs, _SUMMARY, "attention"),
+        "corruptions": records.table(main_runs, _BY_CORRUPTION, "attention"),
+        "differences": _differences(main_runs, next(iter(series.runs))),
+    }
     plots.severity(main_runs, folder / "severity.png")
     folders = {label: [Path(j.settings.out) for j in complete if j.label == label] for label in series.runs}
     plots.training_curves({label: paths for label, paths in folders.items() if paths}, folder / "training.png")
     for name, ablation in series.ablations.items():
-        _report_ablation(series, ablation, found, folder, name)
+        own = _varied(series, ablation, found)
+        if len({record[ablation.setting] for record in own}) > 1:
+            plots.ablation(own, ablation.setting, ablation.meaning, folder / f"{name}.png")
+            tables[name] = records.table(own, records.COLUMNS, ablation.meaning)
+    for name, text in tables.items():
+        (Path(series.out) / f"{name}.md").write_text(text)
+    if series.page is not None:
+        _fill(Path(series.page), tables)
     keep = ("label", "seed", "varied", "metric", "on", "corruption", "severity", "value", "images", "radius", "step",
             "steps", "commit", "date")  # fmt: skip
     lines = [json.dumps({key: record[key] for key in keep if key in record}) for record in found]
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _report_ablation(
-    series: Series, ablation: Ablation, found: Sequence[Mapping[str, Any]], folder: Path, name: str
-) -> None:
+def _fill(page: Path, tables: Mapping[str, str]) -> None:
+    """Put tables between their marks in a page; ValueError if it has none of them."""
+    if not page.is_file():
+        raise ValueError(f"page is {str(page)!r}; an existing Markdown file is wanted")
+    text = before = page.read_text()
+    for name, table in tables.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        if begin in text and end in text:
+            text = f"{text.split(begin)[0]}{begin}\n{table}{end}{text.split(end, 1)[1]}"
+    if text == before and not any(f"<!-- begin {name} -->" in before for name in tables):
+        raise ValueError(f"{page} has no mark such as <!-- begin summary -->; at least one is wanted")
+    page.write_text(text)
+
+
+def _varied(series: Series, ablation: Ablation, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records of an ablation, the run itself among them, labelled by the setting's value and sorted by it."""
     default = getattr(series.runs[ablation.of], ablation.setting)
     seeds, few = set(series.ablation_seeds), set(series.ablation_severities)
     own = []
@@ -206,12 +231,9 @@ def _report_ablation(
             continue
         if "severity" in record and record["severity"] not in few:
             continue
-        own.append({**record, ablation.setting: default if same else record["varied"][ablation.setting]})
-    own.sort(key=lambda record: record[ablation.setting])
-    if len({record[ablation.setting] for record in own}) > 1:
-        plots.ablation(own, ablation.setting, ablation.meaning, folder / f"{name}.png")
-        rows = [{**record, "label": f"{record[ablation.setting]:g}"} for record in own]
-        (folder / f"{name}.md").write_text(records.table(rows, records.COLUMNS, ablation.meaning))
+        value = default if same else record["varied"][ablation.setting]
+        own.append({**record, ablation.setting: value, "label": f"{value:g}"})
+    return sorted(own, key=lambda record: record[ablation.setting])
 
 
 def _differences(found: Sequence[Mapping[str, Any]], reference: str) -> str:

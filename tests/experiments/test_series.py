@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,18 @@ def test_a_series_is_restartable_and_reports_mean_and_deviation(
     assert "| vars_d | 2 |" in (out / "differences.md").read_text()
     assert "| 1 | 1 |" in (out / "steps.md").read_text()
     assert {path.name for path in out.glob("*.png")} == {"severity.png", "training.png", "steps.png"}
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin summary -->\nold\n<!-- end summary -->\nafter\n")
+    arguments = dataclasses.replace(made, page=str(page), report=str(tmp_path / "report"))
+    series.report(arguments)
+    marked = f"<!-- begin summary -->\n{(out / 'summary.md').read_text()}<!-- end summary -->"
+    assert page.read_text() == f"before\n{marked}\nafter\n"
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "severity.png", "training.png", "steps.png", "records.jsonl"
+    }  # fmt: skip
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="no mark"):
+        series.report(arguments)
     kinds = {(record["label"], record.get("severity")) for record in records.read([out / "records.jsonl"])}
     assert ("vars_d num_steps=1", 4) in kinds
     assert ("vars_d num_steps=1", 1) not in kinds
