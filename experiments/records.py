@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import subprocess
@@ -19,8 +20,9 @@ from vars_dyn.recording.provenance import command_line, now, versions
 __all__ = ["COLUMNS", "append", "cell", "commit", "main", "mean_and_deviation", "provenance", "read", "table"]
 
 
+@functools.cache
 def commit() -> str:
-    """The commit of the code that runs, "+changes" if files differ from it; "unknown" outside a repository."""
+    """The commit of the code that runs, as it is at the first call, "+changes" if files differ from it; "unknown" outside a repository."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:

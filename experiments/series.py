@@ -130,6 +130,7 @@ def _job(
 
 def run(series: Series) -> list[str]:
     """Run what is not complete, reporting after each job; the labels and reasons of those that could not run."""
+    records.commit()  # now: the files may be changed while the series runs
     failed = []
     for job in jobs(series):
         if job.records.exists():
