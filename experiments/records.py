@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "append", "cell", "commit", "main", "mean_and_deviation", 
 
 @functools.cache
 def commit() -> str:
-    """The commit of the code that runs, as it is at the first call, "+changes" if files differ from it; "unknown" outside a repository."""
+    """The commit of the code at the first call, "+changes" if files differ from it; "unknown" outside a repository."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
