@@ -1,0 +1,106 @@
+"""What keeps torchdiffeq's continuous adjoint right: its tolerance relative to the gradient, its failures reported."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torchdiffeq
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Size", "as_given", "odeint_guarded", "to_unit"]
+
+State = tuple[Tensor, ...]
+
+
+class Size:
+    """The size of the gradient that came in last, by which it is divided on the way back and multiplied at the end.
+
+    An absolute tolerance would otherwise mean something else for every scale of the loss: a mean over a large batch
+    would be integrated backwards with no control of the error at all. A size of NaN makes every gradient NaN, which is
+    what a gradient of NaN or infinity (as a gradient scaler looks out for) is to become.
+    """
+
+    def __init__(self) -> None:
+        self.value = 1.0
+
+
+def as_given(size: Size, *tensors: Tensor) -> State:
+    """The tensors, as nodes of their own: gradients that come back to them are multiplied by `size`."""
+    result: State = _AsGiven.apply(size, *tensors)
+    return result
+
+
+def to_unit(size: Size, *tensors: Tensor) -> State:
+    """The tensors; gradients on the way back through them are divided by their largest entry, which becomes `size`."""
+    result: State = _ToUnit.apply(size, *tensors)
+    return result
+
+
+class _AsGiven(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, size: Size, *tensors: Tensor) -> State:
+        ctx.size = size
+        return tuple(t.view_as(t) for t in tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *(g * ctx.size.value for g in gradients))
+
+
+class _ToUnit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, size: Size, *tensors: Tensor) -> State:
+        ctx.size = size
+        return tuple(t.view_as(t) for t in tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        value = max(float(g.abs().max()) for g in gradients if g.numel())
+        if not math.isfinite(value):
+            ctx.size.value = math.nan
+            return (None, *(torch.zeros_like(g) for g in gradients))
+        ctx.size.value = value if value > 0 else 1.0
+        return (None, *(g / ctx.size.value for g in gradients))
+
+
+def odeint_guarded(
+    func: Any, y0: State, t: Tensor, *, max_steps: int, adjoint_options: dict[str, Any], **rest: Any
+) -> State:
+    """`torchdiffeq.odeint_adjoint`, its error norm the largest over signals, of the state and of its adjoint.
+
+    Where the backward integration cannot go on it raises an IntegrationError.
+    """
+    attempts = 0
+
+    def watch(t0: Tensor, state: State, dt: Tensor) -> None:
+        nonlocal attempts
+        attempts += 1
+        what = ""
+        if attempts > max_steps:
+            what = f"the step limit is reached ({max_steps} steps)"
+        elif not bool(torch.stack([torch.isfinite(part).all() for part in state]).all()):
+            what = "the state or the gradient is not finite"
+        elif not bool(t0 - dt < t0):
+            what = "the step size underflows"
+        if what:
+            raise _error(what, float(t0))
+
+    def norm(parts: State) -> Tensor:
+        largest: Tensor = func.norm(parts[1 : 1 + 2 * len(y0)])
+        return largest
+
+    func.callback_step_adjoint = watch
+    result: State = torchdiffeq.odeint_adjoint(func, y0, t, adjoint_options={**adjoint_options, "norm": norm}, **rest)
+    return result
+
+
+def _error(what: str, time: float) -> Exception:
+    from vars_dyn.integrate.results import IntegrationError
+
+    advice = 'try gradient="checkpoint", or an Adjoint with a larger rtol or a smaller growth'
+    return IntegrationError(f"the gradient: {what} at t = {time:.6g} on the way back; {advice}", time, [])
