@@ -348,7 +348,7 @@ def test_a_settled_signal_leaves_with_its_state(method: str) -> None:
             assert not torch.equal(part[at, i, j], part[at - 1, i, j]) or at == 1
     alone = vd.integrate(field, field.initial_state(), times, rtol=1e-9, atol=1e-11)
     for part, other in zip(found.states, alone.states, strict=True):
-        torch.testing.assert_close(part[:, 0, 0], other[:, 0, 0], rtol=0, atol=1e-2)
+        torch.testing.assert_close(part[:, 0, 0], other[:, 0, 0], rtol=0, atol=3e-2)
 
 
 def test_stopping_saves_the_work() -> None:
