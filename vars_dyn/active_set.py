@@ -140,58 +140,66 @@ class _Gathered:
 
 
 class _MatrixFree:
-    """Conjugate gradients on the masked Gram map, all signals in step, each with its own coefficients."""
+    """Conjugate residuals on the masked Gram map, all signals in step, each with its own coefficients.
 
-    def __init__(
-        self, problem: SparseProblem, support: Tensor, tolerance: float | None = None, limit: int = 2000
-    ) -> None:
+    The form of conjugate gradients that makes the residual smallest (Stiefel 1955): where v is not in the range of a
+    singular map it comes to rest with the residual in the null space, and the y of minimum norm is read off.
+    """
+
+    def __init__(self, problem: SparseProblem, support: Tensor, limit: int = 2000) -> None:
         self.problem, self.mask, self.limit = problem, support, limit
         eps = torch.finfo(problem.x.dtype).eps
-        self.tolerance = 10 * eps if tolerance is None else tolerance
-        self.floor = 10 * eps * float((problem.dictionary.lipschitz() + problem.ridge).max())
+        self.tolerance = 10 * eps
+        self.floor = 100 * eps * float((problem.dictionary.lipschitz() + problem.ridge).max())
 
     def _apply(self, y: Tensor) -> Tensor:
         return (self.problem.dictionary.gram(y) + self.problem.ridge * y) * self.mask
 
-    def solve(self, v: Tensor) -> Tensor:
+    def _solve(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """y, and where it solves the system (elsewhere v has a part in the null space, or the limit was reached)."""
         problem = self.problem
         r = v * self.mask
-        y, p = torch.zeros_like(r), r.clone()
-        square = problem.sum_code(r * r)
+        y, p = torch.zeros_like(r), r
+        q = image = self._apply(r)
+        square, power = problem.sum_code(r * r), problem.sum_code(r * image)
         goal = self.tolerance**2 * square
         for _ in range(self.limit):
-            if bool((square <= goal).all()):
-                break
-            q = self._apply(p)
-            curvature = problem.sum_code(p * q)
-            # A direction without curvature is in the null space of the support's atoms: stop there, y stays as it is.
-            flat = curvature <= self.floor * problem.sum_code(p * p)
-            moving = (square > goal) & ~flat
+            # A residual that the map takes to nothing is in its null space: no y comes closer.
+            reach = problem.sum_code(image * image)
+            moving = (square > goal) & (reach > self.floor**2 * square) & (power > 0)
             if not bool(moving.any()):
                 break
-            step = torch.where(moving, square / torch.where(moving, curvature, 1.0), 0.0)
-            y = y + problem.per_code(step) * p
-            r = r - problem.per_code(step) * q
-            new = problem.sum_code(r * r)
-            p = r + problem.per_code(torch.where(moving, new / square.clamp(min=torch.finfo(new.dtype).tiny), 0.0)) * p
-            square = torch.where(moving, new, square)
-            goal = torch.where(flat, math.inf, goal)
-        return y
+            length = problem.sum_code(q * q)
+            step = problem.per_code(torch.where(moving, power / torch.where(moving, length, 1.0), 0.0))
+            y, r = y + step * p, r - step * q
+            image = self._apply(r)
+            following = problem.sum_code(r * image)
+            share = problem.per_code(torch.where(moving, following / torch.where(moving, power, 1.0), 0.0))
+            p, q = r + share * p, image + share * q
+            square, power = problem.sum_code(r * r), following
+        solved = square <= goal
+        # What y has along the residual then lies in the null space, and only makes it longer.
+        excess = torch.where(solved, 0.0, problem.sum_code(y * r) / torch.where(solved, 1.0, square))
+        return y - problem.per_code(excess) * r, solved
+
+    def solve(self, v: Tensor) -> Tensor:
+        return self._solve(v)[0]
 
     def solve_least(self, v: Tensor) -> Tensor:
-        return self.solve(v)
+        return self._solve(v)[0]
+
+    def _random(self) -> Tensor:
+        x = self.problem.x
+        generator = torch.Generator(device=x.device).manual_seed(0)
+        return torch.randn(self.mask.shape, generator=generator, dtype=x.dtype, device=x.device) * self.mask
 
     def singular(self) -> Tensor:
-        return self.condition() >= 0.1 / torch.finfo(self.problem.x.dtype).eps
+        # A random vector has a part in every null space.
+        return ~self._solve(self._random())[1]
 
     def condition(self) -> Tensor:
         """From the extreme eigenvalues by power iterations on the map and on its inverse, to a few per cent."""
-        problem = self.problem
-        generator = torch.Generator(device=problem.x.device).manual_seed(0)
-        start = (
-            torch.randn(self.mask.shape, generator=generator, dtype=problem.x.dtype, device=problem.x.device)
-            * self.mask
-        )
+        problem, start = self.problem, self._random()
 
         def extreme(apply: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
             rate = torch.zeros_like(problem.lam)
@@ -201,7 +209,8 @@ class _MatrixFree:
                 rate, v = problem.sum_code(v * w), w
             return rate
 
-        return (extreme(self._apply, start) * extreme(self.solve, start)).clamp(min=1.0)
+        value = (extreme(self._apply, start) * extreme(self.solve, start)).clamp(min=1.0)
+        return torch.where(self.singular(), math.inf, value)
 
 
 def _least(value: Tensor) -> Tensor:
