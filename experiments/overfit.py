@@ -1,0 +1,200 @@
+"""`python -m experiments.overfit --data.root FOLDER`: a vision transformer with ODE attention learns images by heart.
+
+Each gradient mode trains the same small ViT (two blocks of width 48 on 4 x 4 patches of 8 pixels, VARS-D) on the same
+images from the same start, until it tells all of them apart. "implicit" has the equilibrium itself as its solver. What
+a mode loses in accuracy of the gradient would show as a curve that stops falling.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import models  # noqa: F401  # registers the models
+import vars_dyn
+from experiments import commands
+from experiments.data import as_images, labelled
+from experiments.settings import Data
+from vars_dyn.attention import attention_class
+from vars_dyn.attention.solvers import Equilibrium, Ode
+
+__all__ = ["MODES", "Overfit", "main", "overfit"]
+
+#: The modes of differentiation; the first three go through the integration.
+MODES = ("backprop", "checkpoint", "adjoint", "implicit")
+
+
+@dataclass
+class Overfit:
+    """What to learn by heart and how.
+
+    Attributes:
+        data: where the images are, as for `experiments.train`.
+        out: folder of the numbers (overfit.json) and the curve (overfit.png).
+        modes: which gradient modes.
+        images: how many images.
+        epochs: passes over them at most; a mode stops when its training accuracy reaches 1.
+        batch_size: images per step.
+        lr: learning rate of AdamW, warmed up over the first epoch.
+        horizon: time that the attention's neurons are integrated for, in membrane time constants.
+        rtol: relative tolerance of the integration (dopri5; atol is a hundredth of it).
+        seed: of the weights and the order of images.
+    """
+
+    data: Data = field(default_factory=lambda: Data(root="data/cifar10", image_size=32, crop=1))
+    out: str = "runs/overfit"
+    modes: tuple[str, ...] = MODES
+    images: int = 512
+    epochs: int = 60
+    batch_size: int = 32
+    lr: float = 2e-3
+    horizon: float = 1.0
+    rtol: float = 1e-2
+    seed: int = 0
+
+
+def overfit(options: Overfit, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Train with every mode on images (n, 3, h, w) and labels (n,); one record with the curve for each."""
+    return [_learn(options, mode, images, labels) for mode in options.modes]
+
+
+def _network(options: Overfit, mode: str, size: int, classes: int) -> nn.Module:
+    solver: Ode | Equilibrium = Equilibrium()
+    if mode != "implicit":
+        solver = Ode(
+            field="reduced", horizon=options.horizon, rtol=options.rtol, atol=options.rtol / 100, gradient=mode
+        )
+    torch.manual_seed(options.seed)
+    model: nn.Module = timm.create_model(
+        "vars_deit_micro",
+        attention=attention_class("vars_d", solver=solver),
+        img_size=size,
+        patch_size=size // 4,
+        num_classes=classes,
+        embed_dim=48,
+        depth=2,
+    )
+    return model
+
+
+def _learn(options: Overfit, mode: str, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    model = _network(options, mode, images.shape[-1], int(labels.max()) + 1)
+    optimizer = torch.optim.AdamW(model.parameters(), options.lr, weight_decay=0.0)
+    order, steps = torch.Generator().manual_seed(options.seed), -(-len(images) // options.batch_size)
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, steps)
+    curve: list[dict[str, float]] = []
+    began, spent = time.perf_counter(), time.process_time()
+    with tqdm(total=options.epochs, desc=mode, disable=None) as bar:
+        for _ in range(options.epochs):
+            total = correct = 0.0
+            for batch in torch.randperm(len(images), generator=order).split(options.batch_size):
+                scores = model(images[batch])
+                loss = F.cross_entropy(scores, labels[batch])
+                if not bool(torch.isfinite(loss)):
+                    raise ArithmeticError(
+                        f"{mode}: the loss is {float(loss)} in epoch {len(curve) + 1}; try a smaller lr"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                warm.step()
+                total += float(loss.detach()) * len(batch)
+                correct += float((scores.argmax(-1) == labels[batch]).sum())
+            curve.append({"loss": total / len(images), "accuracy": correct / len(images)})
+            bar.update()
+            bar.set_postfix(curve[-1])
+            if curve[-1]["accuracy"] == 1:
+                break
+    seen = len(curve) * len(images)
+    cost = {"seconds": time.perf_counter() - began, "images_per_cpu_second": seen / (time.process_time() - spent)}
+    return {"mode": mode, "epochs": len(curve), **curve[-1], **cost, "curve": curve}
+
+
+def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Loss and accuracy on the training images by epoch, a line for each mode."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for record, dash in zip(records, ("-", "--", ":", "-."), strict=False):
+        epochs = range(1, record["epochs"] + 1)
+        for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+            axis.plot(epochs, [point[name] for point in record["curve"]], dash, lw=1.8, label=record["mode"])
+    axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log")
+    axes[1].set(xlabel="epoch", ylabel="training accuracy")
+    axes[1].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """The records as Markdown."""
+    lines = [
+        "| gradient | epochs | training accuracy | training loss | images per CPU second |",
+        "|---|---|---|---|---|",
+    ]
+    for r in records:
+        row = (
+            r["mode"],
+            r["epochs"],
+            f"{100 * r['accuracy']:.1f} %",
+            f"{r['loss']:.3f}",
+            f"{r['images_per_cpu_second']:.0f}",
+        )
+        lines.append("| " + " | ".join(str(cell) for cell in row) + " |")
+    return "\n".join(lines)
+
+
+def _checked(options: Overfit) -> None:
+    for mode in options.modes:
+        if mode not in MODES:
+            raise ValueError(f"modes holds {mode!r}; some of {', '.join(MODES)} are wanted")
+    for name in ("images", "epochs", "batch_size", "lr", "horizon", "rtol"):
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{name} is {getattr(options, name)}; a number above zero is wanted")
+
+
+def _main(options: Overfit) -> None:
+    _checked(options)
+    chosen = labelled(options.data, train=True).subset(options.images, "images")
+    side = options.data.image_size
+    pixels = np.stack([np.asarray(chosen.image(i).resize((side, side))) for i in range(len(chosen))])
+    images = (as_images(pixels) - 0.5) / 0.25
+    records = overfit(options, images, torch.tensor(chosen.labels))
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "vars_dyn": vars_dyn.__version__}
+    about = {"options": asdict(options), "threads": torch.get_num_threads(), **versions}
+    (out / "overfit.json").write_text(json.dumps({**about, "records": records}, indent=1))
+    draw(records, out / "overfit.png")
+    print(table(records))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = commands.parser_for(
+        "overfit", "Learn images by heart through attention that is an ODE, by each gradient mode."
+    )
+    parser.add_class_arguments(Overfit, None, instantiate=True)
+
+    def command(values: Any) -> None:
+        values = parser.instantiate(values)
+        _main(Overfit(**{name: getattr(values, name) for name in Overfit.__dataclass_fields__}))
+
+    return commands.run(parser, command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
