@@ -265,18 +265,14 @@ class _Recording:
         self._finish(position, now)
 
     def _write(self, states: State, position: int) -> None:
-        """Write the recorded ones of the states at the times from `position` on."""
+        """Write the recorded ones of the states at the times from `position`, a multiple of `every`, on."""
         every = self.plan.every
-        chosen = [k for k in range(len(states[0])) if (position + k) % every == 0]
-        if not chosen:
-            return
-        first = (position + chosen[0]) // every
-        picked = [tuple(part[k] for part in states) for k in chosen]
+        picked = [tuple(part[k] for part in states) for k in range(0, len(states[0]), every)]
+        times = self.plan.times[position : position + len(states[0]) : every]
         with _explained(self.path):
-            times = self.plan.times[[position + k for k in chosen]]
-            self.writer.write("time", _float64(times), first)
+            self.writer.write("time", _float64(times), position // every)
             for quantity in self.plan.quantities:
-                self.writer.write(quantity.name, quantity.over(picked), first)
+                self.writer.write(quantity.name, quantity.over(picked), position // every)
 
     def _commit(self, position: int, snapshot: Snapshot) -> None:
         """Commit all that is written, with the snapshot to go on from."""

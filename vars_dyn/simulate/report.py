@@ -56,7 +56,8 @@ def as_table(dataset: xr.Dataset, figure: str | None) -> str:
     rows = {
         "field": found["field"],
         "solves": found["problem"],
-        "neurons": f"{found['signals']} signals of {found['signal_dim']} neurons, {found['code_dim']} encoding neurons",
+        "neurons": f"{found['signals']} signal{'s' * (found['signals'] != 1)} of {found['signal_dim']} neurons, "
+        f"{found['code_dim']} encoding neurons",
         "active": "no encoding neurons"
         if active is None
         else f"{100 * active:.2f} % of the encoding neurons at the end",
