@@ -97,6 +97,30 @@ def test_no_signals_are_solved_at_once() -> None:
     assert solution.converged.shape == (0,)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+def test_units_do_not_matter(scale: float) -> None:
+    problem = hard_problem()
+    plain = vd.solve(problem)
+    scaled = vd.solve(vd.SparseProblem(problem.dictionary, scale * problem.x, scale * problem.lam))
+    assert scaled.converged.all()
+    torch.testing.assert_close(scaled.code / scale, plain.code, rtol=0, atol=1e-10)
+    other = vd.DenseDictionary(scale * problem.dictionary.weight)
+    scaled = vd.solve(vd.SparseProblem(other, problem.x, scale * problem.lam))
+    assert scaled.converged.all()
+    torch.testing.assert_close(scaled.code * scale, plain.code, rtol=0, atol=1e-10)
+
+
+def test_signals_with_and_without_a_penalty_share_a_batch() -> None:
+    P, x = vd.DenseDictionary(normal(0, 8, 5)), normal(1, 3, 8)
+    for nonnegative in (False, True):
+        problem = vd.SparseProblem(P, x, torch.tensor([0.5, 0.0, 2.0]).double(), nonnegative=nonnegative)
+        solution = vd.solve(problem)
+        assert solution.converged.all()
+        assert (solution.kkt_residual <= 1e-12).all()
+        for one, code in zip(ones(problem), rows(solution.code, problem), strict=True):
+            np.testing.assert_allclose(code, one.argmin(), atol=1e-6)
+
+
 def test_a_single_signal_needs_no_batch_dimension() -> None:
     problem = vd.SparseProblem(vd.DenseDictionary(normal(0, 4, 3)), normal(1, 4), 0.1)
     check_optimal(problem, vd.solve(problem))
