@@ -80,7 +80,10 @@ def integrate(
     differentiable = gradients.is_wanted(field, state)
     if differentiable and isinstance(mode, gradients.Adjoint) and method in STABILISED_METHODS:
         raise ValueError(f'method is "{method}", which has no adjoint; backprop or checkpoint is wanted, or dopri5')
-    plan = _plan(field, method, rtol, atol, gap, step, differentiable if cap_steps is None else cap_steps, max_steps)
+    with torch.autocast(field.x.device.type, enabled=False):
+        plan = _plan(
+            field, method, rtol, atol, gap, step, differentiable if cap_steps is None else cap_steps, max_steps
+        )
     spacing = _spacing(plan, field, check_every) if gap is not None else _Spacing(math.inf)
     if differentiable and gap is None:
         spacing = _Spacing(mode.segment(plan, float(times[-1] - times[0])))
