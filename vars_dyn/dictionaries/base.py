@@ -93,9 +93,10 @@ class Dictionary(ABC):
     def lipschitz(self) -> Tensor:
         """L, the largest eigenvalue of P^T P or a proven upper bound on it, of shape `batch_shape`; never below it.
 
-        Detached from the graph: L bounds steps and stiffness, it is not differentiated through.
+        Detached from the graph: L bounds steps and stiffness, it is not differentiated through. Computed in the
+        dictionary's own dtype, under autocast too.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self._lipschitz()
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
