@@ -49,13 +49,14 @@ def equilibrium(
         constants.
 
     Raises:
-        ValueError: for a field without a stable equilibrium, with the reason.
+        ValueError: for a field without a stable equilibrium, with the reason, and for a start where none is used.
 
-    Warns where a signal's gap is not within tol, and where the atoms on a signal's support are linearly dependent: the
-    code is then not a differentiable function of the data and the gradient of minimum norm is given. A unit exactly at
-    its threshold counts as inactive, which is the one-sided derivative; `differentiability` tells how far the code is
-    from either. The gradient is exact for the support found, does not depend on how the code was found, and holds no
-    trajectory; differentiating it once more is an error.
+    Warns where a signal's gap is not within tol, where its support is not proven by the optimality conditions (a wrong
+    support is a wrong gradient), and where the atoms on its support are linearly dependent: the code is then not a
+    differentiable function of the data and the gradient of minimum norm is given. A unit exactly at its threshold
+    counts as inactive, which is the one-sided derivative; `differentiability` tells how far the code is from either.
+    The gradient is exact for the support found, does not depend on how the code was found, and holds no trajectory;
+    differentiating it once more is an error. The time constants do not move the equilibrium and get no gradient.
     """
     mode = gradients.mode_for(gradient)
     x = target.x
@@ -65,45 +66,69 @@ def equilibrium(
         if tol is None
         else float(_checks.number("tol", tol, positive=True))
     )
+    if start is not None and not isinstance(mode, gradients.Implicit):
+        raise ValueError("start is given, but only the implicit gradient's solver takes one; None is wanted")
     with torch.autocast(x.device.type, enabled=False):
         if isinstance(mode, gradients.Implicit):
-            solution = _implicit(target, tol, start, max_iterations)
+            solution, complaints = _implicit(target, tol, start, max_iterations)
         else:
-            solution = _integrated(target, mode, tol, horizon)
+            solution, complaints = _integrated(target, mode, tol, horizon), []
     lost = int((~solution.converged).sum())
     if lost:
         worst = float(solution.relative_gap.max())
-        warnings.warn(
-            f"{lost} signals are not within the relative gap {tol:.3g} (the worst: {worst:.3g})", stacklevel=2
-        )
+        complaints.append(f"{lost} signals are not within the relative gap {tol:.3g} (the worst: {worst:.3g})")
+    for complaint in complaints:
+        warnings.warn(complaint, stacklevel=3)
     return solution
 
 
-def _implicit(target: Field | SparseProblem, tol: float, start: Tensor | None, max_iterations: int) -> Solution:
+def _implicit(
+    target: Field | SparseProblem, tol: float, start: Tensor | None, max_iterations: int
+) -> tuple[Solution, list[str]]:
+    """The solution, and what there is to warn of."""
     problem = target.problem() if isinstance(target, Field) else target
     solution = solve(problem, tol=tol, max_iterations=max_iterations, start=start)
+    complaints = []
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors()):
-        solution = solution._replace(code=_with_gradient(problem, solution.code))
-    return solution._replace(state=target.state_at(solution.code)) if isinstance(target, Field) else solution
+        code, dependent = _with_gradient(problem, solution.code)
+        unproven = int((_unproven(problem, solution) & solution.converged).sum())
+        solution = solution._replace(code=code)
+        if unproven:
+            complaints.append(
+                f"the supports of {unproven} signals are not proven: their gaps are within {tol:.3g}, but their KKT "
+                "residuals are not zero to rounding; their gradients may be wrong (try a smaller tol, or float64)"
+            )
+        if dependent:
+            complaints.append(
+                f"the atoms on the support of {dependent} signals are linearly dependent: their codes' gradients are "
+                "not unique, and those of minimum norm are given (a ridge makes them unique)"
+            )
+    if isinstance(target, Field):
+        solution = solution._replace(state=target.state_at(solution.code))
+    return solution, complaints
 
 
-def _with_gradient(problem: SparseProblem, code: Tensor) -> Tensor:
-    """`code`, differentiable: on the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) - ridge a_A - lam sgn a_A)."""
+def _unproven(problem: SparseProblem, solution: Solution) -> Tensor:
+    """Where the KKT residual is more than rounding leaves (as `solve` judges it)."""
+    with torch.no_grad():
+        scale = problem.critical_lam() + problem.lam
+    return solution.kkt_residual > 1e5 * torch.finfo(scale.dtype).eps * scale
+
+
+def _with_gradient(problem: SparseProblem, code: Tensor) -> tuple[Tensor, int]:
+    """`code`, differentiable: on the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) - ridge a_A - lam sgn a_A).
+
+    Second, the number of signals for which that system is singular.
+    """
     flat = problem.flat()
     a = code.reshape(*flat.batch_shape, *flat.dictionary.code_shape)
     support = _support(flat, a)
     with torch.no_grad():
         system = support_system(flat.detach(), support)
         dependent = int(system.singular().sum())
-    if dependent:
-        warnings.warn(
-            f"the atoms on the support of {dependent} signals are linearly dependent: their codes' gradients are not "
-            "unique, and those of minimum norm are given (a ridge makes them unique)",
-            stacklevel=4,
-        )
     descent = flat.dictionary.encode(flat.residual(a)) - flat.ridge * a
     residual = torch.where(support, descent - flat.per_code(flat.lam) * a.sign(), 0.0)
-    return _OnSupport.apply(residual, a, system).reshape(code.shape)
+    return _OnSupport.apply(residual, a, system).reshape(code.shape), dependent
 
 
 def _support(problem: SparseProblem, a: Tensor) -> Tensor:
@@ -159,7 +184,10 @@ class Differentiability(NamedTuple):
 
 
 def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability:
-    """`Differentiability` of a problem's solution `code`, (*any, *code_shape)."""
+    """`Differentiability` of a problem's solution `code`, (*any, *code_shape); ValueError for another shape."""
+    wanted = (*problem.batch_shape, *problem.dictionary.code_shape)
+    if tuple(code.shape) != wanted:
+        raise ValueError(f"the code has shape {tuple(code.shape)}; {wanted} is wanted")
     with torch.no_grad():
         flat = problem.detach().flat()
         a = code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape)
