@@ -102,6 +102,21 @@ def test_from_anywhere_the_polish_ends_at_the_optimum_and_never_rises(problem: v
         assert one.objective(code) <= one.objective(one.argmin()) + 1e-10 * (1 + one.x @ one.x)
 
 
+@given(problem=strategies.problems(strategies.dense(max_d=6)), seed=seeds)
+def test_no_step_of_the_polish_rises(problem: vd.SparseProblem, seed: int) -> None:
+    problem = problem.flat()
+    a = 2 * codes_for(problem.dictionary, seed, problem.batch_shape)
+    a = a.abs() if problem.nonnegative else a
+    scale = problem.critical_lam() + problem.lam
+    gram = active_set.gram_matrix(problem.dictionary)
+    for _ in range(5):
+        c = problem.dictionary.encode(problem.residual(a)) - problem.ridge * a
+        after = active_set._step(problem, a, c, scale, gram)
+        value = problem.objective(a)
+        assert (problem.objective(after) <= value + 1e-12 * (1 + value)).all()
+        a = after
+
+
 def test_many_signals_are_polished_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     P = vd.DenseDictionary(normal(0, 8, 12))
     x = signals_for(P, 1, (20,))

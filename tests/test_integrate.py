@@ -25,7 +25,6 @@ from vars_dyn.integrate import (
     STABILISED_METHODS,
     Snapshot,
     Statistics,
-    rkc,
     start_of,
     stream,
 )
@@ -149,53 +148,6 @@ def test_stability_limits_are_where_they_are_said_to_be(method: str, monkeypatch
         warnings.filterwarnings("ignore", message="Functional iteration did not converge")
         assert end(0.97) < 0.1
         assert end(1.06) > 1
-
-
-class Decay:
-    """z' = -z, as the stabilised method wants it."""
-
-    def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (-state[0],)
-
-    def callback_step(self, t0: Tensor, state: tuple[Tensor, ...], dt: Tensor) -> None: ...
-    def callback_reject_step(self, t0: Tensor, state: tuple[Tensor, ...], dt: Tensor) -> None: ...
-
-
-@pytest.mark.parametrize("stages", [2, 3, 8, 40])
-def test_chebyshev_stages_are_stable_and_of_second_order(stages: int) -> None:
-    def grown(h: float, steps: int) -> float:
-        """One after `steps` steps of z' = -z."""
-        y = (torch.ones(1, dtype=torch.float64),)
-        for _ in range(steps):
-            y = rkc._step(Decay(), y, (-y[0],), torch.zeros(()), h, stages)
-        return abs(float(y[0]))
-
-    limit = rkc.stability_interval(stages)
-    assert limit > 0.6 * (stages**2 - 1)
-    assert max(grown(share * limit, 30) for share in (0.2, 0.5, 0.8, 0.99)) < 0.5
-    if stages % 2 == 0:
-        # An odd polynomial leaves the interval inwards.
-        assert not grown(1.02 * limit, 200) <= 1
-    # The error of one step is of third order.
-    errors = [abs(grown(h, 1) - math.exp(-h)) for h in (0.02, 0.01)]
-    assert errors[0] / errors[1] == pytest.approx(8, rel=0.2)
-
-
-@pytest.mark.parametrize("h_rho", [0.0, 1e-3, 1.0, 7.0, 1e4])
-def test_as_many_stages_are_taken_as_are_stable(h_rho: float) -> None:
-    stages = rkc.stages_for(h_rho)
-    assert rkc.stability_interval(stages) >= h_rho
-    assert stages == 2 or rkc.stability_interval(stages - 1) < h_rho
-
-
-def test_the_stabilised_method_is_cheaper_on_a_long_way() -> None:
-    field = small_field()
-    times = torch.tensor([0.0, 300.0])
-    stabilised = vd.integrate(field, field.initial_state(), times, method="rkc", rtol=1e-4, atol=1e-6)
-    classical = vd.integrate(field, field.initial_state(), times, method="dopri5", rtol=1e-4, atol=1e-6)
-    assert 4 * stabilised.statistics.evaluations < classical.statistics.evaluations
-    for part, other in zip(stabilised.states, classical.states, strict=True):
-        torch.testing.assert_close(part[-1], other[-1], rtol=0, atol=1e-3)
 
 
 def test_the_cap_is_the_stability_limit_over_the_stiffness() -> None:
