@@ -51,10 +51,12 @@ class Dictionary(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of P's tensors."""
         return self.tensors()[0].dtype
 
     @property
     def device(self) -> torch.device:
+        """The device of P's tensors."""
         return self.tensors()[0].device
 
     @property

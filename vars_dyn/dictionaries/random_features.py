@@ -34,6 +34,7 @@ class RandomFeatureDictionary(DenseDictionary):
 
     A signal is one channel over the N tokens, (*batch, n, N), and an atom is one of the m random features over the
     tokens, L2-normalised over tokens unless `normalize_atoms` is False. `weight` = Phi has shape (*batch, N, m).
+    Tokens are L2-normalised first unless `normalize_tokens` is False.
     Once made it is a dense dictionary: gradients reach the tokens and the projection through `weight`.
     """
 

@@ -14,7 +14,14 @@ from torch import Tensor
 from vars_dyn import _checks, gradients
 from vars_dyn._compile import uncompiled
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integrate.methods import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, STABILISED_METHODS, Plan
+from vars_dyn.integrate.methods import (
+    ADAPTIVE_METHODS,
+    FIXED_METHODS,
+    METHODS,
+    STABILISED_METHODS,
+    UNSAFE_METHODS,
+    Plan,
+)
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Trajectory, start_of
 from vars_dyn.integrate.segment import Segment
 from vars_dyn.problems import SparseProblem
@@ -92,7 +99,7 @@ def integrate(
     rows = [tuple(part[None] for part in snapshot.state)]
     with torch.set_grad_enabled(differentiable), torch.autocast(field.x.device.type, enabled=False):
         try:
-            for end, inside in _segments(start.time, times[1:], spacing):
+            for end, inside in _segments(start.time, times[1:] if len(start.live.flatten()) else times[:0], spacing):
                 states, snapshot = _advance(plan, flat, snapshot, inside, end, mode if differentiable else _PLAIN)
                 rows.append(states)
                 if not bool(snapshot.live.any()):
@@ -212,6 +219,8 @@ def _plan(
     stiffness = float(field.stiffness().max())
     limit = {**ADAPTIVE_METHODS, **FIXED_METHODS}.get(method, math.inf)
     cap = limit / stiffness if (cap_steps or gap is not None) else math.inf
+    if method in UNSAFE_METHODS and not cap_steps:
+        cap = UNSAFE_METHODS[method] * limit / stiffness
     if method in FIXED_METHODS and step is None and gap is not None:
         step = 0.9 * cap
     return Plan(method, float(rtol), float(atol), cap, stiffness, step, gap, problem, max_steps)
@@ -288,7 +297,7 @@ def _trajectory(field: Field, times: Tensor, rows: list[State], snapshot: Snapsh
     states = _shaped(field, joined, count)
     snapshot = _unflatten(field, snapshot)
     gap = snapshot.relative_gap
-    if plan.gap is None and count and field.instability() is None:
+    if count and bool(gap.isnan().any()) and field.instability() is None:
         with torch.no_grad():
             fixed = field.detach()
             gap = fixed.problem().relative_gap(fixed.code(tuple(part[-1].detach() for part in states)))

@@ -12,7 +12,15 @@ from torch import Tensor
 from vars_dyn.dynamics.base import State
 from vars_dyn.problems import SparseProblem
 
-__all__ = ["ADAPTIVE_METHODS", "FIXED_METHODS", "METHODS", "STABILISED_METHODS", "Plan", "method_options"]
+__all__ = [
+    "ADAPTIVE_METHODS",
+    "FIXED_METHODS",
+    "METHODS",
+    "STABILISED_METHODS",
+    "UNSAFE_METHODS",
+    "Plan",
+    "method_options",
+]
 
 #: The largest h rho at which a method damps y' = -rho y, as torchdiffeq implements it (found by running it; see tests).
 ADAPTIVE_METHODS = {"dopri5": 3.3066, "dopri8": 5.1666, "bosh3": 2.5127, "fehlberg2": 2.0, "adaptive_heun": 1.0}
@@ -25,6 +33,8 @@ FIXED_METHODS = {
     "explicit_adams": 0.0035,
     "implicit_adams": 0.075,
 }
+#: Methods whose error estimate lets growth pass, so that their steps are always capped, at this share of the limit.
+UNSAFE_METHODS = {"fehlberg2": 0.25}
 #: Methods that take as many stages as the stiffness asks for, and need no cap.
 STABILISED_METHODS = ("rkc",)
 METHODS = (*ADAPTIVE_METHODS, *FIXED_METHODS, *STABILISED_METHODS)
