@@ -216,6 +216,19 @@ def test_v_does_not_rise_along_trajectories(method: str, rtol: float) -> None:
         check_v(field, vd.integrate(field, start, grid(end, 97), method=method, rtol=rtol, atol=1e-2 * rtol), rtol)
 
 
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "rkc", "adaptive_heun"])
+def test_v_does_not_rise_where_it_is_curved(method: str) -> None:
+    # Seed 10: with an error norm that leaves the curvature out, dopri5 lets V rise by 5400 rtol^2 V(0).
+    for seed in (3, 10):
+        weight = normal(seed, 2, 6)
+        P = vd.DenseDictionary(weight * math.sqrt(300) / torch.linalg.matrix_norm(weight, 2))
+        x = signals_for(P, seed, (3,))
+        lam = P.encode(x).abs().amax(-1) * torch.tensor([1e-3, 0.1, 0.5]).double()
+        field = vd.SparseRecurrent(P, x, lam)
+        start = states_for(field, seed) if seed % 2 else field.initial_state()
+        check_v(field, vd.integrate(field, start, grid(0.5, 101), method=method, rtol=1e-2, atol=1e-4), 1e-2)
+
+
 def check_v(field: vd.Field, trajectory: vd.Trajectory, rtol: float) -> None:
     V = torch.stack(
         [field.lyapunov(tuple(part[i] for part in trajectory.states)) for i in range(len(trajectory.times))]

@@ -18,6 +18,7 @@ from vars_dyn.integrate.methods import (
     ADAPTIVE_METHODS,
     FIXED_METHODS,
     METHODS,
+    MILD_CURVATURE,
     STABILISED_METHODS,
     UNSAFE_METHODS,
     Plan,
@@ -55,7 +56,8 @@ def integrate(
             methods ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"), or "rkc", the
             stabilised method for long ways to the equilibrium (`vars_dyn.integrate.rkc`).
         rtol: relative tolerance of the adaptive methods. The error norm is the largest over signals of each one's RMS,
-            so idle signals do not dilute a live one's error.
+            so idle signals do not dilute a live one's error, times sqrt(field.stiffness() tau / 20) where that is above
+            one (tau the smaller time constant): V weighs errors by its curvature, and must not rise by them.
         atol: absolute tolerance, likewise.
         gap: the relative gap at which a signal counts as settled and leaves the batch, its state carried on unchanged;
             None integrates all signals to the end.
@@ -223,7 +225,12 @@ def _plan(
         cap = UNSAFE_METHODS[method] * limit / stiffness
     if method in FIXED_METHODS and step is None and gap is not None:
         step = 0.9 * cap
-    return Plan(method, float(rtol), float(atol), cap, stiffness, step, gap, problem, max_steps)
+    fastest = min(
+        (_checks.plain(v) for name, v in field.constants.items() if name.startswith("tau")),
+        default=1.0,
+    )
+    emphasis = math.sqrt(max(1.0, stiffness * fastest / MILD_CURVATURE))
+    return Plan(method, float(rtol), float(atol), cap, stiffness, emphasis, step, gap, problem, max_steps)
 
 
 class _Spacing(NamedTuple):

@@ -16,6 +16,7 @@ __all__ = [
     "ADAPTIVE_METHODS",
     "FIXED_METHODS",
     "METHODS",
+    "MILD_CURVATURE",
     "STABILISED_METHODS",
     "UNSAFE_METHODS",
     "Plan",
@@ -37,6 +38,9 @@ FIXED_METHODS = {
 UNSAFE_METHODS = {"fehlberg2": 0.25}
 #: Methods that take as many stages as the stiffness asks for, and need no cap.
 STABILISED_METHODS = ("rkc",)
+#: A V whose second derivatives exceed this lets an error of the size that rtol allows raise it by more than about
+#: 10 rtol^2 of its value: beyond, errors are weighed by the square root of the excess, as V weighs them.
+MILD_CURVATURE = 20.0
 METHODS = (*ADAPTIVE_METHODS, *FIXED_METHODS, *STABILISED_METHODS)
 
 
@@ -48,6 +52,8 @@ class Plan(NamedTuple):
     atol: float
     cap: float
     stiffness: float
+    #: what the norm of an error is multiplied by
+    emphasis: float
     step: float | None
     gap: float | None
     problem: SparseProblem | None

@@ -145,7 +145,7 @@ class _Watch:
     """The function that torchdiffeq calls: counts evaluations and steps, and knows the norm of the error."""
 
     def __init__(self, field: Field, plan: Plan, start: Snapshot) -> None:
-        self.field, self.lead = field, field.signal_batch
+        self.field, self.lead, self.emphasis = field, field.signal_batch, plan.emphasis
         self.before = start.statistics
         self.left = plan.max_steps - start.statistics.accepted - start.statistics.rejected
         self.evaluations = self.attempts = self.rejected = 0
@@ -173,10 +173,10 @@ class _Watch:
         self.rejected += 1
 
     def norm(self, error: State) -> Tensor:
-        """The largest over signals and parts of the RMS over a signal's entries."""
+        """The largest over signals and parts of the RMS over a signal's entries, times the plan's emphasis."""
         per_part = [part.detach().reshape(math.prod(self.lead), -1).square().mean(1) for part in error]
         self._norms = torch.stack(per_part).amax(0)
-        return self._norms.max().sqrt()
+        return self._norms.max().sqrt() * self.emphasis
 
     def worst(self) -> list[int]:
         """The signal whose error was the largest at the last attempt."""
