@@ -6,6 +6,8 @@ Learning Models Resistant to Adversarial Attacks", ICLR 2018. The defaults are t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -31,19 +33,27 @@ def pgd(
     radius: float = 1 / 255,
     step: float = 0.5 / 255,
     steps: int = 5,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """`steps` steps of size `step`, each projected to the ball of `radius` and to [0, 1].
 
-    It starts at random in the ball, drawn by `generator` on the images' device, and at the image if that is None.
+    It starts at random in the ball, drawn by `generator` on its device, and at the image if that is None. One
+    generator per image makes the start of each independent of its batch.
     """
     adversarial = images
     if generator is not None:
-        noise = torch.empty_like(images).uniform_(-radius, radius, generator=generator)
-        adversarial = (images + noise).clamp(0, 1)
+        adversarial = (images + _noise(images, radius, generator)).clamp(0, 1)
     for _ in range(steps):
         adversarial = _step(model, adversarial, images, labels, step, radius)
     return adversarial
+
+
+def _noise(images: Tensor, radius: float, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+    """Uniform in [-radius, radius]."""
+    if isinstance(generator, torch.Generator):
+        empty = torch.empty(images.shape, dtype=images.dtype, device=generator.device)
+        return empty.uniform_(-radius, radius, generator=generator).to(images.device)
+    return torch.cat([_noise(image[None], radius, own) for image, own in zip(images, generator, strict=True)])
 
 
 def _step(model: nn.Module, at: Tensor, images: Tensor, labels: Tensor, step: float, radius: float) -> Tensor:

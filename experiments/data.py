@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torchvision import datasets, transforms
 
 from experiments.settings import Augmentation, Data
 
-__all__ = ["EpochBatches", "Images", "Labelled", "evaluation_images", "labelled", "training_loader"]
+__all__ = ["EpochBatches", "Images", "Labelled", "evaluation_images", "folder_images", "labelled", "training_loader"]
 
 _READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
@@ -106,6 +107,18 @@ def folder_classes(folder: Path) -> list[str]:
     if not classes:
         raise ValueError(f"{folder} has no folders in it; one folder of images per class is wanted")
     return classes
+
+
+def folder_images(folder: Path, classes: Sequence[str]) -> Labelled:
+    """The images below `folder`, one folder per class; ValueError if these are not exactly `classes`."""
+    found = folder_classes(folder)
+    missing = [name for name in classes if name not in set(found)]
+    if missing or len(found) != len(classes):
+        what = f"no class {missing[0]!r}" if missing else f"{len(found)} classes"
+        raise ValueError(f"{folder} has {what}; the {len(classes)} classes of the model are wanted")
+    number = {name: label for label, name in enumerate(classes)}
+    files = [(path, number[name]) for name in found for path in image_files(folder / name)]
+    return Labelled([path for path, _ in files], [label for _, label in files], classes, read_image)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -244,13 +257,23 @@ class _Square:
 
 
 def evaluation_images(
-    images: Labelled, data: Data, start: int = 0, stop: int | None = None
+    images: Labelled, data: Data, start: int = 0, stop: int | None = None, workers: int = 0
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], Float[Tensor, " n"] | Tensor]:
-    """Resized and cropped images from `start` to `stop` as bytes, with labels: what is corrupted and classified."""
+    """Resized and cropped images from `start` to `stop` as bytes, with labels: what is corrupted and classified.
+
+    They are read by so many threads as `workers` says, 0 standing for the caller's.
+    """
     chosen = range(start, min(len(images), len(images) if stop is None else stop))
     ready = isinstance(images.read, _Ready)
-    found = (images.image(i) if ready else cropped(images.image(i), data) for i in chosen)
-    pixels = np.stack([np.asarray(image) for image in found])
+
+    def pixels_of(i: int) -> UInt8[np.ndarray, "h w 3"]:
+        return np.asarray(images.image(i) if ready else cropped(images.image(i), data))
+
+    if workers:
+        with ThreadPoolExecutor(workers) as pool:
+            pixels = np.stack(list(pool.map(pixels_of, chosen)))
+    else:
+        pixels = np.stack([pixels_of(i) for i in chosen])
     return pixels, torch.tensor([images.labels[i] for i in chosen])
 
 

@@ -73,10 +73,11 @@ class _Run:
         return self.network if self.ema is None else self.ema.module
 
 
-def train(settings: Settings) -> Path:
+def train(settings: Settings, images: tuple[Labelled, Labelled] | None = None) -> Path:
     """Train as `settings` say, and return the last checkpoint.
 
-    The run's folder holds checkpoints/, log.jsonl and trajectories/. With devices > 1 this starts the other processes.
+    `images`, for training and for validation, stand in for those of `settings.data`. The run's folder holds
+    checkpoints/, log.jsonl and trajectories/. With devices > 1 this starts the other processes.
 
     Raises:
         ValueError: bad input. FloatingPointError: the loss is not a finite number; the message names the last good
@@ -84,7 +85,8 @@ def train(settings: Settings) -> Path:
     """
     folder = Path(settings.out)
     start = _start(settings, folder)
-    images = labelled(settings.data, train=True), labelled(settings.data, train=False)
+    if images is None:
+        images = labelled(settings.data, train=True), labelled(settings.data, train=False)
     if images[0].classes != images[1].classes:
         raise ValueError(
             f"data.train and data.val have the classes {images[0].classes} and {images[1].classes}; the same are wanted"

@@ -17,7 +17,19 @@ from typing import Any
 from experiments import commands
 from vars_dyn.recording.provenance import command_line, now, versions
 
-__all__ = ["COLUMNS", "append", "cell", "commit", "main", "mean_and_deviation", "provenance", "read", "table"]
+__all__ = [
+    "COLUMNS",
+    "SUITE_COLUMNS",
+    "append",
+    "cell",
+    "columns",
+    "commit",
+    "main",
+    "mean_and_deviation",
+    "provenance",
+    "read",
+    "table",
+]
 
 
 @functools.cache
@@ -74,12 +86,21 @@ def cell(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
     return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
+#: Digits and scale of a metric in a table; shares are in per cent, and whatever is not named here is a plain number.
+_FORMS = {
+    **dict.fromkeys(("accuracy", "error", "mean_accuracy", "mean_corruption_error_unnormalised"), (1, 100)),
+    **dict.fromkeys(("iou", "false_positives", "false_negatives"), (1, 100)),
+    **dict.fromkeys(("nss", "auc_judd", "cc"), (3, 1)),
+    "mce_alexnet": (1, 1),
+}
+
+
 def table(
     records: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Mapping[str, Any]], bool]], first: str = "run"
 ) -> str:
     """A Markdown table: a row per label, the records that a column's test picks, mean and deviation over seeds.
 
-    Records of one seed that a column picks (say all corruptions) are averaged first; images/s are not in per cent.
+    Records of one seed that a column picks (say all corruptions) are averaged first. Shares are in per cent.
     """
     lines = [f"| {first} | seeds | {' | '.join(columns)} |", "|---|---" + "|---:" * len(columns) + "|"]
     for label in dict.fromkeys(record["label"] for record in records):
@@ -90,18 +111,41 @@ def table(
             chosen = [record for record in own if picks(record)]
             per_seed = [[r["value"] for r in chosen if r["seed"] == seed] for seed in seeds]
             means = [math.fsum(values) / len(values) for values in per_seed if values]
-            share = all(record["metric"] in ("accuracy", "error") for record in chosen)
-            cells.append(cell(means) if share else cell(means, 0, 1))
+            cells.append(cell(means, *_FORMS.get(chosen[0]["metric"], (0, 1)) if chosen else ()))
         lines.append(f"| {label} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _on(kind: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda record: record["metric"] == "accuracy" and record["on"] == kind
+def _on(kind: str, metric: str = "accuracy", **others: Any) -> Callable[[Mapping[str, Any]], bool]:
+    wanted = {"on": kind, "metric": metric, **others}
+    return lambda record: all(record.get(name) == value for name, value in wanted.items())
 
 
 #: The columns of a summary: which records each averages.
 COLUMNS = {"clean": _on("clean"), "corruptions": _on("corruptions"), "FGSM": _on("fgsm"), "PGD": _on("pgd")}
+
+#: Those of the suites that have a data set of their own.
+SUITE_COLUMNS = {
+    "ImageNet": _on("imagenet"),
+    "IN-C (mCE)": _on("imagenet-c", "mce_alexnet"),
+    "IN-C (mean error)": _on("imagenet-c", "mean_corruption_error_unnormalised"),
+    "IN-A": _on("imagenet-a"),
+    "IN-R": _on("imagenet-r"),
+    "IN-SK": _on("imagenet-sketch"),
+    "PACS (kfold)": _on("pacs", "mean_accuracy", split="kfold"),
+    "PACS (DomainBed)": _on("pacs", "mean_accuracy", split="domainbed"),
+    "VOC IoU": _on("voc-segmentation", "iou"),
+    "VOC FP": _on("voc-segmentation", "false_positives"),
+    "VOC FN": _on("voc-segmentation", "false_negatives"),
+    "NSS": _on("mit1003", "nss"),
+    "AUC-Judd": _on("mit1003", "auc_judd"),
+    "CC": _on("mit1003", "cc"),
+}
+
+
+def columns(found: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Mapping[str, Any]], bool]]:
+    """The usual columns, and those of the suites that `found` has records of."""
+    return {**COLUMNS, **{name: picks for name, picks in SUITE_COLUMNS.items() if any(map(picks, found))}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = [file for file in values.files if not Path(file).is_file()]
         if missing:
             raise ValueError(f"{missing[0]} is no file; the records.jsonl of an evaluation is wanted")
-        print(table(read(Path(file) for file in values.files), COLUMNS))
+        found = read(Path(file) for file in values.files)
+        print(table(found, columns(found)))
 
     return commands.run(parser, command, arguments)
 

@@ -152,7 +152,9 @@ def test_any_timm_model_with_weights_of_a_local_file(images: Path, tmp_path: Pat
     out = tmp_path / "out"
     data = json.dumps({"root": str(images)})
     assert (
-        command.main(["timm:test_vit", "--weights", str(weights), "--on", "clean", "--data", data, "--out", str(out)])
+        command.main(
+            ["timm:test_vit", "--weights", str(weights), "--on", "clean", "--validation", data, "--out", str(out)]
+        )
         == 0
     )
     (record,) = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]

@@ -1,0 +1,28 @@
+"""What a model can be evaluated on: one class per suite, found by the name that `--on` takes."""
+
+from __future__ import annotations
+
+from experiments.suites.attacked import Fgsm, Pgd
+from experiments.suites.base import Part, Subject, Suite, run
+from experiments.suites.classification import Clean
+from experiments.suites.corrupted import Corrupted, ImageNetC
+from experiments.suites.imagenet import ImageNet, ImageNetA, ImageNetR, ImageNetSketch
+from experiments.suites.pacs import PacsTransfer
+
+__all__ = ["SUITES", "Part", "Subject", "Suite", "run"]
+
+_ALL: tuple[type[Suite], ...] = (
+    Clean,
+    Corrupted,
+    Fgsm,
+    Pgd,
+    ImageNet,
+    ImageNetC,
+    ImageNetR,
+    ImageNetA,
+    ImageNetSketch,
+    PacsTransfer,
+)
+
+#: Name to suite.
+SUITES: dict[str, type[Suite]] = {suite.name: suite for suite in _ALL}

@@ -1,0 +1,268 @@
+"""Suites of classification on hand-made trees, whose answers were computed on paper."""
+
+from __future__ import annotations
+
+import shutil
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from experiments import evaluate as command
+from experiments.corruptions import CORRUPTIONS
+from experiments.data import Labelled
+from experiments.evaluation import KINDS, Corruptions, Evaluation, Pacs, evaluate, evaluate_on
+from experiments.networks import Normalized, build_model
+from experiments.settings import Data, Settings
+from experiments.suites import SUITES, Subject
+from experiments.suites import pacs as pacs_suite
+from experiments.suites.attacked import Pgd
+from experiments.suites.imagenet import synsets
+from tests.experiments.trees import DATA, Reader, write
+
+
+def _records(subject: Subject, on: str, parts: Path | None = None, **options: Any) -> list[dict[str, Any]]:
+    return list(evaluate_on(subject, Evaluation(on=(on,), progress=False, **options), parts))
+
+
+def _imagenet(root: Path) -> Subject:
+    return Subject(Reader(), DATA, list(synsets()), root=root)
+
+
+@pytest.mark.parametrize("name", ["imagenet-r", "imagenet-a"])
+def test_the_answer_is_among_the_200_classes(tmp_path: Path, name: str) -> None:
+    """60 of 200: the largest of all logits is a class that the data set lacks, and the largest of its own is right."""
+    own = synsets(name.replace("-", "_"))
+    absent = synsets().index(next(each for each in synsets() if each not in own))
+    for i, label in enumerate(own):
+        right, wrong = synsets().index(label), synsets().index(own[(i + 1) % 200])
+        first, second = (absent, right) if i < 50 else (right, 0) if i < 60 else (wrong, right)
+        write(tmp_path / name / label / "x.png", first, second)
+    (record,) = _records(_imagenet(tmp_path), name)
+    assert (record["on"], record["metric"], record["images"], record["value"]) == (name, "accuracy", 200, 60 / 200)
+    shutil.rmtree(tmp_path / name / own[7])
+    with pytest.raises(ValueError, match=f"has no class '{own[7]}'"):
+        _records(_imagenet(tmp_path), name)
+    with pytest.raises(ValueError, match="wants a model of ImageNet's 1000 classes"):
+        _records(Subject(Reader(2), DATA, ["a", "b"], root=tmp_path), name)
+
+
+def test_all_1000_classes_stand_to_choose_from(tmp_path: Path) -> None:
+    """250 of 1000 right: the second best is right in the others."""
+    for i, label in enumerate(synsets()):
+        write(tmp_path / "imagenet-sketch" / label / "x.png", i if i % 4 == 0 else (i + 1) % 1000, i)
+    (record,) = _records(_imagenet(tmp_path), "imagenet-sketch")
+    assert (record["value"], record["images"]) == (0.25, 1000)
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet-sketch").rename(tmp_path / "imagenet" / "val")
+    (record,) = _records(_imagenet(tmp_path), "imagenet", batch_size=300, workers=2)
+    assert (record["on"], record["value"]) == ("imagenet", 0.25)
+    broken = tmp_path / "imagenet" / "val" / synsets()[3] / "x.png"
+    broken.write_bytes(broken.read_bytes()[:30])
+    with pytest.raises(ValueError, match=f"{synsets()[3]}/x.png cannot be read as an image"):
+        _records(_imagenet(tmp_path), "imagenet")
+
+
+def _corrupted(root: Path) -> Subject:
+    """All of gaussian_noise is wrong, half of the fog of severity 3, and nothing else."""
+    for name in CORRUPTIONS:
+        for severity in range(1, 6):
+            for label in (0, 1):
+                wrong = name == "gaussian_noise" or (name == "fog" and severity == 3 and label == 1)
+                write(root / "imagenet-c" / name / str(severity) / "ab"[label] / "x.png", label ^ wrong)
+    return Subject(Reader(2), Data(image_size=8, crop=0.5), ["a", "b"], root=root)
+
+
+def test_mce_of_a_known_confusion(tmp_path: Path) -> None:
+    """mCE = 100/15 (1/.886428 + .1/.819324), the plain mean is (1 + .1)/15. No image is resized, whatever the crop."""
+    found = _records(_corrupted(tmp_path), "imagenet-c")
+    figures = {record["metric"]: record["value"] for record in found if record["metric"] != "accuracy"}
+    assert figures["mce_alexnet"] == pytest.approx(8.33450, abs=1e-5)
+    assert figures["mean_corruption_error_unnormalised"] == pytest.approx(1.1 / 15)
+    cells = {(record["corruption"], record["severity"]): record["value"] for record in found if "severity" in record}
+    assert len(cells) == 75
+    assert (cells["fog", 3], cells["fog", 2], cells["gaussian_noise", 5]) == (0.5, 1, 0)
+    some = _records(_corrupted(tmp_path), "imagenet-c", corruptions=Corruptions(["fog"]))
+    assert "mce_alexnet" not in {record["metric"] for record in some}
+    shutil.rmtree(tmp_path / "imagenet-c" / "snow" / "2" / "b")
+    with pytest.raises(ValueError, match="snow/2 has no class 'b'"):
+        _records(_corrupted_as_is(tmp_path), "imagenet-c")
+
+
+def _corrupted_as_is(root: Path) -> Subject:
+    return Subject(Reader(2), DATA, ["a", "b"], root=root)
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
+    subject, ledger = _corrupted(tmp_path), tmp_path / "parts"
+    whole = _records(subject, "imagenet-c")
+
+    class Interrupted(Reader):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.calls == 40:
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+        def _get_name(self) -> str:  # in all else the same model
+            return "Reader"
+
+    with pytest.raises(KeyboardInterrupt):
+        _records(Subject(Interrupted(2), subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
+    (file,) = ledger.iterdir()
+    file.write_text(file.read_text() + '{"part": "snow/')  # killed in the middle of a line
+    again = Reader(2)
+    assert _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger) == whole
+    assert again.calls == 75 - 40
+    assert _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger) == whole
+    assert again.calls == 75 - 40
+    # What another model, other options or other images would give is measured.
+    other = Reader(3)
+    _records(Subject(other, subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
+    assert other.calls == 75
+    _records(Subject(again, Data(image_size=16, crop=1), "ab", root=tmp_path), "imagenet-c", ledger)
+    assert again.calls == 75 - 40 + 75
+    write(tmp_path / "imagenet-c" / "fog" / "4" / "a" / "y.png", 0)
+    found = _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
+    assert again.calls == 75 - 40 + 75 + 1
+    assert sum(record.get("images", 0) for record in found) == 151
+
+
+def _validated(count: int) -> Subject:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).double()
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = Labelled(list(pixels), [i % 4 for i in range(count)], list("abcd"), Image.fromarray)
+    model.forward = lambda images, forward=model.forward: forward(images.double())  # type: ignore[method-assign]
+    return Subject(model, DATA, list("abcd"), images)
+
+
+def test_neither_batch_size_nor_workers_change_anything() -> None:
+    subject = _validated(41)
+    found = []
+    for batch_size, workers in ((41, 0), (7, 3), (1, 0)):
+        how = {"corruptions": Corruptions(["gaussian_noise"], [3]), "batch_size": batch_size, "workers": workers}
+        found.append([_records(subject, kind, **how) for kind in KINDS])
+    assert found[0] == found[1] == found[2]
+    attack = Pgd(subject, Evaluation(on=("pgd",), progress=False))
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
+    whole = attack.attacked(images, labels, 5)
+    halves = [attack.attacked(images[:2], labels[:2], 5), attack.attacked(images[2:], labels[2:], 7)]
+    assert torch.allclose(torch.cat(halves), whole, atol=1e-6)
+    assert not torch.allclose(attack.attacked(images, labels, 6), whole, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_images() -> None:
+    """4000 images of 12 kB are 47 MB; what may grow is the list of labels."""
+    peaks = []
+    picture = Image.new("RGB", (64, 64))
+    for count in (500, 4000):
+        images = Labelled(range(count), [0] * count, ["a", "b"], lambda _: picture.copy())
+        tracemalloc.start()
+        how = Evaluation(on=("clean",), batch_size=50, progress=False)
+        list(evaluate(Reader(2), images, Data(image_size=64, crop=1), how))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1e6
+
+
+def _pacs(root: Path, lists: Path) -> dict[str, tuple[int, int]]:
+    """Domains with cats and dogs, and their official lists, which leave out one dog of each; cats and dogs of each."""
+    counts = {"art_painting": (1, 4), "cartoon": (2, 3), "photo": (4, 3), "sketch": (4, 5)}
+    lists.mkdir(parents=True)
+    for domain, numbers in counts.items():
+        stages: dict[str, list[str]] = {"train": [], "crossval": [], "test": []}
+        for label, (name, count) in enumerate(zip(("cat", "dog"), numbers, strict=True)):
+            for i in range(count):
+                path = f"{domain}/{name}/{i}.png"
+                write(root / "PACS" / path, label)
+                if (name, i) == ("dog", 0):
+                    continue
+                for stage in ("test", "crossval" if i == count - 1 else "train"):
+                    stages[stage].append(f"{path} {label + 1}")
+        for stage, lines in stages.items():
+            (lists / f"{domain}_{stage}_kfold.txt").write_text("\n".join(lines) + "\n")
+    return counts
+
+
+def test_pacs_by_both_splits(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model says cat and learns next to nothing: its accuracy is the share of cats in the whole target domain."""
+    counts = _pacs(tmp_path, tmp_path / "PACS" / "splits")
+    made = settings()
+    network = build_model(made.model, 2, 16)
+    with torch.no_grad():
+        network.head.bias.copy_(torch.tensor([99.0, 0.0]))
+    config = tmp_path / "pacs.yaml"
+    config.write_text("epochs: 1\noptimization: {lr: 1.0e-12, min_lr: 0, batch_size: 4}\n")
+    seen: dict[str, tuple[Labelled, Labelled]] = {}
+
+    def train(settings: Settings, images: tuple[Labelled, Labelled]) -> Path:
+        seen["/".join(Path(settings.out).parts[-2:])] = images
+        return real(settings, images)
+
+    real = pacs_suite.train
+    monkeypatch.setattr(pacs_suite, "train", train)
+    model = Normalized(network, made.data.mean, made.data.std)
+    subject = Subject(model, made.data, ["cat", "dog"], settings=made, root=tmp_path, out=tmp_path / "out")
+    options = {"pacs": Pacs(config=str(config)), "device": "cpu"}
+    found = _records(subject, "pacs", tmp_path / "parts", **options)
+    shares = {(r["split"], r["target"]): (r["value"], r["images"]) for r in found if r["metric"] == "accuracy"}
+    for domain, (cats, dogs) in counts.items():
+        assert shares["kfold", domain] == (cats / (cats + dogs - 1), cats + dogs - 1)
+        assert shares["domainbed", domain] == (cats / (cats + dogs), cats + dogs)
+    means = {record["split"]: record["value"] for record in found if record["metric"] == "mean_accuracy"}
+    assert means["kfold"] == pytest.approx((1 / 4 + 2 / 4 + 4 / 6 + 4 / 8) / 4)
+    assert means["domainbed"] == pytest.approx((1 / 5 + 2 / 5 + 4 / 7 + 4 / 9) / 4)
+    for run, (own, held_out) in seen.items():
+        split, target = run.split("/")
+        domains = {path.parent.parent.name for path in own.entries + held_out.entries}
+        assert domains == set(counts) - {target}
+        assert not set(own.entries) & set(held_out.entries)
+        total = sum(sum(counts[domain]) - (split == "kfold") for domain in domains)
+        assert len(own) + len(held_out) == total
+        assert len(held_out) == (6 if split == "kfold" else sum(round(0.2 * sum(counts[each])) for each in domains))
+    assert len(seen) == 8
+    assert _records(subject, "pacs", tmp_path / "parts", **options) == found
+    assert len(seen) == 8  # nothing is trained again
+    SUITES["pacs"].report(found, tmp_path)
+    assert "| kfold | 25.0 | 50.0 | 66.7 | 50.0 | 47.9 |" in (tmp_path / "pacs.md").read_text()
+
+
+def test_pacs_lists_that_are_missing_or_wrong(tmp_path: Path) -> None:
+    _pacs(tmp_path, tmp_path / "lists")
+    root = tmp_path / "PACS"
+    subject = Subject(Reader(2), DATA, ["cat", "dog"], root=tmp_path, out=tmp_path)
+    with pytest.raises(ValueError, match=r"has no art_painting_test_kfold\.txt"):
+        _records(subject, "pacs")
+    for file in (tmp_path / "lists").iterdir():
+        shutil.copy(file, root)
+    (root / "photo_test_kfold.txt").write_text("photo/cat/0.png 2\n")  # cats are class 1
+    with pytest.raises(ValueError, match=r"photo_test_kfold\.txt, line 1, is 'photo/cat/0\.png 2'"):
+        _records(subject, "pacs", pacs=Pacs(targets=["photo"]))
+    with pytest.raises(ValueError, match=r"pacs\.splits has 'twofold'"):
+        Evaluation(pacs=Pacs(splits=["twofold"]))
+
+
+def test_missing_data_sets_are_bad_input(
+    settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.loop import train
+
+    path = str(train(settings(epochs=1)))
+    capsys.readouterr()
+    for arguments, words in (
+        (["--on", "imagenet-r"], "give --data ROOT"),
+        (["--on", "imagenet-c", "--data", str(tmp_path)], "has no folder imagenet-c"),
+        (["--on", "clean", "--validation", "{colour: red}"], "validation has the option 'colour'"),
+        (["--on", "imagenet-r", "--workers", "-1"], "workers is -1"),
+    ):
+        assert command.main([path, *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
