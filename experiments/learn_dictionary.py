@@ -1,8 +1,9 @@
 """`python -m experiments.learn_dictionary`: recover a planted dictionary by gradient descent through the equilibrium.
 
 Signals are sparse combinations of planted atoms. The dictionary is learned on  1/2 |x - P a|^2 + share lam |a|_1, where
-a = a(P, x) is the certified equilibrium for lam. With share = 1 the gradient through a would vanish (the envelope
-theorem); with any other share a wrong gradient of the code is a wrong gradient of the loss.
+a = a(P, x) is the certified equilibrium for lam (for gradients through trajectories, the neurons' code at a horizon).
+With share = 1 the gradient through a would vanish (the envelope theorem); with any other share a wrong gradient of the
+code is a wrong gradient of the loss.
 """
 
 from __future__ import annotations
@@ -24,7 +25,17 @@ from experiments import commands
 __all__ = ["SMALL", "Learning", "learn", "main"]
 
 #: The case that is small enough to differentiate through trajectories.
-SMALL: dict[str, Any] = {"neurons": 8, "atoms": 12, "signals": 256, "active": 2, "batch": 64}
+SMALL: dict[str, Any] = {
+    "neurons": 8,
+    "atoms": 12,
+    "signals": 256,
+    "active": 2,
+    "batch": 64,
+    "lam": 0.2,
+    "share": 0.8,
+    "steps": 150,
+    "lr": 0.1,
+}
 
 
 @dataclass
@@ -33,14 +44,16 @@ class Learning:
 
     Attributes:
         gradient: implicit, backprop, checkpoint or adjoint.
-        small: 256 signals of 8 neurons and 12 atoms instead of the sizes below.
+        small: 256 signals of 8 neurons and 12 atoms, with settings of their own, where nothing else is said.
         neurons: size d of a signal.
         atoms: number d' of planted atoms, normal directions of norm 1.
         signals: how many signals there are.
         active: atoms in each signal, with weights of random sign between 0.5 and 1.5.
         lam: weight of the l1 penalty in the equilibrium's problem.
         share: of lam, in the loss.
-        tol: relative gap to which an equilibrium is sought.
+        tol: relative gap to which an equilibrium is sought, by the implicit gradient.
+        horizon: by the others, the time of the code, settled or not, in membrane time constants.
+        rtol: of the integration up to there.
         steps: steps of Adam, its rate falling to zero as a cosine.
         batch: signals in a step.
         lr: rate at first.
@@ -57,9 +70,11 @@ class Learning:
     lam: float = 0.1
     share: float = 0.5
     tol: float = 1e-4
+    horizon: float = 20.0
+    rtol: float = 1e-3
     steps: int = 300
     batch: int = 250
-    lr: float = 0.02
+    lr: float = 0.03
     seed: int = 0
     json: bool = False
 
@@ -77,8 +92,7 @@ def learn(options: Learning) -> dict[str, Any]:
         for _ in range(options.steps):
             batch = x[torch.randint(0, len(x), (options.batch,), generator=generator)]
             dictionary = vd.DenseDictionary(torch.nn.functional.normalize(weight, dim=0))
-            problem = vd.SparseProblem(dictionary, batch, options.lam)
-            code = vd.equilibrium(problem, gradient=options.gradient, tol=options.tol).code
+            code = _code(options, dictionary, batch)
             misfit = 0.5 * (batch - dictionary.decode(code)).square().sum(-1)
             loss = (misfit + options.share * options.lam * code.abs().sum(-1)).mean()
             optimizer.zero_grad()
@@ -99,6 +113,16 @@ def learn(options: Learning) -> dict[str, Any]:
     }
 
 
+def _code(options: Learning, dictionary: vd.DenseDictionary, batch: Tensor) -> Tensor:
+    if options.gradient == "implicit":
+        return vd.equilibrium(vd.SparseProblem(dictionary, batch, options.lam), tol=options.tol).code
+    neurons = vd.SparseRecurrent(dictionary, batch, options.lam)
+    times = torch.tensor([0.0, options.horizon], dtype=torch.float64)
+    tolerances = {"rtol": options.rtol, "atol": options.rtol / 100}
+    path = vd.integrate(neurons, neurons.initial_state(), times, **tolerances, gradient=options.gradient)
+    return neurons.code(tuple(part[-1] for part in path.states))
+
+
 def _planted(options: Learning, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The planted atoms (d, d') and the signals (n, d)."""
     real = {"generator": generator, "dtype": torch.float64}
@@ -116,7 +140,7 @@ def _cosines(weight: Tensor, planted: Tensor) -> Tensor:
 
 
 def _checked(options: Learning) -> Learning:
-    for name in ("neurons", "atoms", "signals", "active", "lam", "tol", "steps", "batch", "lr"):
+    for name in ("neurons", "atoms", "signals", "active", "lam", "tol", "horizon", "rtol", "steps", "batch", "lr"):
         if not getattr(options, name) > 0:
             raise ValueError(f"{name} is {getattr(options, name)}; a number above zero is wanted")
     if options.active > options.atoms or options.atoms > options.signals:
@@ -134,7 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command(values: Any) -> None:
         chosen = {name: getattr(values, name) for name in Learning.__dataclass_fields__}
-        options = _checked(Learning(**{**chosen, **(SMALL if values.small else {})}))
+        if values.small:
+            untouched = {name for name, value in chosen.items() if value == getattr(Learning, name)}
+            chosen |= {name: value for name, value in SMALL.items() if name in untouched}
+        options = _checked(Learning(**chosen))
         found = learn(options)
         print(
             f"{100 * found['recovered']:.1f} % of {options.atoms} atoms recovered (cosine above 0.98), "
