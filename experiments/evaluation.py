@@ -15,9 +15,23 @@ from experiments.settings import Data
 from experiments.suites import SUITES, Subject, run
 from experiments.suites.attacked import Attacks
 from experiments.suites.corrupted import Corruptions
+from experiments.suites.mapped import Maps
+from experiments.suites.mit1003 import Gaze
 from experiments.suites.pacs import Pacs
+from experiments.suites.voc import Segmentation
 
-__all__ = ["KINDS", "Attacks", "Corruptions", "Evaluation", "evaluate", "evaluate_on"]
+__all__ = [
+    "KINDS",
+    "Attacks",
+    "Corruptions",
+    "Evaluation",
+    "Gaze",
+    "Maps",
+    "Pacs",
+    "Segmentation",
+    "evaluate",
+    "evaluate_on",
+]
 
 #: The suites that want nothing but the images that a model was validated on.
 KINDS = tuple(name for name, suite in SUITES.items() if suite.needs is None)
@@ -33,6 +47,9 @@ class Evaluation:
         corruptions: which.
         attacks: how strong.
         pacs: how to fine-tune.
+        maps: which attention maps.
+        segmentation: what is foreground.
+        gaze: what is a fixation.
         seed: of corruptions, attacks and fine-tuning.
         batch_size: images at a time.
         workers: threads that read images; 0: none beside the main one.
@@ -44,6 +61,9 @@ class Evaluation:
     corruptions: Corruptions = field(default_factory=Corruptions)
     attacks: Attacks = field(default_factory=Attacks)
     pacs: Pacs = field(default_factory=Pacs)
+    maps: Maps = field(default_factory=Maps)
+    segmentation: Segmentation = field(default_factory=Segmentation)
+    gaze: Gaze = field(default_factory=Gaze)
     seed: int = 0
     batch_size: int = 128
     workers: int = 0
@@ -56,6 +76,8 @@ class Evaluation:
                 raise ValueError(f"on has {name!r}; of {', '.join(SUITES)}, separated by commas, is wanted")
         self.corruptions.check()
         self.pacs.check()
+        self.segmentation.check()
+        self.gaze.check()
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; an integer of at least 1 is wanted")
         if self.workers < 0:

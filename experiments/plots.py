@@ -8,18 +8,18 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from experiments.corruptions import CORRUPTIONS, corrupt_all
 from experiments.data import as_images
 from experiments.logs import read_log
+from experiments.maps import attention_map
 from experiments.networks import Normalized
 from experiments.records import mean_and_deviation
-from vars_dyn.attention import look_inside, upsampled
+from vars_dyn.attention import upsampled
 
-__all__ = ["ablation", "attention_maps", "severity", "training_curves"]
+__all__ = ["ablation", "attention_maps", "severity", "thresholds", "training_curves"]
 
 
 def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
@@ -94,6 +94,20 @@ def _lines(axis: Any, found: Sequence[Mapping[str, Any]], name: str) -> None:
         axis.errorbar(at, means, np.nan_to_num(deviations), fmt=".-", color=f"C{i % 10}", label=label, lw=1, capsize=2)
 
 
+def thresholds(found: Sequence[Mapping[str, Any]], metrics: Sequence[str], path: Path) -> None:
+    """Metrics of a segmentation against the threshold."""
+    figure, axis = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
+    for metric in metrics:
+        own = [record for record in found if record["metric"] == f"curve_{metric}"]
+        at, values = [record["threshold"] for record in own], [record["value"] for record in own]
+        axis.plot(at, values, ".-", lw=1, label=metric.replace("_", " ").replace("iou", "IoU"))
+    for threshold in {record["threshold"] for record in found if record["metric"] in metrics}:
+        axis.axvline(threshold, color="0.7", lw=1, zorder=0)
+    axis.set(xlabel="threshold", ylabel="share", ylim=(0, None))
+    axis.legend(fontsize="small")
+    _save(figure, path)
+
+
 def attention_maps(
     model: Normalized,
     images: UInt8[np.ndarray, "n h w 3"],
@@ -103,8 +117,8 @@ def attention_maps(
 ) -> None:
     """Images, clean and corrupted, over their attention maps (the paper's Fig. 3 and 11).
 
-    A map is `look_inside`'s at the last iteration, averaged over heads: the first attention layer's unless `layer` is
-    named; its scale is its own minimum to maximum. Raises ValueError for a model without this package's attention.
+    A map is that of `experiments.maps`, of the first attention layer unless `layer` is named; its scale is its own
+    minimum to maximum. Raises ValueError for a model without this package's attention.
     """
     kinds = [("clean", 0), *corruptions]
     figure, axes = plt.subplots(
@@ -112,7 +126,7 @@ def attention_maps(
     )
     for column, (name, level) in enumerate(kinds):
         shown = images if name == "clean" else corrupt_all(images, name, level)
-        maps = _maps(model, shown, layer)
+        maps = upsampled(attention_map(model, as_images(shown).to(model.mean.device), layer), shown.shape[1:3]).cpu()
         for row in range(len(images)):
             axes[2 * row, column].imshow(shown[row])
             axes[2 * row + 1, column].imshow(maps[row], cmap="magma")
@@ -120,19 +134,6 @@ def attention_maps(
     for axis in axes.flat:
         axis.axis("off")
     _save(figure, path)
-
-
-def _maps(model: Normalized, images: UInt8[np.ndarray, "n h w 3"], layer: str | None) -> np.ndarray:
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        views = look_inside(model, as_images(images).to(model.mean.device))
-    model.train(was_training)
-    name = layer or next(iter(views))
-    if name not in views:
-        raise ValueError(f"layer is {name!r}; one of {', '.join(views)} is wanted")
-    maps = upsampled(views[name].maps[-1].mean(1), images.shape[1:3])
-    return maps.cpu().numpy()
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -7,7 +7,9 @@ from experiments.suites.base import Part, Subject, Suite, run
 from experiments.suites.classification import Clean
 from experiments.suites.corrupted import Corrupted, ImageNetC
 from experiments.suites.imagenet import ImageNet, ImageNetA, ImageNetR, ImageNetSketch
+from experiments.suites.mit1003 import Mit1003
 from experiments.suites.pacs import PacsTransfer
+from experiments.suites.voc import VocSegmentation
 
 __all__ = ["SUITES", "Part", "Subject", "Suite", "run"]
 
@@ -22,6 +24,8 @@ _ALL: tuple[type[Suite], ...] = (
     ImageNetA,
     ImageNetSketch,
     PacsTransfer,
+    VocSegmentation,
+    Mit1003,
 )
 
 #: Name to suite.

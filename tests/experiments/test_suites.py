@@ -266,3 +266,36 @@ def test_missing_data_sets_are_bad_input(
         assert command.main([path, *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
+
+
+def test_a_timm_model_and_another_attention_without_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every suite of maps and classes takes a timm model from a file, with its attention replaced."""
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    from tests.experiments.test_map_suites import write_mit1003
+
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "weights.safetensors")
+    for label in synsets("imagenet_a")[::-1]:
+        write(tmp_path / "imagenet-a" / label / "x.png", 0)
+    write_mit1003(tmp_path)
+    arguments = [f"timm:test_vit={tmp_path / 'weights.safetensors'}", "--on", "imagenet-a,mit1003"]
+    arguments += ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--progress", "false"]
+    arguments += ["--gaze.pixels_per_degree", "2"]
+    plain = Path(tmp_path / "out" / "records.jsonl")
+    assert command.main(arguments) == 2  # timm's own attention has no map, and mit1003 wants one
+    assert "--attention.kind softmax" in capsys.readouterr().err
+    maps = []
+    for options in (["softmax"], ["vars_d", "--attention.lam", "0.1"]):
+        assert command.main([*arguments, "--attention.kind", *options]) == 0
+        records = {r["metric"]: r for r in map(json.loads, plain.read_text().splitlines())}
+        assert records["accuracy"]["value"] == 1 / 200  # one image, 200 times: one of the classes is right
+        assert records["nss"]["config"]["model"]["attention"]["kind"] == options[0]
+        maps.append(records["nss"]["value"])
+    assert maps[0] != maps[1]
+    assert "| IN-A | NSS | AUC-Judd | CC |" in (tmp_path / "out" / "table.md").read_text()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from experiments.settings import Data
+from vars_dyn.attention import SoftmaxAttention
 
 DATA = Data(image_size=8, crop=1)
 
@@ -36,3 +38,19 @@ class Reader(nn.Module):
         logits = torch.zeros(len(images), self.classes)
         logits.scatter_(1, (green + blue % 16 * 256)[:, None], 1.0)
         return logits.scatter(1, (red + blue // 16 * 256)[:, None], 2.0)
+
+
+class Bright(nn.Module):
+    """One layer of softmax attention on tokens of 2 x 2 pixels that looks at bright pixels: its map, from its minimum
+    to its maximum, is 1 where a token is white and 0 where it is black."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = SoftmaxAttention(1, 1, qkv_bias=True)
+        with torch.no_grad():
+            self.attn.qkv.weight.copy_(torch.tensor([[0.0], [1.0], [0.0]]))
+            self.attn.qkv.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = F.avg_pool2d(images.mean(1, keepdim=True), 2).flatten(2).mT
+        return self.attn(tokens).mean(1)

@@ -1,0 +1,55 @@
+"""The attention map of a model: one number per token of the grid."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vars_dyn.attention import look_inside
+from vars_dyn.attention.base import TokenMixer
+from vars_dyn.attention.inspection import LayerView
+
+__all__ = ["attention_map", "min_max", "views"]
+
+
+def views(model: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, LayerView]:
+    """What goes on in the attention layers at images in [0, 1], by the names of the layers in the network.
+
+    The model is in eval mode meanwhile. Raises ValueError if it has none of this package's attention layers.
+    """
+    network = getattr(model, "network", model)
+    if not any(isinstance(layer, TokenMixer) for layer in network.modules()):
+        raise ValueError(
+            f"{type(network).__name__} has none of this package's attention layers, whose maps are wanted; "
+            "--attention.kind softmax puts them in place of timm's"
+        )
+    shown = (images - model.mean) / model.std if network is not model else images
+    was_training = network.training
+    network.eval()
+    try:
+        return look_inside(network, shown)
+    finally:
+        network.train(was_training)
+
+
+def attention_map(
+    model: nn.Module, images: Float[Tensor, "b 3 h w"], layer: str | None = None
+) -> Float[Tensor, "b rows columns"]:
+    """The map of one layer (the first, unless named) on the grid of tokens: its last iterate's, averaged over heads.
+
+    What a head's map is, `vars_dyn.LayerView` defines: the norm of the reconstruction P a over channels for VARS, what
+    a token receives from the average query for softmax and Performer.
+    """
+    found = views(model, images)
+    name = layer or next(iter(found))
+    if name not in found:
+        raise ValueError(f"layer is {name!r}; one of {', '.join(found)} is wanted")
+    return found[name].maps[-1].mean(1)
+
+
+def min_max(maps: Float[Tensor, "*lead h w"]) -> Float[Tensor, "*lead h w"]:
+    """Each map scaled to [0, 1] by its own minimum and maximum; a constant map becomes 0."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    width = high - low
+    return torch.where(width > 0, (maps - low) / torch.where(width > 0, width, 1), 0)

@@ -1,0 +1,102 @@
+"""How well a map predicts where people look: NSS, AUC-Judd and CC, and fixations of recorded gaze.
+
+Bylinskii et al., "What do different evaluation metrics tell us about saliency models?", PAMI 2019. A map has one value
+per pixel; fixations are pixels (n, 2), row and column. Two fixations of one pixel count twice in NSS and CC; AUC-Judd
+is about the distinct pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.ndimage import gaussian_filter
+
+__all__ = ["RATE", "auc_judd", "cc", "gaze_fixations", "nss"]
+
+#: Gaze samples per second of MIT1003.
+RATE = 240
+
+Map = Float[np.ndarray, "h w"]
+Fixations = Int[np.ndarray, "n 2"]
+
+
+def nss(saliency: Map, fixations: Fixations) -> float:
+    """Normalised scanpath saliency: the mean at the fixations of the map, standardised over all its pixels (ddof 0).
+
+    0 for a constant map. Peters et al., Vision Research 2005.
+    """
+    if _constant(saliency):
+        return 0.0
+    return float((saliency[fixations[:, 0], fixations[:, 1]].mean() - saliency.mean()) / saliency.std())
+
+
+def auc_judd(saliency: Map, fixations: Fixations) -> float:
+    """The area under the curve of fixated pixels found against other pixels found, over all thresholds.
+
+    It is the probability that a fixated pixel has a larger value than another, equal values counting half: .5 for a
+    constant map. Judd's script joins the thresholds of fixated pixels by straight lines, which lies above by up to one
+    half over the number of fixated pixels. Judd et al., ICCV 2009.
+    """
+    fixated = np.zeros(saliency.shape, dtype=bool)
+    fixated[fixations[:, 0], fixations[:, 1]] = True
+    others = np.sort(saliency[~fixated])
+    if not len(others):
+        raise ValueError("all pixels are fixated; at least one that is not is wanted")
+    if _constant(saliency):
+        return 0.5
+    found = saliency[fixated]
+    below = np.searchsorted(others, found, "left") + np.searchsorted(others, found, "right")
+    return float(below.mean() / 2 / len(others))
+
+
+def cc(saliency: Map, fixations: Fixations, sigma: float) -> float:
+    """Pearson's correlation between the map and the fixations' density, blurred with a Gaussian of `sigma` pixels.
+
+    0 for a constant map. Nothing is fixated beyond the image's border.
+    """
+    density = np.zeros(saliency.shape)
+    np.add.at(density, (fixations[:, 0], fixations[:, 1]), 1)
+    density = gaussian_filter(density, sigma, mode="constant")
+    if _constant(saliency) or _constant(density):
+        return 0.0
+    return float(np.corrcoef(saliency.ravel(), density.ravel())[0, 1])
+
+
+def _constant(saliency: Map) -> bool:
+    """Whether all values are the same but for rounding."""
+    return bool(np.ptp(saliency) <= 1e-12 * np.abs(saliency).max())
+
+
+def gaze_fixations(
+    gaze: Float[np.ndarray, "samples 2"],
+    pixels_per_degree: float = 34.0,
+    speed: float = 30.0,
+    shortest: float = 0.05,
+    rate: float = RATE,
+) -> Float[np.ndarray, "n 2"]:
+    """The fixations (x, y) of a gaze path by a velocity threshold, in order.
+
+    Runs of samples slower than `speed` that last `shortest` are fixations, at the median of their samples. The speed is
+    that between the samples two before and two after (17 ms at 240 Hz). Negative and not finite samples are blinks,
+    which end a fixation. Salvucci & Goldberg, "Identifying fixations and saccades in eye-tracking protocols", ETRA
+    2000.
+
+    Args:
+        gaze: x and y in pixels, one row per sample.
+        pixels_per_degree: of visual angle.
+        speed: in degrees per second.
+        shortest: in seconds.
+        rate: samples per second.
+    """
+    seen = np.isfinite(gaze).all(1) & (np.nan_to_num(gaze) >= 0).all(1)
+    path = np.where(seen[:, None], gaze, np.nan)
+    before, after = np.arange(len(path)) - 2, np.arange(len(path)) + 2
+    before, after = before.clip(0), after.clip(None, len(path) - 1)
+    with np.errstate(invalid="ignore"):
+        distance = np.linalg.norm(path[after] - path[before], axis=1)
+        slow = distance / np.maximum(after - before, 1) * rate / pixels_per_degree < speed
+    slow &= seen  # blinks within the two samples have made the speed NaN, which is not slow
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], slow, [False]])))
+    runs = edges.reshape(-1, 2)
+    found = [np.median(path[start:stop], axis=0) for start, stop in runs if stop - start >= shortest * rate]
+    return np.array(found).reshape(-1, 2)

@@ -1,0 +1,78 @@
+"""NSS, AUC-Judd and CC against hand computations and other implementations; fixations of a drawn gaze path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+from torchmetrics.regression import PearsonCorrCoef
+
+from experiments.saliency import auc_judd, cc, gaze_fixations, nss
+
+
+def test_by_hand() -> None:
+    """The map 0 1 / 2 3 has mean 1.5 and variance 1.25; the fixations (1, 1), (1, 1), (0, 1) lie at 3, 3 and 1."""
+    values = np.array([[0.0, 1.0], [2.0, 3.0]])
+    fixations = np.array([[1, 1], [1, 1], [0, 1]])
+    assert nss(values, fixations) == pytest.approx((1.5 + 1.5 - 0.5) / 3 / 1.25**0.5)
+    # Fixated are 3 and 1, others 0 and 2: of four pairs 3 beats both, 1 beats one.
+    assert auc_judd(values, fixations) == 3 / 4
+    # Almost no blur: the density is 0 1 / 0 2, of mean .75; covariance 5/8, variances 1.25 and 11/16.
+    assert cc(values, fixations, 1e-3) == pytest.approx(5 / 8 / (1.25 * 11 / 16) ** 0.5)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_other_implementations_agree(seed: int, ties: bool) -> None:
+    generator = np.random.default_rng(seed)
+    values = generator.normal(size=(7, 9))
+    values = np.round(values) if ties else values
+    values[0, :2] = -9, 9  # never constant
+    fixations = np.stack([generator.integers(0, 7, 12), generator.integers(0, 9, 12)], axis=1)
+    at = np.zeros((7, 9))
+    np.add.at(at, tuple(fixations.T), 1)
+    scaled = StandardScaler().fit_transform(values.reshape(-1, 1)).reshape(7, 9)
+    assert nss(values, fixations) == pytest.approx((scaled * at).sum() / 12, abs=1e-10)
+    assert auc_judd(values, fixations) == pytest.approx(roc_auc_score(at.ravel() > 0, values.ravel()), abs=1e-10)
+    density = gaussian_filter(at, 1.5, mode="constant")
+    pearson = PearsonCorrCoef()(*(torch.tensor(each.ravel()) for each in (values, density)))
+    assert cc(values, fixations, 1.5) == pytest.approx(float(pearson), abs=1e-6)
+
+
+def test_a_constant_map_says_nothing() -> None:
+    fixations = np.array([[0, 0], [2, 1]])
+    for constant in (np.zeros((4, 5)), np.full((4, 5), 0.1) + np.eye(4, 5) * 1e-17):
+        assert (nss(constant, fixations), auc_judd(constant, fixations), cc(constant, fixations, 1)) == (0, 0.5, 0)
+    with pytest.raises(ValueError, match="all pixels are fixated"):
+        auc_judd(np.zeros((1, 2)), np.array([[0, 0], [0, 1]]))
+
+
+def _path(*stays: tuple[float, float, int], noise: float = 0.0) -> np.ndarray:
+    gaze = np.concatenate([np.tile([x, y], (samples, 1)) for x, y, samples in stays])
+    return gaze + noise * np.random.default_rng(0).normal(size=gaze.shape)
+
+
+def test_fixations_of_a_path() -> None:
+    """Two long stays, a blink in the middle of one, and one of 8 samples (33 ms), which is too short."""
+    gaze = _path((100, 50, 60), (200, 80, 40), (-1, -1, 10), (200, 80, 40), (300, 300, 8), (30, 40, 30))
+    found = gaze_fixations(gaze)
+    assert found.tolist() == [[100, 50], [200, 80], [200, 80], [30, 40]]
+    missing = gaze.copy()
+    missing[gaze < 0] = np.nan
+    assert gaze_fixations(missing).tolist() == found.tolist()
+    assert gaze_fixations(gaze, shortest=0.01).tolist() == [*found[:3].tolist(), [300, 300], [30, 40]]
+    noisy = gaze_fixations(_path((100, 50, 60), (200, 80, 40), noise=0.5))
+    assert np.abs(noisy - [[100, 50], [200, 80]]).max() < 0.5
+    assert gaze_fixations(np.full((50, 2), -1.0)).shape == (0, 2)
+
+
+def test_steady_pursuit_is_no_fixation() -> None:
+    """34 pixels are a degree: 4 pixels per sample are 28 degrees per second, 5 are 35."""
+    for step, fixations in ((4.0, 1), (5.0, 0)):
+        gaze = np.stack([step * np.arange(60), np.full(60, 20.0)], axis=1)
+        assert len(gaze_fixations(gaze)) == fixations
