@@ -212,24 +212,35 @@ def _resident(name: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {name}")
 
 
-def measured_apart(setting: Setting, mode: str, horizon: float, repeats: int) -> dict[str, Any]:
-    """`measure` in two processes of its own, one for the time and one, whose allocator gives memory back, for that."""
+def measured_apart(setting: Setting, mode: str, horizon: float, repeats: int, patience: float) -> dict[str, Any]:
+    """`measure` in two processes of its own, one for the time and one, whose allocator gives memory back, for that.
+
+    torchdiffeq's own adjoint can take a thousand times longer than the rest: one process measures both, and is given up
+    after `patience` seconds.
+    """
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for what in ("time", "memory"):
+        for what in ("memory",) if mode == PLAIN else ("time", "memory"):
             order = {"setting": asdict(setting), "mode": mode, "horizon": horizon, "folder": folder}
-            order["repeats"] = repeats if what == "time" and mode != PLAIN else 1
+            order["repeats"] = repeats if what == "time" else 1
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             if what == "memory":
                 environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
             command = [sys.executable, "-m", "experiments.benchmark.gradients", "--measure", json.dumps(order)]
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, env=environment, check=False, timeout=patience
+                )
+            except subprocess.TimeoutExpired:
+                failure = f"not done within {patience:g} s"
+                none = {"forward": math.nan, "backward": math.nan, "peak_mib": math.nan}
+                return {**none, "failure": failure, "tensors": {}}
             if done.returncode:
                 raise RuntimeError(f"{mode} to T = {horizon} failed: {done.stderr.strip().splitlines()[-1:]}")
             result = json.loads(done.stdout.splitlines()[-1])
             found = {
                 **result,
-                **({} if what == "time" else {"forward": found["forward"], "backward": found["backward"]}),
+                **({name: found[name] for name in ("forward", "backward")} if found else {}),
             }
         path = Path(folder) / "gradient.safetensors"
         found["tensors"] = load_file(path) if path.exists() else {}
@@ -256,13 +267,13 @@ def error_of(tensors: dict[str, Tensor], exact: tuple[Tensor, Tensor]) -> float:
     return max(float((a.cpu() - b).norm() / b.norm()) for a, b in pairs)
 
 
-def benchmark(setting: Setting, horizons: Sequence[float], repeats: int) -> list[dict[str, Any]]:
+def benchmark(setting: Setting, horizons: Sequence[float], repeats: int, patience: float) -> list[dict[str, Any]]:
     """One row for every mode and horizon; for "implicit" a single one, of horizon None."""
     rows = []
     for horizon in (*horizons, None):
         exact = rest_gradient(setting) if horizon is None else flow_gradient(setting, horizon)
         for mode in MODES[-1:] if horizon is None else MODES[:-1]:
-            found = measured_apart(setting, mode, horizon or 0.0, repeats)
+            found = measured_apart(setting, mode, horizon or 0.0, repeats, patience)
             error = error_of(found.pop("tensors"), exact)
             rows.append({"mode": mode, "horizon": horizon, "error": error, **found})
             print(_row(rows[-1]), flush=True)
@@ -275,8 +286,10 @@ _HEAD = ("| T | mode | error | forward, s | backward, s | peak memory, MiB |", "
 def _row(row: dict[str, Any]) -> str:
     horizon = "rest" if row["horizon"] is None else f"{row['horizon']:g}"
     error = f"{row['error']:.1e}" if math.isfinite(row["error"]) else "not finite"
-    numbers = f"{row['forward']:.3g} | {row['backward']:.3g} | {row['peak_mib']:.0f}"
-    return f"| {horizon} | `{row['mode']}` | {error} | {numbers} |"
+    if not math.isfinite(row["error"]) and row["failure"]:
+        error = row["failure"]
+    numbers = [f"{row[name]:.3g}" if math.isfinite(row[name]) else "-" for name in ("forward", "backward", "peak_mib")]
+    return f"| {horizon} | `{row['mode']}` | {error} | {' | '.join(numbers)} |"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -299,6 +312,10 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
         "adjoint_error_over_backprop": max(at["adjoint", t]["error"] / at["backprop", t]["error"] for t in horizons),
         "implicit_backward_over_forward": rest["backward"] / rest["forward"],
     }
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def machine(device: str) -> dict[str, str]:
@@ -325,15 +342,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = commands.parser_for("benchmark.gradients", "Error, time and memory of every gradient mode.")
     parser.add_argument("--horizons", type=list[float], default=[5.0, 20.0, 80.0], help="times T, increasing")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the fastest counts")
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds until a measurement is given up")
     parser.add_argument("--out", type=str, default=None, help="folder for table.md and benchmark.json")
     parser.add_class_arguments(Setting, "setting")
 
     def command(values: Any) -> None:
-        if not values.horizons or values.repeats < 1 or not all(0 < t < math.inf for t in values.horizons):
-            raise ValueError("horizons and repeats are wanted above zero")
+        if (
+            not values.horizons
+            or values.repeats < 1
+            or not values.patience > 0
+            or not all(0 < t < math.inf for t in values.horizons)
+        ):
+            raise ValueError("horizons, repeats and patience are wanted above zero")
         setting = Setting(**vars(values.setting))
         print("\n".join(_HEAD))
-        rows = benchmark(setting, values.horizons, values.repeats)
+        rows = benchmark(setting, values.horizons, values.repeats, values.patience)
         found = ratios(rows)
         print("\n" + "\n".join(f"{name}: {value:.3g}" for name, value in found.items()))
         if values.out:
@@ -342,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (folder / "table.md").write_text(table(rows))
             line = "python -m experiments.benchmark.gradients " + " ".join(given)
             record = {"command": line.strip(), "setting": asdict(setting), "machine": machine(setting.device)}
-            rows = [{**row, "error": row["error"] if math.isfinite(row["error"]) else None} for row in rows]
+            rows = [{name: _finite_or_none(value) for name, value in row.items()} for row in rows]
             text = json.dumps({**record, "rows": rows, "ratios": found}, indent=2)
             (folder / "benchmark.json").write_text(text + "\n")
 
