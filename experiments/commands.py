@@ -10,7 +10,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["parser_for", "run"]
+from experiments.settings import Attention
+
+__all__ = ["add_data", "add_model", "parser_for", "run"]
 
 
 def parser_for(program: str, description: str) -> ArgumentParser:
@@ -18,6 +20,24 @@ def parser_for(program: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"python -m experiments.{program}", description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of options; may be given several times")
     return parser
+
+
+def add_model(parser: ArgumentParser) -> None:
+    """Arguments that say which trained model is meant, and where data lie."""
+    parser.add_argument(
+        "checkpoint", help="a run's folder (its best checkpoint), a checkpoint's, or timm:NAME[=WEIGHTS]"
+    )
+    add_data(parser)
+    parser.add_argument("--weights", type=str | None, default=None, help="safetensors of a timm:NAME model")
+    parser.add_class_arguments(Attention, "attention", instantiate=True)
+
+
+def add_data(parser: ArgumentParser) -> None:
+    """Arguments that say where images lie."""
+    parser.add_argument("--data", type=str | None, default=None, help="the folder that has imagenet-c, PACS, ... in it")
+    parser.add_argument(
+        "--validation", type=dict[str, Any], default={}, help="options of the validation images unlike in training"
+    )
 
 
 def run(

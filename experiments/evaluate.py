@@ -13,27 +13,21 @@ from torch import nn
 from experiments import commands, plots, records
 from experiments.data import Labelled, evaluation_images
 from experiments.evaluation import KINDS, Evaluation, evaluate_on
-from experiments.settings import Attention, Settings
+from experiments.settings import Settings
 from experiments.suites import SUITES, Subject
 from experiments.trained import Trained, load, trained
 from vars_dyn.attention.base import TokenMixer
 
-__all__ = ["load", "main", "measure", "measure_trained"]
+__all__ = ["evaluation_of", "load", "main", "measure", "measure_trained"]
 
 
 def _parser() -> ArgumentParser:
     parser = commands.parser_for("evaluate", "Measure a trained model: a JSON record per number, a table, figures.")
-    parser.add_argument("checkpoint", help="a run's folder (its best checkpoint), a checkpoint's, or timm:NAME")
+    commands.add_model(parser)
     parser.add_argument("--on", type=str, default=",".join(KINDS), help=f"of {', '.join(SUITES)}, by commas")
-    parser.add_argument("--data", type=str | None, default=None, help="the folder that has imagenet-c, PACS, ... in it")
-    parser.add_argument("--weights", type=str | None, default=None, help="safetensors of a timm:NAME model")
     parser.add_argument("--out", type=str | None, default=None, help="folder of the results; default: the run's")
     parser.add_argument("--label", type=str | None, default=None, help="name of the run in tables; default: its folder")
-    parser.add_argument(
-        "--validation", type=dict[str, Any], default={}, help="options of the validation images unlike in training"
-    )
-    parser.add_class_arguments(Attention, "attention", instantiate=True)
-    parser.add_class_arguments(Evaluation, None, skip={"on"}, instantiate=True)
+    parser.add_class_arguments(Evaluation, None, skip={"on"})
     return parser
 
 
@@ -72,6 +66,12 @@ def measure_trained(
     return _measured(subject, how, about)
 
 
+def evaluation_of(values: Namespace) -> Evaluation:
+    """The options of an evaluation among the values of a command."""
+    options = {name: getattr(values, name) for name in Evaluation.__dataclass_fields__ if name != "on"}
+    return Evaluation(on=tuple(values.on.split(",")), **options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(parser: ArgumentParser, values: Namespace) -> None:
     values = parser.instantiate(values)
-    options = {name: getattr(values, name) for name in Evaluation.__dataclass_fields__ if name != "on"}
-    how = Evaluation(on=tuple(values.on.split(",")), **options)
+    how = evaluation_of(values)
     root = None if values.data is None else Path(values.data)
     found = trained(
         values.checkpoint,

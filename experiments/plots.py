@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
@@ -19,7 +21,7 @@ from experiments.networks import Normalized
 from experiments.records import mean_and_deviation
 from vars_dyn.attention import upsampled
 
-__all__ = ["ablation", "attention_maps", "severity", "thresholds", "training_curves"]
+__all__ = ["ablation", "attention_maps", "grid", "severity", "thresholds", "training_curves"]
 
 
 def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
@@ -105,6 +107,35 @@ def thresholds(found: Sequence[Mapping[str, Any]], metrics: Sequence[str], path:
         axis.axvline(threshold, color="0.7", lw=1, zorder=0)
     axis.set(xlabel="threshold", ylabel="share", ylim=(0, None))
     axis.legend(fontsize="small")
+    _save(figure, path)
+
+
+def grid(dataset: xr.Dataset, base: Mapping[str, float], path: Path) -> None:
+    """Each measure of an ablation against the iterations and against lambda, a line per solver and threshold.
+
+    What is not on an axis is as in the model, `base`, or the nearest value that was measured.
+    """
+    values = dataset.value
+    names = {"num_steps": "iterations k", "lam": "lambda"}
+    axes = [name for name in names if values.sizes[name] > 1] or ["num_steps"]
+    rows = values.sizes["measure"]
+    size = (3.6 * len(axes), 2.5 * rows)
+    figure, panels = plt.subplots(rows, len(axes), figsize=size, squeeze=False, sharey="row", layout="constrained")
+    for row, measure in zip(panels, values.measure.values, strict=True):
+        for axis, name in zip(row, axes, strict=True):
+            rest = {other: base[other] for other in names if other != name}
+            shown = values.sel(measure=measure).sel(rest, method="nearest")
+            lines = itertools.product(values.solver.values, values.threshold.values)
+            for style, (solver, threshold) in zip(
+                itertools.cycle(["o-", "s-", "^--", "v--", "x:"]), lines, strict=False
+            ):
+                own = shown.sel(solver=solver, threshold=threshold)
+                axis.plot(own[name], own, style, ms=4, lw=1, label=f"{solver}, {threshold}")
+            at = ", ".join(f"{names[other]} = {float(shown[other]):g}" for other in rest)
+            axis.set_title(at, fontsize="small")
+            axis.set_xlabel(names[name])
+        row[0].set_ylabel(measure)
+    panels[0, 0].legend(fontsize="x-small")
     _save(figure, path)
 
 

@@ -143,6 +143,11 @@ SUITE_COLUMNS = {
 }
 
 
+def all_columns() -> dict[str, Callable[[Mapping[str, Any]], bool]]:
+    """All columns there are."""
+    return {**COLUMNS, **SUITE_COLUMNS}
+
+
 def columns(found: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Mapping[str, Any]], bool]]:
     """The usual columns, and those of the suites that `found` has records of."""
     return {**COLUMNS, **{name: picks for name, picks in SUITE_COLUMNS.items() if any(map(picks, found))}}

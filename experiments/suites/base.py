@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from experiments.data import Labelled
 from experiments.settings import Data, Settings
+from vars_dyn.attention import VarsAttention
 from vars_dyn.recording.provenance import digest
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Subject:
     def digest(self) -> str:
         """SHA-256 of the weights, the architecture and how images are made: the same, the same results."""
         data = [self.data.image_size, self.data.crop, list(self.data.mean), list(self.data.std)]
-        words = f"{self.model} {data} {digest(self.model.state_dict().values())}"
+        variants = [layer.variant for layer in self.model.modules() if isinstance(layer, VarsAttention)]
+        words = f"{self.model} {variants} {data} {digest(self.model.state_dict().values())}"
         return hashlib.sha256(words.encode()).hexdigest()
 
 

@@ -1,0 +1,231 @@
+"""`python -m experiments.ablate CHECKPOINT --num_steps [1,3,5] --lam [0,0.3]`: what the solver of a VARS model does.
+
+The iterations k and lambda (the paper's Fig. 6), the solver and the threshold of all its layers are varied together, on
+a grid; every cell is measured by the suites of `--on`. The weights stay as they were trained, unless `--retrain` has
+each cell trained anew as the checkpoint was. All goes to one xarray dataset, ablation.zarr, and one figure,
+ablation.png; given again, the command goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from jsonargparse import Namespace
+from torch import nn
+from tqdm import tqdm
+
+from experiments import commands, plots, records
+from experiments.evaluate import evaluation_of
+from experiments.evaluation import KINDS, Evaluation, evaluate_on
+from experiments.loop import train
+from experiments.settings import Ode
+from experiments.suites import Subject
+from experiments.trained import Trained, trained
+from vars_dyn.attention import VarsAttention, solvers
+
+__all__ = ["Cell", "Grid", "ablate", "main", "varied"]
+
+SOLVERS = (*solvers.UNROLLED, "ode", "equilibrium")
+
+
+class Cell(NamedTuple):
+    """One setting of all layers."""
+
+    threshold: str
+    solver: str
+    num_steps: int
+    lam: float
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is such a layer: the ODE and its equilibrium want a threshold that stands for a penalty."""
+        return self.threshold == "soft" or self.solver in solvers.UNROLLED
+
+    @property
+    def measured(self) -> Cell:
+        """The cell that stands for this one: the ODE and its equilibrium take no number of steps."""
+        return self if self.solver in solvers.UNROLLED else self._replace(num_steps=0)
+
+
+@dataclass
+class Grid:
+    """What is varied; empty lists stand for what the model has.
+
+    Attributes:
+        num_steps: iterations k of the unrolled solvers.
+        lam: weights of the sparsity penalty.
+        solver: of ista, fista, ode, equilibrium.
+        threshold: of soft, gelu.
+        ode: how solver ode integrates.
+    """
+
+    num_steps: list[int] = field(default_factory=lambda: [1, 2, 3, 5, 7])
+    lam: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.3, 0.5, 1.0])
+    solver: list[str] = field(default_factory=list)
+    threshold: list[str] = field(default_factory=list)
+    ode: Ode = field(default_factory=Ode)
+
+    def __post_init__(self) -> None:
+        for name, known in (("solver", SOLVERS), ("threshold", tuple(solvers.GATES))):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise ValueError(f"{name} has {value!r}; of {', '.join(known)} is wanted")
+        for name, least in (("num_steps", 1), ("lam", 0)):
+            for value in getattr(self, name):
+                if not value >= least:
+                    raise ValueError(f"{name} has {value}; numbers of at least {least} are wanted")
+
+    def around(self, layer: VarsAttention) -> dict[str, list[Any]]:
+        """The values of each axis, by the names of a cell."""
+        solver = layer.solver if isinstance(layer.solver, str) else type(layer.solver).__name__.lower()
+        own = {"threshold": layer.variant.threshold, "solver": solver, "num_steps": layer.num_steps, "lam": layer.lam}
+        return {name: sorted(set(getattr(self, name)) or {value}) for name, value in own.items()}
+
+
+def layers_of(model: nn.Module) -> list[VarsAttention]:
+    """The VARS layers of a model; ValueError if it has none."""
+    found = [layer for layer in model.modules() if isinstance(layer, VarsAttention)]
+    if not found:
+        raise ValueError("the model has no VARS attention, whose solver could be varied")
+    return found
+
+
+@contextmanager
+def varied(model: nn.Module, cell: Cell, ode: Ode | None = None) -> Iterator[None]:
+    """The model with the settings of a cell in all VARS layers, and as it was afterwards."""
+    found = layers_of(model)
+    names = ("variant", "solver", "num_steps", "lam")
+    before = [{name: getattr(layer, name) for name in names} for layer in found]
+    solver = solvers.Ode(**vars(ode or Ode())) if cell.solver == "ode" else solvers.solver_of(cell.solver, None)
+    if cell.solver not in solvers.UNROLLED and any(layer.variant.learned_metric for layer in found):
+        raise ValueError(f"solver is {cell.solver!r}, but the model has a learned metric; ista or fista is wanted")
+    try:
+        for layer in found:
+            layer.variant, layer.solver = replace(layer.variant, threshold=cell.threshold), solver
+            layer.num_steps, layer.lam = cell.num_steps, cell.lam
+        yield
+    finally:
+        for layer, values in zip(found, before, strict=True):
+            for name, value in values.items():
+                setattr(layer, name, value)
+
+
+def ablate(
+    found: Trained, grid: Grid, how: Evaluation, out: Path, root: Path | None = None, retrain: bool = False
+) -> xr.Dataset:
+    """Measure every cell of the grid: value (measure, threshold, solver, num_steps, lam), NaN where there is none.
+
+    Measures are the columns of the evaluation's table. Values that do not depend on the number of steps are repeated.
+    """
+    axes = grid.around(layers_of(found.model)[0])
+    if retrain and (len(axes["threshold"]) > 1 or axes["threshold"] != ["soft"]):
+        raise ValueError("threshold cannot be varied with --retrain: a training run has no setting for it")
+    cells = [Cell(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    measured: dict[Cell, dict[str, float]] = {}
+    shown = None if how.progress else True
+    for cell in tqdm(dict.fromkeys(cell.measured for cell in cells if cell.possible), unit=" cells", disable=shown):
+        measured[cell] = _measured(found, cell, grid.ode, how, out, root, retrain)
+    names = [name for name in records.all_columns() if any(name in values for values in measured.values())]
+    values = [[measured.get(cell.measured, {}).get(name, math.nan) for cell in cells] for name in names]
+    shape = [len(axis) for axis in axes.values()]
+    data = xr.DataArray(
+        np.array(values).reshape(len(names), *shape),
+        dims=("measure", *axes),
+        coords={"measure": names, **axes},
+        attrs={"long_name": "value of the measure", "units": "1"},
+    )
+    about = {**records.provenance(), "checkpoint": found.path, "retrained": int(retrain), "seed": how.seed}
+    return xr.Dataset({"value": data}, attrs=about)
+
+
+def _measured(
+    found: Trained, cell: Cell, ode: Ode, how: Evaluation, out: Path, root: Path | None, retrain: bool
+) -> dict[str, float]:
+    """The columns of a cell."""
+    model, settings = found.model, found.settings
+    if retrain:
+        model = _retrained(found, cell, ode, how, out).model
+    with varied(model, cell._replace(num_steps=max(cell.num_steps, 1)), ode):
+        subject = Subject(model, settings.data, found.classes, found.images, settings, root, out)
+        own = list(evaluate_on(subject, how, out / "parts"))
+    chosen = {name: [r["value"] for r in own if picks(r)] for name, picks in records.all_columns().items()}
+    return {name: math.fsum(values) / len(values) for name, values in chosen.items() if values}
+
+
+def _retrained(found: Trained, cell: Cell, ode: Ode, how: Evaluation, out: Path) -> Trained:
+    """The model trained as the checkpoint was, but for the settings of the cell."""
+    steps = {"num_steps": cell.num_steps} if cell.num_steps else {}
+    own = {"solver": cell.solver, "lam": cell.lam, "ode": ode if cell.solver == "ode" else None, **steps}
+    attention = replace(found.settings.model.attention, **own)
+    name = "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in cell[1:])
+    settings = replace(
+        found.settings,
+        model=replace(found.settings.model, attention=attention),
+        out=str(out / "runs" / name),
+        resume=True,
+        progress=how.progress,
+    )
+    train(settings)
+    return trained(settings.out, with_images=False)
+
+
+def write(dataset: xr.Dataset, path: Path) -> None:
+    """Write a dataset to a zarr store that appears whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.to_zarr(partial, zarr_format=3, consolidated=False)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = commands.parser_for("ablate", "Vary iterations, lambda, solver and threshold of a VARS model's layers.")
+    commands.add_model(parser)
+    parser.add_argument("--on", type=str, default="clean,corruptions", help="suites that measure, by commas")
+    parser.add_argument("--out", type=str | None, default=None, help="folder of the results; default: the run's")
+    parser.add_argument("--retrain", type=bool, default=False, help="train every cell as the checkpoint was")
+    parser.add_class_arguments(Grid, None)
+    parser.add_class_arguments(Evaluation, None, skip={"on"})
+
+    def command(values: Namespace) -> None:
+        values = parser.instantiate(values)
+        grid = Grid(**{name: getattr(values, name) for name in Grid.__dataclass_fields__})
+        how = evaluation_of(values)
+        root = None if values.data is None else Path(values.data)
+        found = trained(
+            values.checkpoint,
+            values.weights,
+            validation=values.validation,
+            with_images=any(name in KINDS for name in how.on),
+            attention=values.attention,
+            root=root,
+        )
+        out = Path(values.out) if values.out else found.out.with_name("ablation")
+        dataset = ablate(found, grid, how, out, root, values.retrain)
+        write(dataset, out / "ablation.zarr")
+        plots.grid(dataset, _base(found.model), out / "ablation.png")
+        print(f"{out / 'ablation.zarr'}\n{out / 'ablation.png'}")
+
+    return commands.run(parser, command, arguments)
+
+
+def _base(model: nn.Module) -> Mapping[str, float]:
+    """The settings that the model has."""
+    layer = layers_of(model)[0]
+    return {"num_steps": layer.num_steps, "lam": layer.lam}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from experiments import ablate as command
+from experiments.ablate import Cell, layers_of, varied
+from experiments.evaluate import load
+from experiments.loop import train
+from experiments.networks import build_model
+from experiments.settings import Attention, Ode, Settings
+from experiments.suites.classification import Clean
+from vars_dyn.attention import Variant, VarsAttention
+
+
+@pytest.fixture
+def run(settings: Callable[..., Settings]) -> Settings:
+    made = settings(epochs=1)
+    train(made)
+    return made
+
+
+def test_layers_become_what_they_would_be_if_built_so(run: Settings) -> None:
+    model, settings, state = load(run.out)
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        plain = model.eval()(images)
+        for solver, options in (("fista", {}), ("ode", {"ode": Ode(horizon=3)}), ("equilibrium", {})):
+            attention = Attention("vars_d", lam=0.1, num_steps=2, solver=solver, **options)
+            built = build_model(replace(settings.model, attention=attention), len(state["classes"]), 16)
+            built.load_state_dict(model.network.state_dict())
+            model_built = type(model)(built, settings.data.mean, settings.data.std).eval()
+            with varied(model, Cell("soft", solver, 2, 0.1), Ode(horizon=3)):
+                found = model(images)
+            assert torch.allclose(found, model_built(images), atol=1e-5)
+            assert not torch.allclose(found, plain, atol=1e-4)
+            assert torch.equal(model(images), plain)  # as before
+        (layer,) = layers_of(model)
+        tokens = torch.randn(1, 16, 16)
+        gelu = VarsAttention(16, 2, qkv_bias=True, num_steps=2, lam=0.1, variant=Variant(threshold="gelu"))
+        gelu.load_state_dict(layer.state_dict())
+        with varied(model, Cell("gelu", "ista", 2, 0.1)):
+            assert torch.allclose(layer(tokens), gelu(tokens), atol=1e-6)
+    with pytest.raises(ValueError, match="no VARS attention"), varied(torch.nn.Flatten(), Cell("soft", "ista", 1, 0)):
+        pass
+
+
+def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    arguments = [run.out, "--on", "clean,fgsm", "--num_steps", "[1, 3]", "--lam", "[0.3, 50]", "--progress", "false"]
+    arguments += ["--solver", "[ista, ode]", "--threshold", "[soft, gelu]", "--out", str(out)]
+    arguments += ["--ode.horizon", "1"]
+    assert command.main(arguments) == 0
+    found = xr.open_zarr(out / "ablation.zarr", consolidated=False).load()
+    assert found.value.dims == ("measure", "threshold", "solver", "num_steps", "lam")
+    assert dict(found.sizes) == {"measure": 2, "threshold": 2, "solver": 2, "num_steps": 2, "lam": 2}
+    values = found.value.sel(measure="clean")
+    assert np.isnan(values.sel(threshold="gelu", solver="ode")).all()  # solves no problem
+    rest = values.sel(threshold="soft", solver="ode")
+    assert (rest.sel(num_steps=1) == rest.sel(num_steps=3)).all()
+    assert int(np.isnan(values).sum()) == 2 * 2
+    # The cell that the model has is what evaluation gives; so is one that silences attention.
+    from experiments.data import labelled
+    from experiments.evaluation import Evaluation, evaluate
+
+    model, settings, _ = load(run.out)
+    for lam in (0.3, 50.0):
+        with varied(model, Cell("soft", "ista", 3, lam)):
+            how = Evaluation(on=("clean",), progress=False)
+            (record,) = evaluate(model, labelled(settings.data, train=False), settings.data, how)
+        assert values.sel(threshold="soft", solver="ista", num_steps=3, lam=lam) == record["value"]
+    assert found.attrs["checkpoint"].endswith("epoch-0001")
+    assert (out / "ablation.png").stat().st_size > 10_000
+    monkeypatch.setattr(Clean, "tally", lambda self, part: pytest.fail("measured again"))
+    assert command.main(arguments) == 0
+    xr.testing.assert_equal(xr.open_zarr(out / "ablation.zarr", consolidated=False).load(), found)
+
+
+def test_cells_that_are_trained_anew(run: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [run.out, "--on", "clean", "--num_steps", "[]", "--lam", "[0.1, 0.5]", "--retrain", "true"]
+    arguments += ["--progress", "false", "--out", str(tmp_path / "out")]
+    assert command.main(arguments) == 0
+    for lam in (0.1, 0.5):
+        _, settings, state = load(tmp_path / "out" / "runs" / f"ista-3-{lam:g}")
+        assert (settings.model.attention.lam, settings.model.attention.num_steps, state["epoch"]) == (lam, 3, 1)
+    capsys.readouterr()
+    for wrong, words in (
+        (["--threshold", "[gelu]"], "threshold cannot be varied with --retrain"),
+        (["--solver", "[newton]"], "solver has 'newton'"),
+        (["--num_steps", "[0]"], "num_steps has 0"),
+    ):
+        assert command.main([*arguments, *wrong]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
