@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from experiments import commands, plots, records
+from experiments import commands, pictures, plots, records
 from experiments.data import Labelled, evaluation_images
 from experiments.evaluation import KINDS, Evaluation, evaluate_on
 from experiments.settings import Settings
@@ -100,7 +100,7 @@ def _main(parser: ArgumentParser, values: Namespace) -> None:
         plots.severity(measured, out / "severity.png")
         if found.images is not None and any(isinstance(layer, TokenMixer) for layer in found.model.modules()):
             pixels, _ = evaluation_images(found.images, found.settings.data, 0, 3)
-            plots.attention_maps(found.model, pixels, out / "attention.png")
+            pictures.under_corruption({found.name: found.model}, pixels, out / "attention.png")
     print(table)
 
 

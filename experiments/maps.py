@@ -10,7 +10,7 @@ from vars_dyn.attention import look_inside
 from vars_dyn.attention.base import TokenMixer
 from vars_dyn.attention.inspection import LayerView
 
-__all__ = ["attention_map", "min_max", "views"]
+__all__ = ["attention_map", "min_max", "view", "views"]
 
 
 def views(model: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, LayerView]:
@@ -41,11 +41,16 @@ def attention_map(
     What a head's map is, `vars_dyn.LayerView` defines: the norm of the reconstruction P a over channels for VARS, what
     a token receives from the average query for softmax and Performer.
     """
+    return view(model, images, layer).maps[-1].mean(1)
+
+
+def view(model: nn.Module, images: Float[Tensor, "b 3 h w"], layer: str | None = None) -> LayerView:
+    """What goes on in one layer (the first, unless named); ValueError that names the layers there are."""
     found = views(model, images)
     name = layer or next(iter(found))
     if name not in found:
         raise ValueError(f"layer is {name!r}; one of {', '.join(found)} is wanted")
-    return found[name].maps[-1].mean(1)
+    return found[name]
 
 
 def min_max(maps: Float[Tensor, "*lead h w"]) -> Float[Tensor, "*lead h w"]:

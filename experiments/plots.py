@@ -10,18 +10,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.corruptions import CORRUPTIONS, corrupt_all
-from experiments.data import as_images
+from experiments.corruptions import CORRUPTIONS
 from experiments.logs import read_log
-from experiments.maps import attention_map
-from experiments.networks import Normalized
 from experiments.records import mean_and_deviation
-from vars_dyn.attention import upsampled
 
-__all__ = ["ablation", "attention_maps", "grid", "severity", "thresholds", "training_curves"]
+__all__ = ["ablation", "grid", "save", "severity", "thresholds", "training_curves"]
 
 
 def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
@@ -36,7 +31,7 @@ def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
     axes[0].set(xlabel="epoch", ylabel="training loss")
     axes[1].set(xlabel="epoch", ylabel="validation accuracy")
     axes[1].legend(fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def severity(found: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -65,7 +60,7 @@ def severity(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes[0, 0].legend(fontsize="x-small")
     figure.supxlabel("severity (0: clean)")
     figure.supylabel("accuracy")
-    _save(figure, path)
+    save(figure, path)
 
 
 def ablation(found: Sequence[Mapping[str, Any]], name: str, meaning: str, path: Path) -> None:
@@ -77,7 +72,7 @@ def ablation(found: Sequence[Mapping[str, Any]], name: str, meaning: str, path: 
         _lines(axis, [{**record, "label": "vars_d"} for record in own], name)
         axis.set(title=kind, xlabel=meaning)
     axes[0, 0].set_ylabel("accuracy")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _lines(axis: Any, found: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -107,7 +102,7 @@ def thresholds(found: Sequence[Mapping[str, Any]], metrics: Sequence[str], path:
         axis.axvline(threshold, color="0.7", lw=1, zorder=0)
     axis.set(xlabel="threshold", ylabel="share", ylim=(0, None))
     axis.legend(fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def grid(dataset: xr.Dataset, base: Mapping[str, float], path: Path) -> None:
@@ -136,38 +131,11 @@ def grid(dataset: xr.Dataset, base: Mapping[str, float], path: Path) -> None:
             axis.set_xlabel(names[name])
         row[0].set_ylabel(measure)
     panels[0, 0].legend(fontsize="x-small")
-    _save(figure, path)
+    save(figure, path)
 
 
-def attention_maps(
-    model: Normalized,
-    images: UInt8[np.ndarray, "n h w 3"],
-    path: Path,
-    corruptions: Sequence[tuple[str, int]] = (("gaussian_noise", 5), ("fog", 5), ("contrast", 5)),
-    layer: str | None = None,
-) -> None:
-    """Images, clean and corrupted, over their attention maps (the paper's Fig. 3 and 11).
-
-    A map is that of `experiments.maps`, of the first attention layer unless `layer` is named; its scale is its own
-    minimum to maximum. Raises ValueError for a model without this package's attention.
-    """
-    kinds = [("clean", 0), *corruptions]
-    figure, axes = plt.subplots(
-        2 * len(images), len(kinds), figsize=(1.6 * len(kinds), 3.2 * len(images)), squeeze=False, layout="constrained"
-    )
-    for column, (name, level) in enumerate(kinds):
-        shown = images if name == "clean" else corrupt_all(images, name, level)
-        maps = upsampled(attention_map(model, as_images(shown).to(model.mean.device), layer), shown.shape[1:3]).cpu()
-        for row in range(len(images)):
-            axes[2 * row, column].imshow(shown[row])
-            axes[2 * row + 1, column].imshow(maps[row], cmap="magma")
-        axes[0, column].set_title(f"{name.replace('_', ' ')} {level or ''}", fontsize="small")
-    for axis in axes.flat:
-        axis.axis("off")
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

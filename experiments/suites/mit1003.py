@@ -22,7 +22,7 @@ from experiments.data import Labelled, read_image
 from experiments.suites.base import Part, Tally, chunks
 from experiments.suites.mapped import OfMaps
 
-__all__ = ["Gaze", "Mit1003", "fixations_of", "gaze_files", "read_gaze"]
+__all__ = ["Gaze", "Mit1003", "fixations_of", "gaze_files", "read_gaze", "subjects_of"]
 
 #: Metrics, by the name of the record.
 METRICS = ("nss", "auc_judd", "cc")
@@ -65,7 +65,7 @@ class Mit1003(OfMaps):
         images = sorted((root / "ALLSTIMULI").glob("*.jpeg"))
         if not images:
             raise ValueError(f"{root} has no ALLSTIMULI/*.jpeg; the images are wanted")
-        subjects = _subjects(root)
+        subjects = subjects_of(root)
         if not subjects:
             raise ValueError(f"{root} has no DATA/<subject>; at least one folder of gaze is wanted")
         entries = [(path, *gaze_files(path, subjects)) for path in images]
@@ -73,12 +73,12 @@ class Mit1003(OfMaps):
 
     def options(self) -> Any:
         root = self.subject.folder(self.needs)
-        return [super().options(), asdict(self.how.gaze), [subject.name for subject in _subjects(root)]]
+        return [super().options(), asdict(self.how.gaze), [subject.name for subject in subjects_of(root)]]
 
     def tally(self, part: Part) -> Tally:
         sums = dict.fromkeys(METRICS, 0.0)
         counts = dict.fromkeys(("images", "fixations", "images_without_fixations", "missing_files"), 0)
-        subjects = len(_subjects(self.subject.folder(self.needs)))
+        subjects = len(subjects_of(self.subject.folder(self.needs)))
         for (_, *files), (_, found) in zip(part.images.entries, self.maps(part), strict=True):
             fixations = fixations_of(files, (found.shape[0], found.shape[1]), self.how.gaze)
             counts["missing_files"] += subjects - len(files)
@@ -103,7 +103,8 @@ class Mit1003(OfMaps):
             yield {"metric": name, "value": value, **counts}
 
 
-def _subjects(root: Path) -> list[Path]:
+def subjects_of(root: Path) -> list[Path]:
+    """The folders of gaze, one per subject, of MIT1003 at `root`."""
     return sorted(path for path in (root / "DATA").glob("*") if path.is_dir())
 
 

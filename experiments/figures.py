@@ -1,0 +1,179 @@
+"""`python -m experiments.figures FIGURE --models LABEL=CHECKPOINT ... --images FILE ... --out FILE`: look at attention.
+
+- corruption: maps of several models under corruption (the paper's Fig. 3 and 11).
+- updates: the map after each update (Fig. 5 and 7), with `--animation FILE.gif` in motion.
+- atoms: atoms of the dynamic dictionary as masks (Fig. 8-10).
+- fixations: maps beside where people looked (Fig. 4 and 12); images lie in MIT1003/ALLSTIMULI.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jsonargparse import Namespace
+from PIL import Image
+
+from experiments import commands, pictures
+from experiments.ablate import Cell, layers_of, varied
+from experiments.corruptions import CORRUPTIONS, SEVERITIES
+from experiments.data import read_image
+from experiments.suites.mapped import whole_image
+from experiments.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
+from experiments.trained import Trained, trained
+from vars_dyn.attention import replace_attention
+from vars_dyn.attention.base import TokenMixer
+
+__all__ = ["FIGURES", "Options", "main"]
+
+
+@dataclass
+class Options:
+    """What to draw.
+
+    Attributes:
+        models: checkpoints or timm:NAME=WEIGHTS, each as it is or as LABEL=MODEL.
+        images: image files, which are resized to the model's square.
+        out: the figure's file.
+        layer: an attention layer, by its name in the network; None: the first.
+        corruptions: NAME-SEVERITY each, of figure corruption.
+        num_steps: iterations of figure updates; None: as trained.
+        animation: a GIF of figure updates; None: none.
+        count: atoms of figure atoms.
+        head: of figure atoms.
+        threshold: of the masks of figure atoms.
+        gaze: what is a fixation, of figure fixations.
+    """
+
+    models: list[str]
+    images: list[str]
+    out: str
+    layer: str | None = None
+    corruptions: list[str] = field(default_factory=lambda: [f"{name}-{s}" for name, s in pictures.CORRUPTIONS])
+    num_steps: int | None = None
+    animation: str | None = None
+    count: int = 8
+    head: int = 0
+    threshold: float = 0.5
+    gaze: Gaze = field(default_factory=Gaze)
+
+    def __post_init__(self) -> None:
+        for name in ("models", "images"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; at least one is wanted")
+        self.gaze.check()
+
+
+def models_of(options: Options) -> dict[str, Trained]:
+    """The models by their labels; timm's own attention becomes this package's softmax, which computes the same."""
+    found = {}
+    for each in options.models:
+        label, _, source = each.partition("=") if "=" in each and not each.startswith("timm:") else ("", "", each)
+        model = trained(source, with_images=False)
+        if not any(isinstance(layer, TokenMixer) for layer in model.model.modules()):
+            replace_attention(model.model.network, "softmax")
+        model.model.eval()
+        found[label or model.name] = model
+    return found
+
+
+def _read(options: Options, size: int) -> np.ndarray:
+    """All images as a model of `size` takes them."""
+    return np.stack([np.asarray(whole_image(read_image(Path(file)), size)) for file in options.images])
+
+
+def _size(models: dict[str, Trained]) -> int:
+    """The one image size of all models."""
+    sizes = {found.settings.data.image_size for found in models.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"the models take images of {sorted(sizes)} pixels; one size is wanted in a figure")
+    return sizes.pop()
+
+
+def _single(models: dict[str, Trained]) -> Trained:
+    if len(models) > 1:
+        raise ValueError(f"{len(models)} models came; this figure is of one")
+    return next(iter(models.values()))
+
+
+def _corruption(models: dict[str, Trained], options: Options) -> None:
+    kinds = []
+    for each in options.corruptions:
+        name, _, severity = each.rpartition("-")
+        if name not in CORRUPTIONS or severity not in map(str, SEVERITIES):
+            raise ValueError(f"corruptions has {each!r}; NAME-SEVERITY such as fog-5 is wanted")
+        kinds.append((name, int(severity)))
+    shown = {label: found.model for label, found in models.items()}
+    images = _read(options, _size(models))
+    pictures.under_corruption(shown, images, Path(options.out), kinds, options.layer)
+
+
+def _updates(models: dict[str, Trained], options: Options) -> None:
+    model = _single(models).model
+    images = _read(options, _size(models))
+    with ExitStack() as stack:
+        if options.num_steps is not None:
+            layer = layers_of(model)[0]
+            solver = layer.solver if isinstance(layer.solver, str) else "ista"
+            cell = Cell(layer.variant.threshold, solver, options.num_steps, layer.lam)
+            stack.enter_context(varied(model, cell))
+        pictures.updates(model, images, Path(options.out), options.layer)
+        if options.animation is not None:
+            pictures.animation(model, images, Path(options.animation), options.layer)
+
+
+def _atoms(models: dict[str, Trained], options: Options) -> None:
+    images = _read(options, _size(models))
+    model, out = _single(models).model, Path(options.out)
+    pictures.atoms(model, images, out, options.count, options.head, options.threshold, options.layer)
+
+
+def _fixations(models: dict[str, Trained], options: Options) -> None:
+    images, points = [], []
+    for file in map(Path, options.images):
+        image: Image.Image = read_image(file)
+        gaze = gaze_files(file, subjects_of(file.absolute().parents[1]))
+        found = fixations_of(gaze, (image.height, image.width), options.gaze)
+        if not len(found):
+            raise ValueError(
+                f"{file} has no fixations in ../DATA/<subject>/{file.stem}.mat; an image of MIT1003 is wanted"
+            )
+        images.append(np.asarray(image))
+        points.append(found)
+    shown = {label: found.model for label, found in models.items()}
+    seen = [_read(options, found.settings.data.image_size) for found in models.values()]
+    sigma = options.gaze.pixels_per_degree
+    pictures.beside_fixations(shown, images, seen, points, Path(options.out), sigma, options.layer)
+
+
+#: Name to what draws it.
+FIGURES: dict[str, Callable[[dict[str, Trained], Options], None]] = {
+    "corruption": _corruption,
+    "updates": _updates,
+    "atoms": _atoms,
+    "fixations": _fixations,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = commands.parser_for("figures", "Draw attention maps and atoms of trained models at images.")
+    parser.add_argument("figure", type=Literal[tuple(FIGURES)], help=", ".join(FIGURES))
+    parser.add_class_arguments(Options, None)
+
+    def command(values: Namespace) -> None:
+        values = parser.instantiate(values)
+        options = Options(**{name: getattr(values, name) for name in Options.__dataclass_fields__})
+        FIGURES[values.figure](models_of(options), options)
+        print(options.out)
+
+    return commands.run(parser, command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
