@@ -18,7 +18,7 @@ from experiments.suites import SUITES, Subject
 from experiments.trained import Trained, load, trained
 from vars_dyn.attention.base import TokenMixer
 
-__all__ = ["evaluation_of", "load", "main", "measure", "measure_trained"]
+__all__ = ["about", "evaluation_of", "load", "main", "measure", "measure_subject", "measure_trained"]
 
 
 def _parser() -> ArgumentParser:
@@ -35,10 +35,10 @@ def measure(
     model: nn.Module, images: Labelled, settings: Settings, how: Evaluation, about: dict[str, Any], out: Path
 ) -> list[dict[str, Any]]:
     """Evaluate, append every record with `about` (label, seed, config ...) to `out`/records.jsonl, and return them."""
-    return _measured(Subject(model, settings.data, images.classes, images, settings, out=out), how, about)
+    return measure_subject(Subject(model, settings.data, images.classes, images, settings, out=out), how, about)
 
 
-def _measured(subject: Subject, how: Evaluation, about: dict[str, Any]) -> list[dict[str, Any]]:
+def measure_subject(subject: Subject, how: Evaluation, about: dict[str, Any]) -> list[dict[str, Any]]:
     """The records, which are appended to records.jsonl as they come; what an interrupted run measured is kept."""
     out = subject.out or Path()
     origin = records.provenance()
@@ -55,21 +55,25 @@ def measure_trained(
 ) -> list[dict[str, Any]]:
     """Evaluate a trained model into the folder `out`, whose records.jsonl is written anew."""
     (out / "records.jsonl").unlink(missing_ok=True)
-    about = {
+    subject = Subject(found.model, found.settings.data, found.classes, found.images, found.settings, root, out)
+    return measure_subject(subject, how, about(found, label))
+
+
+def about(found: Trained, label: str | None = None) -> dict[str, Any]:
+    """What every record of a model says of it."""
+    return {
         "label": label or found.name,
         "seed": found.settings.seed,
         "checkpoint": found.path,
         "epoch": found.epoch,
         "config": commands.as_plain(found.settings),
     }
-    subject = Subject(found.model, found.settings.data, found.classes, found.images, found.settings, root, out)
-    return _measured(subject, how, about)
 
 
-def evaluation_of(values: Namespace) -> Evaluation:
-    """The options of an evaluation among the values of a command."""
+def evaluation_of(values: Namespace, on: Sequence[str] | None = None) -> Evaluation:
+    """The options of an evaluation among the values of a command, on its suites or those given."""
     options = {name: getattr(values, name) for name in Evaluation.__dataclass_fields__ if name != "on"}
-    return Evaluation(on=tuple(values.on.split(",")), **options)
+    return Evaluation(on=tuple(values.on.split(",")) if on is None else on, **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

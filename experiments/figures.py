@@ -25,7 +25,7 @@ from experiments.corruptions import CORRUPTIONS, SEVERITIES
 from experiments.data import read_image
 from experiments.suites.mapped import whole_image
 from experiments.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
-from experiments.trained import Trained, trained
+from experiments.trained import Trained, labelled_source, trained
 from vars_dyn.attention import replace_attention
 from vars_dyn.attention.base import TokenMixer
 
@@ -73,12 +73,12 @@ def models_of(options: Options) -> dict[str, Trained]:
     """The models by their labels; timm's own attention becomes this package's softmax, which computes the same."""
     found = {}
     for each in options.models:
-        label, _, source = each.partition("=") if "=" in each and not each.startswith("timm:") else ("", "", each)
+        label, source = labelled_source(each)
         model = trained(source, with_images=False)
         if not any(isinstance(layer, TokenMixer) for layer in model.model.modules()):
             replace_attention(model.model.network, "softmax")
         model.model.eval()
-        found[label or model.name] = model
+        found[label] = model
     return found
 
 

@@ -18,7 +18,7 @@ from experiments.settings import Attention, Augmentation, Data, Model, Ode, Opti
 from experiments.suites.imagenet import synsets
 from vars_dyn.attention import replace_attention
 
-__all__ = ["Trained", "changed", "load", "trained"]
+__all__ = ["Trained", "changed", "labelled_source", "load", "trained"]
 
 
 @dataclass
@@ -44,6 +44,17 @@ class Trained:
     images: Labelled | None
     name: str
     out: Path
+
+
+def labelled_source(text: str) -> tuple[str, str]:
+    """(label, source) of LABEL=SOURCE, or of a source alone, whose label is timm's name or that of the run's folder."""
+    if text.startswith("timm:"):
+        return text.removeprefix("timm:").partition("=")[0], text
+    label, equals, source = text.partition("=")
+    if equals:
+        return label, source
+    path = Path(text)
+    return (path.parents[1] if path.parent.name == "checkpoints" else path).name, text
 
 
 def trained(

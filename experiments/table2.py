@@ -1,0 +1,177 @@
+"""`python -m experiments.table2 --models [LABEL=CHECKPOINT,timm:NAME=WEIGHTS] --data ROOT`: the paper's Table 2.
+
+Parameters, GFLOPs, accuracy on ImageNet's validation images, clean and attacked, mCE on ImageNet-C, and accuracy on
+ImageNet-A, -R and -Sketch of any list of models, as table2.md, table2.tex and table2.json. Every cell is linked to the
+line of the records that it comes from; where there is no data set, or none that fits the model, there is a dash, and
+the reason in the JSON. Given again, the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from experiments import commands, records
+from experiments.evaluate import about, evaluation_of, measure_subject
+from experiments.evaluation import Evaluation
+from experiments.suites import SUITES, Subject
+from experiments.trained import Trained, labelled_source, trained
+from models.cost import cost_of
+
+__all__ = ["COLUMNS", "Cell", "Row", "main", "measure_row", "write"]
+
+#: Column to (suite, metric, scale of its value).
+COLUMNS: dict[str, tuple[str, str, float]] = {
+    "Clean": ("clean", "accuracy", 100),
+    "FGSM": ("fgsm", "accuracy", 100),
+    "PGD": ("pgd", "accuracy", 100),
+    "IN-C (mCE, lower is better)": ("imagenet-c", "mce_alexnet", 1),
+    "IN-A": ("imagenet-a", "accuracy", 100),
+    "IN-R": ("imagenet-r", "accuracy", 100),
+    "IN-SK": ("imagenet-sketch", "accuracy", 100),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, or why there is none.
+
+    Attributes:
+        value: in per cent.
+        record: where its record is: file#Lline, relative to the table.
+        missing: the reason for a dash.
+        broken: whether there were data that could not be used.
+    """
+
+    value: float | None = None
+    record: str | None = None
+    missing: str | None = None
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model: millions of parameters, GFLOPs (multiply-accumulates, one image) and its cells by column."""
+
+    label: str
+    parameters: float
+    gflops: float
+    cells: dict[str, Cell]
+
+
+def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path | None, data: dict[str, Any]) -> Row:
+    """Measure a model on what there is; its records go to `out`/LABEL/records.jsonl."""
+    found, missing = _model(source, root, data)
+    folder = re.sub(r"[^\w.-]+", "-", label)
+    (out / folder / "records.jsonl").unlink(missing_ok=True)
+    subject = Subject(found.model, found.settings.data, found.classes, found.images, found.settings, root, out / folder)
+    cells = {}
+    lines = 0
+    for column, (name, metric, scale) in COLUMNS.items():
+        needs = SUITES[name].needs
+        if needs is None and missing is not None:
+            cells[column] = Cell(missing=missing)
+            continue
+        if needs is not None and (root is None or not (root / needs).is_dir()):
+            cells[column] = Cell(missing=f"there is no folder {needs}")
+            continue
+        try:
+            own = measure_subject(subject, replace(how, on=(name,)), about(found, label))
+        except ValueError as error:
+            cells[column] = Cell(missing=" ".join(str(error).split()), broken=True)
+            continue
+        at = [i for i, record in enumerate(own) if record["metric"] == metric]
+        if at:
+            line = lines + at[0] + 1
+            cells[column] = Cell(scale * own[at[0]]["value"], f"{folder}/records.jsonl#L{line}")
+        else:
+            cells[column] = Cell(missing=f"{name} was measured in part, which gives no {metric}")
+        lines += len(own)
+    cost = cost_of(found.model.network, found.settings.data.image_size)
+    return Row(label, cost.parameters, cost.gflops, cells)
+
+
+def _model(source: str, root: Path | None, data: dict[str, Any]) -> tuple[Trained, str | None]:
+    """The model with its validation images, or without and why."""
+    try:
+        return trained(source, validation=data, root=root), None
+    except ValueError as error:
+        found = trained(source, validation=data, with_images=False, root=root)
+        return found, " ".join(str(error).split())
+
+
+def write(rows: Sequence[Row], out: Path) -> None:
+    """Write the table as Markdown, LaTeX and JSON."""
+    out.mkdir(parents=True, exist_ok=True)
+    head = ["model", "parameters (M)", "GFLOPs", *COLUMNS]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    for row in rows:
+        cells = [f"[{cell.value:.1f}]({cell.record})" if cell.record else "-" for cell in row.cells.values()]
+        lines.append(f"| {' | '.join([row.label, f'{row.parameters:.1f}', f'{row.gflops:.1f}', *cells])} |")
+    (out / "table2.md").write_text("\n".join(lines) + "\n")
+    (out / "table2.tex").write_text(_latex(rows, head))
+    content = {
+        "columns": list(COLUMNS),
+        "rows": [{**vars(row), "cells": {name: vars(cell) for name, cell in row.cells.items()}} for row in rows],
+        **records.provenance(),
+    }
+    (out / "table2.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _latex(rows: Sequence[Row], head: Sequence[str]) -> str:
+    """A tabular whose numbers are links, for hyperref."""
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\hline", rf"{' & '.join(head)} \\", r"\hline"]
+    for row in rows:
+        links = [
+            rf"\href{{{str(cell.record).replace('#', chr(92) + '#')}}}{{{cell.value:.1f}}}" if cell.record else "--"
+            for cell in row.cells.values()
+        ]
+        label = re.sub(r"([&%$#_{}])", r"\\\1", row.label)
+        lines.append(rf"{' & '.join([label, f'{row.parameters:.1f}', f'{row.gflops:.1f}', *links])} \\")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 1 if some data could not be used."""
+    parser = commands.parser_for("table2", "Measure models on all of Table 2; given again, it goes on.")
+    parser.add_argument(
+        "--models", type=list[str], required=True, help="MODEL or LABEL=MODEL: checkpoints, timm:NAME=FILE"
+    )
+    commands.add_data(parser)
+    parser.add_argument("--out", type=str, default="runs/table2", help="folder of the table and its records")
+    parser.add_class_arguments(Evaluation, None, skip={"on"})
+
+    def command(values: Namespace) -> int:
+        values = parser.instantiate(values)
+        root = None if values.data is None else Path(values.data)
+        if root is not None and not root.is_dir():
+            raise ValueError(f"data is {values.data!r}; the folder that has imagenet, imagenet-c, ... is wanted")
+        sources = [labelled_source(each) for each in values.models]
+        names = [label for label, _ in sources]
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(
+                f"models are called {', '.join(names) or 'nothing'}; one or more different labels are wanted"
+            )
+        out = Path(values.out)
+        rows = []
+        for label, source in sources:
+            rows.append(measure_row(label, source, evaluation_of(values, ()), out, root, values.validation))
+            write(rows, out)  # so that there is a table of what is done
+        print((out / "table2.md").read_text())
+        broken = [(row.label, name, cell) for row in rows for name, cell in row.cells.items() if cell.broken]
+        for label, name, cell in broken:
+            print(f"{label}, {name}: {cell.missing}", file=sys.stderr)
+        return 1 if broken else 0
+
+    return commands.run(parser, command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
