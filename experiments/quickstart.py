@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import commands, evaluate, plots, records
+from experiments import commands, evaluate, pictures, plots, records
 from experiments.data import labelled
 from experiments.drawn import SHAPES, draw, write_images
 from experiments.evaluation import Evaluation
@@ -43,7 +43,8 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
     (out / "table.md").write_text(records.table(found, records.COLUMNS))
     plots.training_curves({"vars_d": [out]}, out / "training.png")
     plots.severity(found, out / "severity.png")
-    plots.attention_maps(model, np.stack([draw(shape, 10**6) for shape in SHAPES[:3]]), out / "attention.png")
+    shapes = np.stack([draw(shape, 10**6) for shape in SHAPES[:3]])
+    pictures.under_corruption({"vars_d": model}, shapes, out / "attention.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

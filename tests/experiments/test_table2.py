@@ -22,7 +22,7 @@ from tests.experiments.trees import write
 def test_the_table_its_links_and_its_dashes(
     settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model of ImageNet and one of six shapes; ImageNet-C has six classes, ImageNet-R lacks one, Sketch is missing."""
+    """A model of ImageNet and one of six shapes; ImageNet-C has these six, ImageNet-R lacks one; there is no Sketch."""
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit").state_dict(), tmp_path / "weights.safetensors")
     made = settings(epochs=1)
