@@ -11,7 +11,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Overfit:
         horizon: time that the attention's neurons are integrated for, in membrane time constants.
         rtol: relative tolerance of the integration (dopri5; atol is a hundredth of it).
         seed: of the weights and the order of images.
+        resume: keep the modes that `out` has already, of the same options; each mode is written as it is done.
     """
 
     data: Data = field(default_factory=lambda: Data(root="data/cifar10", image_size=32, crop=1))
@@ -65,11 +66,19 @@ class Overfit:
     horizon: float = 1.0
     rtol: float = 1e-2
     seed: int = 0
+    resume: bool = False
 
 
-def overfit(options: Overfit, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """Train with every mode on images (n, 3, h, w) and labels (n,); one record with the curve for each."""
-    return [_learn(options, mode, images, labels) for mode in options.modes]
+def overfit(
+    options: Overfit, images: Tensor, labels: Tensor, done: Sequence[dict[str, Any]] = ()
+) -> Iterator[dict[str, Any]]:
+    """Train with every mode on images (n, 3, h, w) and labels (n,); one record with the curve for each.
+
+    Records in `done` stand for their modes.
+    """
+    known = {record["mode"]: record for record in done}
+    for mode in options.modes:
+        yield known.get(mode) or _learn(options, mode, images, labels)
 
 
 def _network(options: Overfit, mode: str, size: int, classes: int) -> nn.Module:
@@ -172,14 +181,46 @@ def _main(options: Overfit) -> None:
     side = options.data.image_size
     pixels = np.stack([np.asarray(chosen.image(i).resize((side, side))) for i in range(len(chosen))])
     images = (as_images(pixels) - 0.5) / 0.25
-    records = overfit(options, images, torch.tensor(chosen.labels))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "vars_dyn": vars_dyn.__version__}
-    about = {"options": asdict(options), "threads": torch.get_num_threads(), **versions}
-    (out / "overfit.json").write_text(json.dumps({**about, "records": records}, indent=1))
+    records: list[dict[str, Any]] = []
+    done = {record["mode"]: record for record in _done(options, out)}
+    for record in overfit(options, images, torch.tensor(chosen.labels), tuple(done.values())):
+        done.pop(record["mode"], None)
+        records.append(record)
+        _write(options, [*records, *done.values()], out)
     draw(records, out / "overfit.png")
     print(table(records))
+
+
+def _kept(options: Overfit) -> dict[str, Any]:
+    """The options that must not change between a run and its resumption, as they read in JSON."""
+    kept = {name: value for name, value in asdict(options).items() if name not in ("out", "modes", "resume")}
+    plain: dict[str, Any] = json.loads(json.dumps(kept))
+    return plain
+
+
+def _done(options: Overfit, out: Path) -> list[dict[str, Any]]:
+    """The records that a run to be resumed has; ValueError for one of other options, or that is not to be resumed."""
+    path = out / "overfit.json"
+    if not path.exists():
+        return []
+    if not options.resume:
+        raise ValueError(f"{path} exists; resume, or another out is wanted")
+    found = json.loads(path.read_text())
+    other = sorted(name for name, value in _kept(options).items() if found["options"].get(name) != value)
+    if other:
+        raise ValueError(f"{path} was made with another {', '.join(other)}; the same options are wanted to resume it")
+    records: list[dict[str, Any]] = found["records"]
+    return records
+
+
+def _write(options: Overfit, records: Sequence[dict[str, Any]], out: Path) -> None:
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "vars_dyn": vars_dyn.__version__}
+    about = {"options": asdict(options), "threads": torch.get_num_threads(), **versions}
+    part = out / "overfit.json.part"
+    part.write_text(json.dumps({**about, "records": records}, indent=1))
+    part.replace(out / "overfit.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

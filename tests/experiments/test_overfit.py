@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,17 @@ def test_the_command_writes_numbers_and_a_curve(tmp_path: Path, capsys: pytest.C
     assert main([*where, "--images", "4", "--epochs", "1", "--modes", "[implicit]"]) == 0
     assert "| implicit | 1 |" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"overfit.json", "overfit.png"}
+
+    small = [*where, "--images", "4", "--epochs", "1"]
+    before = json.loads((tmp_path / "out" / "overfit.json").read_text())["records"]
+    assert main([*small, "--modes", "[implicit]"]) == 2
+    assert "exists; resume" in capsys.readouterr().err
+    assert main([*small, "--lr", "1e-3", "--modes", "[implicit]", "--resume", "true"]) == 2
+    assert "another lr" in capsys.readouterr().err
+    assert main([*small, "--modes", "[backprop,implicit]", "--resume", "true"]) == 0
+    after = json.loads((tmp_path / "out" / "overfit.json").read_text())["records"]
+    assert [record["mode"] for record in after] == ["backprop", "implicit"]
+    assert after[1] == before[0]
 
 
 @pytest.mark.parametrize(
