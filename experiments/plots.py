@@ -30,6 +30,8 @@ def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
                 axis.plot(at, [line[name] for line in epochs], f"C{i % 10}.-", label=None if j else label, lw=1)
     axes[0].set(xlabel="epoch", ylabel="training loss")
     axes[1].set(xlabel="epoch", ylabel="validation accuracy")
+    for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].legend(fontsize="small")
     save(figure, path)
 
