@@ -98,7 +98,8 @@ class SparseProblem:
 
     def _residuals(self, a: Tensor) -> _Residuals:
         r = self.residual(a)
-        return _Residuals(r, self.dictionary.encode(r) - self.ridge * a)
+        c = self.dictionary.encode(r)
+        return _Residuals(r, c - self.ridge * a if isinstance(self.ridge, Tensor) or self.ridge else c)
 
     def objective(self, a: Float[Tensor, "*shape"]) -> Tensor:
         """E(a); infinite where a code that must not be negative is."""

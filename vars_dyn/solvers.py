@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks
+from vars_dyn import _checks, quick
 from vars_dyn._compile import uncompiled
 from vars_dyn.active_set import gram_matrix, is_small
 from vars_dyn.active_set import polish as polish_code
@@ -18,9 +18,11 @@ from vars_dyn.thresholds import nonnegative_threshold, soft_threshold
 
 __all__ = ["METHODS", "Solution", "ista_step", "solve"]
 
-METHODS = ("ista", "fista")
+METHODS = ("ista", "fista", "admm", "auto")
 #: The relative gap at which iterating first hands over to the polish, and by how much less each time it comes back.
 _HANDOVER, _TIGHTER = 1e-4, 1e-2
+#: A KKT residual is rounding up to this many roundings of |P^T x| + lam.
+_ROUNDING = 1e5
 
 
 class Solution(NamedTuple):
@@ -46,7 +48,7 @@ class Solution(NamedTuple):
 @uncompiled
 def solve(
     problem: SparseProblem,
-    method: str = "fista",
+    method: str = "auto",
     tol: float = 1e-8,
     max_iterations: int = 100_000,
     start: Tensor | None = None,
@@ -57,12 +59,16 @@ def solve(
     Args:
         problem: the problem; its tensors' dtype is used throughout (float64 where a tight certificate is wanted).
         method: "fista" (Beck and Teboulle 2009, restarted per signal where momentum points uphill, O'Donoghue and
-            Candes 2015), or "ista" (Eq. 12 with step 1/L), slower, for comparison with the paper.
+            Candes 2015); "ista" (Eq. 12 with step 1/L), slower, for comparison with the paper; "admm" (Boyd et al.
+            2011) in single precision, its code refined on the support in the problem's own; or "auto", an active set
+            grown from nothing, ADMM where it grows large, and FISTA from where these leave a signal short of the
+            certificate. A problem whose matrix is too large to be factored, or with lam = 0, and with "auto" one
+            that is given a start or is not polished, is FISTA's.
         tol: the relative gap to reach.
         max_iterations: first-order steps at most, per signal.
         start: codes to start from; by default P^T x for ISTA, the paper's start, and zero for FISTA.
-        polish: whether to finish by solving on the support, to machine precision. Without it the code is the method's
-            own iterate, at tol.
+        polish: whether to finish by solving on the support, to machine precision. Without it the code is within tol
+            and no more; ISTA's and FISTA's own iterate.
 
     Signals whose gap is reached leave the batch. Returns a `Solution`; a signal that did not get there has `converged`
     False. The result is not differentiable: `vars_dyn.equilibrium` is. Raises ValueError for an unknown method, a
@@ -80,29 +86,70 @@ def solve(
     _checks.full_precision("x", problem.x)
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         flat = problem.detach().flat()
-        lead = flat.batch_shape
-        if start is not None:
-            a = start.detach().reshape(*lead, *problem.dictionary.code_shape).clone()
+        given = start is not None
+        if math.prod(flat.batch_shape) and _is_quick(flat, method, given, polish):
+            found = _solve_quickly(flat, method, tol, max_iterations, polish)
         else:
-            a = (
-                flat.dictionary.encode(flat.x)
-                if method == "ista"
-                else flat.x.new_zeros(*lead, *problem.dictionary.code_shape)
-            )
-        if flat.nonnegative:
-            a = a.clamp(min=0)
-        iterations = torch.zeros(lead, dtype=torch.long, device=a.device)
-        if math.prod(lead):
-            a, iterations = _solve_flat(flat, a, method, tol, max_iterations, polish)
-        gap, kkt = flat.certificate(a)
-        gap, kkt, iterations = (part.reshape(problem.batch_shape) for part in (gap, kkt, iterations))
-        return Solution(a.reshape(code_shape), gap, kkt, iterations, gap <= tol)
+            first = "ista" if method == "ista" else "fista"
+            a, none = _start(flat, first, start), torch.zeros(flat.batch_shape, dtype=torch.long, device=flat.x.device)
+            if math.prod(flat.batch_shape):
+                a, none = _solve_flat(flat, a, none, first, tol, max_iterations, polish)
+            found = _certified(flat, a, none)
+        gap, kkt, iterations = (part.reshape(problem.batch_shape) for part in found[1:])
+        return Solution(found.code.reshape(code_shape), gap, kkt, iterations, gap <= tol)
+
+
+def _start(problem: SparseProblem, method: str, start: Tensor | None) -> Tensor:
+    lead, event = problem.batch_shape, problem.dictionary.code_shape
+    if start is not None:
+        a = start.detach().reshape(*lead, *event).clone()
+    else:
+        a = problem.dictionary.encode(problem.x) if method == "ista" else problem.x.new_zeros(*lead, *event)
+    return a.clamp(min=0) if problem.nonnegative else a
+
+
+def _is_quick(problem: SparseProblem, method: str, started: bool, polish: bool) -> bool:
+    wanted = method == "admm" or (method == "auto" and polish)
+    return wanted and not started and quick.suits(problem)
+
+
+def _certified(problem: SparseProblem, a: Tensor, iterations: Tensor) -> quick.Found:
+    return quick.Found(a, *problem.certificate(a), iterations)
+
+
+def _solve_quickly(problem: SparseProblem, method: str, tol: float, max_iterations: int, polish: bool) -> quick.Found:
+    """`quick.approach`, and the plain way on from there for the signals that it leaves short of their certificates."""
+    found, scale = quick.approach(problem, None if polish else tol, max_iterations, grow=method == "auto")
+    rounding = 1e-1 * _ROUNDING * torch.finfo(scale.dtype).eps if polish else math.inf
+    left = ~((found.relative_gap <= tol) & (found.kkt_residual <= rounding * scale))
+    if not bool(left.any()):
+        return found
+    rest, index = _rest(problem, left)
+    a, iterations = (part[index].reshape(*rest.batch_shape, *part.shape[left.ndim :]) for part in (found[0], found[3]))
+    worse = ~(rest.objective(a) <= rest.objective(torch.zeros_like(a)))
+    a = a.masked_fill(problem.per_code(worse), 0.0)
+    again = _certified(rest, *_solve_flat(rest, a, iterations, "fista", tol, max_iterations, polish))
+    for part, new in zip(found, again, strict=True):
+        part[index] = new.reshape(part[index].shape)
+    return found
+
+
+def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Tensor, ...]]:
+    """The problem of the signals `left`, each with a copy of its own dictionary where that is no more than there are
+    dictionaries (elsewhere of all signals of their elements), and where they are in `problem`.
+    """
+    index = left.nonzero(as_tuple=True)
+    if len(index) == 2 and len(index[0]) <= len(left):
+        dictionary = problem.dictionary.select(index[0])
+        return problem._with(dictionary, problem.x[index][:, None], problem.lam[index][:, None], problem.ridge), index
+    index = (index[0].unique(),)
+    return problem.select(index[0]), index
 
 
 def _solve_flat(
-    problem: SparseProblem, a: Tensor, method: str, tol: float, max_iterations: int, polish: bool
+    problem: SparseProblem, a: Tensor, iterations: Tensor, method: str, tol: float, max_iterations: int, polish: bool
 ) -> tuple[Tensor, Tensor]:
-    iterations = torch.zeros(problem.batch_shape, dtype=torch.long, device=a.device)
+    """The plain way: steps from `a`, `iterations` having been taken, and a polish; again while it falls short."""
     if not polish:
         return _iterate(problem, a, iterations, method, tol, max_iterations)
     eps = torch.finfo(a.dtype).eps
@@ -112,7 +159,7 @@ def _solve_flat(
         a, iterations = _iterate(problem, a, iterations, method, handover, max_iterations)
         a = polish_code(problem, a)
         gap, kkt = problem.certificate(a)
-        unfinished = (gap > tol) | (kkt > 1e5 * eps * scale)
+        unfinished = (gap > tol) | (kkt > _ROUNDING * eps * scale)
         if not bool((unfinished & (iterations < max_iterations)).any()) or handover <= eps:
             return a, iterations
         handover = max(handover * _TIGHTER, eps)
