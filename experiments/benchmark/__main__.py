@@ -1,0 +1,80 @@
+"""Speed beside the peers: `python -m experiments.benchmark [NAMES ...] [--out FOLDER]`.
+
+Every row is one kind of work, done by this package and by its peers in one process, one after the other, round after
+round, on one thread. What counts is processor time, the median of the rounds, and the accuracy that each reached: a
+ratio of a result that is less accurate than asked for, and than the peer's, does not count. `--out` writes table.md and
+benchmark.json. Peers are the extra `bench`; one that is not installed is reported so. `--list` names the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
+import torch
+
+from experiments.benchmark import report
+from experiments.benchmark.rows import ROWS
+from experiments.benchmark.series import run_row
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description="Speed beside the peers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to run, by default all: {', '.join(ROWS)}")
+    parser.add_argument("--out", type=Path, help="folder for table.md and benchmark.json")
+    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each contender, at least 5")
+    parser.add_argument("--list", action="store_true", help="name the rows and their work, and run nothing")
+    try:
+        options = parser.parse_args(given)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    unknown = [name for name in options.names if name not in ROWS]
+    if unknown:
+        return _refused(f"there is no row {unknown[0]!r}; one of {', '.join(ROWS)} is wanted")
+    if options.rounds < 5:
+        return _refused(f"rounds is {options.rounds}; at least 5 are wanted")
+    chosen = options.names or list(ROWS)
+    if options.list:
+        print("\n".join(f"{name}: {ROWS[name]().work}" for name in chosen))
+        return 0
+    try:
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _refused(f"--out {options.out} cannot be made: {error.strerror}")
+    torch.set_num_threads(1)
+    command = " ".join(["python -m experiments.benchmark", *given])
+    record = {**report.header(command, options.rounds, "cpu"), "rows": []}
+    sections = []
+    for name in chosen:
+        row = ROWS[name]()
+        measured = run_row(row, options.rounds)
+        record["rows"].append(report.as_json(row, measured))
+        sections.append(report.section(row, measured))
+        print(sections[-1], flush=True)
+        if options.out:
+            _write(options.out / "benchmark.json", json.dumps(record, indent=2) + "\n")
+            _write(options.out / "table.md", "\n".join(sections))
+    return 0
+
+
+def _refused(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

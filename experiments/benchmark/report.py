@@ -1,0 +1,98 @@
+"""The benchmark's tables, as Markdown and as what JSON holds."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from experiments.benchmark.contract import Row
+from experiments.benchmark.gradients import machine
+from experiments.benchmark.series import Measured, Ratio, ratios
+
+__all__ = ["as_json", "header", "section"]
+
+#: The peers, as the registry names them.
+PEERS = ("scikit-learn", "celer", "skglm", "spams-bin", "torchode", "diffrax", "jax", "scipy", "zarr")
+
+
+def header(command: str, rounds: int, device: str) -> dict[str, Any]:
+    """Where, when and with what the numbers were measured."""
+    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    clock = "seconds of the clock" if device.startswith("cuda") else "processor seconds, one thread"
+    return {
+        "command": command,
+        "date": now,
+        "measured": f"{clock}, median of {rounds} alternating rounds",
+        "machine": {**machine(device), **{name: _version(name) for name in PEERS}},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def as_json(row: Row, measured: list[Measured]) -> dict[str, Any]:
+    """A row with everything that was measured of it."""
+    contenders = [
+        {
+            "name": one.name,
+            "ours": one.ours,
+            "seconds": one.seconds if one.times else None,
+            "rounds": one.times,
+            "findings": {name: _finite(value) for name, value in one.findings.items()},
+            "failure": one.failure,
+        }
+        for one in measured
+    ]
+    compared = [_plain(one) for one in ratios(row, measured)]
+    facts = {"name": row.name, "work": row.work, "accuracy": row.measure, "wanted": row.wanted}
+    return {**facts, "contenders": contenders, "ratios": compared}
+
+
+def _plain(one: Ratio) -> dict[str, Any]:
+    met = one.met if _is_goal(one) else None
+    goal = {**one.goal.__dict__, "at_most": _finite(one.goal.at_most)}
+    return {**goal, "ratio": one.value, "counts": one.counts, "met": met}
+
+
+def section(row: Row, measured: list[Measured]) -> str:
+    """A row in Markdown: its contenders, and the ratios."""
+    others = sorted({name for one in measured for name in one.findings} - {"accuracy"})
+    titles = ["contender", "seconds", row.measure, *others]
+    lines = [f"### {row.name}", "", f"{row.work}; {row.measure} at most {row.wanted:g}.", ""]
+    lines += _table(titles, [_contender(one, others) for one in measured])
+    compared = [_compared(one) for one in ratios(row, measured) if one.value is not None]
+    lines += ["", *_table(["ours", "peer", "of", "ratio", "goal", ""], compared)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *rows)]
+
+
+def _contender(one: Measured, others: list[str]) -> list[str]:
+    if one.failure:
+        return [one.name, one.failure, *[""] * (1 + len(others))]
+    findings = [f"{one.findings[name]:.3g}" if name in one.findings else "" for name in ("accuracy", *others)]
+    return [one.name, f"{one.seconds:.3g}", *findings]
+
+
+def _compared(one: Ratio) -> list[str]:
+    verdict = "met" if one.met else "not met" if one.counts else "less accurate: does not count"
+    if not _is_goal(one):
+        verdict = "" if one.counts else verdict
+    limit = f"{one.goal.at_most:.3g}" if _is_goal(one) else ""
+    return [one.goal.ours, one.goal.peer, one.goal.quantity, f"{one.value:.3g}", limit, verdict]
+
+
+def _is_goal(one: Ratio) -> bool:
+    return not math.isnan(one.goal.at_most)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,112 @@
+"""The benchmark's harness: who is timed, what counts, and how it is reported."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmark import __main__ as command
+from experiments.benchmark import report
+from experiments.benchmark.contract import Contender, Goal, Row
+from experiments.benchmark.rows import ROWS
+from experiments.benchmark.series import ratios, run_row
+
+
+def works(error: float, log: list[str], name: str) -> Callable[[], Callable[[], float]]:
+    def prepare() -> Callable[[], float]:
+        def work() -> float:
+            log.append(name)
+            sum(range(20_000))
+            return error
+
+        return work
+
+    return prepare
+
+
+def missing() -> Callable[[], float]:
+    import no_such_peer  # noqa: F401
+
+    return lambda: 0.0
+
+
+def row(log: list[str], ours: float = 1e-9, peer: float = 1e-9, at_most: float = math.inf) -> Row:
+    contenders = (
+        Contender("ours", works(ours, log, "ours"), ours=True),
+        Contender("peer", works(peer, log, "peer")),
+        Contender("slow", works(peer, log, "slow"), every_round=False),
+        Contender("missing", missing),
+    )
+    goals = (Goal("ours", "peer", at_most),)
+    return Row("some", "some work", "error", 1e-8, contenders, lambda error: {"accuracy": error, "count": 3.0}, goals)
+
+
+def test_contenders_alternate_and_one_that_is_not_installed_is_reported() -> None:
+    log: list[str] = []
+    measured = run_row(row(log), 5)
+    # One untimed run of each, then the rounds.
+    assert log == ["ours", "peer", "slow", "ours", "peer", "slow", *4 * ["ours", "peer"]]
+    assert [len(one.times) for one in measured] == [5, 5, 1, 0]
+    assert all(seconds > 0 for one in measured[:3] for seconds in one.times)
+    assert measured[0].seconds == sorted(measured[0].times)[2]
+    assert measured[3].failure == "not installed (no_such_peer)"
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "counts"), [(1e-9, 1e-12, True), (1e-7, 1e-9, False), (1e-7, 1e-6, True), (math.nan, 1.0, False)]
+)
+def test_a_ratio_counts_only_at_the_accuracy_asked_for_or_the_peers(ours: float, peer: float, counts: bool) -> None:
+    tried = row([], ours, peer)
+    first, *_ = ratios(tried, run_row(tried, 5))
+    assert first.counts == first.met == counts
+    too_slow = row([], ours, peer, at_most=0.0)
+    assert not ratios(too_slow, run_row(too_slow, 5))[0].met
+
+
+def test_every_peer_is_compared_and_the_report_says_what_was_found() -> None:
+    tried = row([], at_most=0.0)
+    measured = run_row(tried, 5)
+    text, plain = report.section(tried, measured), report.as_json(tried, measured)
+    assert "not installed (no_such_peer)" in text
+    assert "| ours | peer | seconds |" in text
+    assert "not met" in text
+    assert [one["peer"] for one in plain["ratios"]] == ["peer", "slow", "missing"]
+    assert [one["met"] for one in plain["ratios"]] == [False, None, None]
+    assert plain["ratios"][2]["ratio"] is None
+    assert plain["contenders"][0]["findings"] == {"accuracy": 1e-9, "count": 3.0}
+    json.dumps(plain, allow_nan=False)
+
+
+def test_the_command_writes_both_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ROWS, "some", lambda: row([]))
+    assert command.main(["some", "--rounds", "5", "--out", str(tmp_path / "new")]) == 0
+    written = json.loads((tmp_path / "new" / "benchmark.json").read_text())
+    assert written["rows"][0]["name"] == "some"
+    assert written["machine"]["torch"]
+    assert written["command"].startswith("python -m experiments.benchmark some")
+    assert "### some" in (tmp_path / "new" / "table.md").read_text()
+    assert "### some" in capsys.readouterr().out
+    assert not list(tmp_path.glob("**/*.part"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [(["nothing"], "error: there is no row 'nothing'"), (["--rounds", "4"], "error: rounds is 4")]
+)
+def test_bad_arguments_are_refused(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(given) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_every_row_names_its_goals_contenders(name: str) -> None:
+    found = ROWS[name]()
+    names = {contender.name for contender in found.contenders}
+    assert found.name == name
+    assert any(contender.ours for contender in found.contenders)
+    assert all({goal.ours, goal.peer} <= names for goal in found.goals)
