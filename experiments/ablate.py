@@ -181,6 +181,8 @@ def _retrained(found: Trained, cell: Cell, ode: Ode, how: Evaluation, out: Path)
 
 def write(dataset: xr.Dataset, path: Path) -> None:
     """Write a dataset to a zarr store that appears whole."""
+    text = {name: each.astype(object) for name, each in dataset.coords.items() if each.dtype.kind == "U"}
+    dataset = dataset.assign_coords(text)  # zarr has no specification of texts of fixed length
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)

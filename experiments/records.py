@@ -149,8 +149,8 @@ def all_columns() -> dict[str, Callable[[Mapping[str, Any]], bool]]:
 
 
 def columns(found: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Mapping[str, Any]], bool]]:
-    """The usual columns, and those of the suites that `found` has records of."""
-    return {**COLUMNS, **{name: picks for name, picks in SUITE_COLUMNS.items() if any(map(picks, found))}}
+    """The columns that `found` has records of."""
+    return {name: picks for name, picks in all_columns().items() if any(map(picks, found))}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -114,7 +114,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for row in rows:
         cells = [f"[{cell.value:.1f}]({cell.record})" if cell.record else "-" for cell in row.cells.values()]
-        lines.append(f"| {' | '.join([row.label, f'{row.parameters:.1f}', f'{row.gflops:.1f}', *cells])} |")
+        lines.append(f"| {' | '.join([row.label, _short(row.parameters), _short(row.gflops), *cells])} |")
     (out / "table2.md").write_text("\n".join(lines) + "\n")
     (out / "table2.tex").write_text(_latex(rows, head))
     content = {
@@ -123,6 +123,11 @@ def write(rows: Sequence[Row], out: Path) -> None:
         **records.provenance(),
     }
     (out / "table2.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _short(value: float) -> str:
+    """One decimal, and two digits of small numbers."""
+    return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
 
 def _latex(rows: Sequence[Row], head: Sequence[str]) -> str:
@@ -134,7 +139,7 @@ def _latex(rows: Sequence[Row], head: Sequence[str]) -> str:
             for cell in row.cells.values()
         ]
         label = re.sub(r"([&%$#_{}])", r"\\\1", row.label)
-        lines.append(rf"{' & '.join([label, f'{row.parameters:.1f}', f'{row.gflops:.1f}', *links])} \\")
+        lines.append(rf"{' & '.join([label, _short(row.parameters), _short(row.gflops), *links])} \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
 
 
