@@ -73,6 +73,9 @@ def ablation(found: Sequence[Mapping[str, Any]], name: str, meaning: str, path: 
         own = [record for record in found if record["on"] == kind and record["metric"] == "accuracy"]
         _lines(axis, [{**record, "label": "vars_d"} for record in own], name)
         axis.set(title=kind, xlabel=meaning)
+        low, high = axis.get_ylim()
+        # Less than ten points from bottom to top would blow up what is noise.
+        axis.set_ylim(min(low, (low + high) / 2 - 0.05), max(high, (low + high) / 2 + 0.05))
     axes[0, 0].set_ylabel("accuracy")
     save(figure, path)
 
