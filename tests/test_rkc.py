@@ -108,6 +108,25 @@ def test_it_takes_fewer_evaluations_on_a_long_way_and_arrives_at_the_same_place(
     assert by["rkc"].statistics.evaluations < by["dopri5"].statistics.evaluations / 3
 
 
+@pytest.mark.parametrize("stages", [2, 3, 4, 9])
+def test_in_place_a_step_is_the_same_to_the_bit(field: vd.SparseRecurrent, stages: int) -> None:
+    y = tuple(part + 0.3 for part in field.initial_state())
+    kept = tuple(part.clone() for part in y)
+    f, t = field._derivative(y), torch.tensor(0.0)
+
+    class Plain(Linear):
+        def __call__(self, t: Tensor, state: State) -> State:
+            return field._derivative(state)
+
+    function = Plain(torch.ones(1))
+    plain = _step(function, y, f, t, 0.1, stages)
+    with torch.no_grad():
+        in_place = _step(function, y, f, t, 0.1, stages)
+    for a, b, c, d in zip(plain, in_place, y, kept, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(c, d)
+
+
 def test_it_settles_on_the_certificate(field: vd.SparseRecurrent) -> None:
     trajectory = vd.integrate(field, field.initial_state(), torch.tensor([0.0, 1e5]), method="rkc", rtol=1e-4, gap=1e-6)
     assert bool((trajectory.relative_gap <= 1e-6).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -110,6 +111,16 @@ def test_thresholds_must_be_at_least_zero(theta: object) -> None:
     for kind in GATES:
         with pytest.raises(ValueError, match=r"^theta "):
             kind(theta)
+
+
+@pytest.mark.parametrize("function", [thresholds.soft_threshold, thresholds.nonnegative_threshold])
+def test_without_a_gradient_the_numbers_are_the_same(function: Callable[[Tensor, Tensor | float], Tensor]) -> None:
+    u = torch.tensor([-math.inf, -2.0, -0.5, -0.3, -0.0, 0.0, 0.3, 0.5, 2.0, math.inf, math.nan], dtype=torch.float64)
+    for theta in (0.0, 0.5, torch.full((11,), 0.5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)):
+        with torch.no_grad():
+            quick = function(u, theta)
+        assert torch.equal(quick.nan_to_num(7.0), function(u, theta).nan_to_num(7.0))
+        assert torch.equal(quick.isnan(), u.isnan())
 
 
 def test_the_plain_functions_are_the_gates() -> None:

@@ -156,6 +156,8 @@ def _first_step(
 
 def _step(func: Watched, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
     """One step of `stages` stages from y, where the derivative is f."""
+    if not torch.is_grad_enabled():
+        return _step_in_place(func, y, f, t0, h, stages)
     first, rows = _coefficients(stages)
     older, newer = y, tuple(torch.add(a, b, alpha=first * h) for a, b in zip(y, f, strict=True))
     for mu, nu, mu_tilde, gamma_tilde in rows:
@@ -166,6 +168,23 @@ def _step(func: Watched, y: State, f: State, t0: Tensor, h: float, stages: int) 
             part = part.add(b, alpha=mu).add(c, alpha=nu).add(d, alpha=mu_tilde * h).add(e, alpha=gamma_tilde * h)
             parts.append(part)
         older, newer = newer, tuple(parts)
+    return newer
+
+
+def _step_in_place(func: Watched, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
+    """`_step` where no gradient is wanted, in the same three tensors from stage to stage and to the same bits.
+
+    A function that kept the state it is called with would see it change.
+    """
+    first, rows = _coefficients(stages)
+    older, newer = y, tuple(torch.add(a, b, alpha=first * h) for a, b in zip(y, f, strict=True))
+    spare, other = (tuple(torch.empty_like(part) for part in y) for _ in range(2))
+    for mu, nu, mu_tilde, gamma_tilde in rows:
+        slope = func(t0, newer)
+        for out, a, b, c, d, e in zip(spare, y, newer, older, slope, f, strict=True):
+            torch.mul(a, 1 - mu - nu, out=out)
+            out.add_(b, alpha=mu).add_(c, alpha=nu).add_(d, alpha=mu_tilde * h).add_(e, alpha=gamma_tilde * h)
+        older, newer, spare = newer, spare, other if older is y else older
     return newer
 
 
