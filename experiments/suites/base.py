@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -96,7 +99,7 @@ class Part:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """A hash of the names of the files, and of the labels."""
+        """A hash of the labels and the names of the files, or the pixels of images in memory."""
         words = json.dumps([[_name(entry) for entry in self.images.entries], self.images.labels])
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
@@ -104,7 +107,9 @@ class Part:
 def _name(entry: Any) -> str:
     if isinstance(entry, tuple):
         return " ".join(_name(each) for each in entry)
-    return "/".join(entry.parts[-3:]) if isinstance(entry, Path) else type(entry).__name__
+    if isinstance(entry, np.ndarray | Image.Image):
+        return str(zlib.crc32(entry.tobytes()))
+    return "/".join(entry.parts[-3:]) if isinstance(entry, Path) else str(entry)
 
 
 def chunks(name: str, images: Labelled, size: int = PART) -> Iterator[Part]:

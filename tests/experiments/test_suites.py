@@ -133,6 +133,15 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     assert sum(record.get("images", 0) for record in found) == 151
 
 
+def test_images_in_memory_are_told_apart(tmp_path: Path) -> None:
+    values = []
+    for colour in (0, 1):
+        pixels = np.full((8, 8, 3), [colour, 0, 0], dtype=np.uint8)
+        images = Labelled([pixels], [0], ["a", "b"], Image.fromarray)
+        values.append(_records(Subject(Reader(2), DATA, ["a", "b"], images), "clean", tmp_path)[0]["value"])
+    assert values == [1, 0]
+
+
 def _validated(count: int) -> Subject:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).double()
@@ -155,6 +164,15 @@ def test_neither_batch_size_nor_workers_change_anything() -> None:
     halves = [attack.attacked(images[:2], labels[:2], 5), attack.attacked(images[2:], labels[2:], 7)]
     assert torch.allclose(torch.cat(halves), whole, atol=1e-6)
     assert not torch.allclose(attack.attacked(images, labels, 6), whole, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same() -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        how = {"corruptions": Corruptions(["fog"], [3]), "device": device}
+        found.append([record["value"] for kind in KINDS for record in _records(_validated(41), kind, **how)])
+    assert np.allclose(found[0], found[1], atol=1.5 / 41)  # rounding may change one answer
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
