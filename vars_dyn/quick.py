@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -61,14 +62,15 @@ def approach(problem: SparseProblem, tol: float | None, max_iterations: int, gro
     `tol` is the relative gap at which refinement may stop, None to refine to rounding. `grow` tries the active set
     from nothing before ADMM, where one dictionary is shared.
     """
-    every = torch.arange(len(problem.x), device=problem.x.device)
     if problem.dictionary.batch_shape:
         signals = problem.batch_shape[1] * (problem.dictionary.signal_size + problem.dictionary.code_size)
-        pieces = every.split(max(1, _CHUNK // signals))
-        found = [_own(problem.select(index), tol, max_iterations) for index in pieces]
+        rows, solve = max(1, _CHUNK // signals), partial(_own)
     else:
-        pieces = every.split(max(1, _SYSTEMS // _widest(problem) ** 2))
-        found = [_shared(problem.select(index), tol, max_iterations, grow) for index in pieces]
+        rows, solve = max(1, _SYSTEMS // _widest(problem) ** 2), partial(_shared, grow=grow)
+    if rows >= len(problem.x):
+        return solve(problem, tol, max_iterations)
+    pieces = torch.arange(len(problem.x), device=problem.x.device).split(rows)
+    found = [solve(problem.select(index), tol, max_iterations) for index in pieces]
     proposal = Found(*(torch.cat(parts) for parts in zip(*(one for one, _ in found), strict=True)))
     return proposal, torch.cat([scale for _, scale in found])
 
@@ -177,7 +179,7 @@ class _Admm:
             setattr(self, name, getattr(self, name)[:, signals])
 
 
-def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, grow: bool) -> tuple[Found, Tensor]:
+def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> tuple[Found, Tensor]:
     """All signals have one dictionary: an active set grown from nothing, or ADMM with looks at the support."""
     work = _Work.of(problem)
     gram, drive, lam = with_spare(work.gram[0]), with_spare(work.drive[0], rows=False), work.lam[0]
