@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from experiments.benchmark import lasso, own_dictionaries
+from experiments.benchmark import lasso, own_dictionaries, recording, trajectories
 from experiments.benchmark.contract import Row
 
 __all__ = ["ROWS"]
@@ -13,4 +13,8 @@ ROWS: dict[str, Callable[[], Row]] = {
     "sparse-coding": lasso.sparse_coding,
     "ill-conditioned": lasso.ill_conditioned,
     "own-dictionaries": own_dictionaries.own_dictionaries,
+    "trajectory-80": trajectories.short_trajectory,
+    "trajectory-600": trajectories.long_trajectory,
+    "trajectory-20": trajectories.tight_trajectory,
+    "recording": recording.recording,
 }
