@@ -62,9 +62,9 @@ class Overfit:
     images: int = 512
     epochs: int = 60
     batch_size: int = 32
-    lr: float = 2e-3
-    horizon: float = 1.0
-    rtol: float = 1e-2
+    lr: float = 1e-3
+    horizon: float = 0.5
+    rtol: float = 0.1
     seed: int = 0
     resume: bool = False
 
