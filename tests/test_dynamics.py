@@ -84,6 +84,18 @@ def test_sparse_fields_are_eq_18_to_21(field: Sparse, seed: int) -> None:
             np.testing.assert_allclose(derivative[0], dz / field.tau_z, rtol=1e-10, atol=1e-11)
 
 
+@given(field=sparse_fields(), seed=seeds)
+def test_without_a_gradient_the_derivative_is_the_same(field: Sparse, seed: int) -> None:
+    state = states_for(field, seed)
+    kept = tuple(part.clone() for part in state)
+    plain = field(0.0, state)
+    with torch.no_grad():
+        quick = field(0.0, state)
+    for a, b, c, d in zip(plain, quick, state, kept, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-13, atol=1e-13)
+        assert torch.equal(c, d)
+
+
 @given(P=strategies.dense(), seed=seeds)
 def test_the_defaults_are_eq_8_9_and_20(P: vd.DenseDictionary, seed: int) -> None:
     W, signal, theta = P.weight.numpy(), signals_for(P, seed, ()), 0.2

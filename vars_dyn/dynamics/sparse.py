@@ -188,12 +188,25 @@ class SparseRecurrent(_Sparse):
         self.nonnegative = _checks.choice("threshold", threshold, ("soft", "nonnegative")) == "nonnegative"
 
     def _derivative(self, state: State) -> State:
+        if not torch.is_grad_enabled() and not any(isinstance(v, Tensor) for v in self.constants.values()):
+            return self._derivative_in_place(state)
         z, u = state
         a = self._gated(u)
         reconstruction = self.dictionary._decode(a)
         dz = (reconstruction + self.x - self.alpha * z) / self.tau_z
         du = (self.dictionary._encode(z - self.gamma * reconstruction) + self.gamma * a - self.beta * u) / self.tau_u
         return dz, du
+
+    def _derivative_in_place(self, state: State) -> State:
+        """`_derivative` where no gradient is wanted, in half the operations."""
+        z, u = state
+        names = ("alpha", "beta", "gamma", "tau_z", "tau_u")
+        alpha, beta, gamma, tau_z, tau_u = (float(self.constants[name]) for name in names)
+        a = self._gated(u)
+        reconstruction = self.dictionary._decode(a)
+        dz = torch.add(reconstruction, self.x).sub_(z, alpha=alpha)
+        du = self.dictionary._encode(torch.sub(z, reconstruction, alpha=gamma)).add_(a, alpha=gamma).sub_(u, alpha=beta)
+        return dz if tau_z == 1 else dz.div_(tau_z), du if tau_u == 1 else du.div_(tau_u)
 
     def neurons(self, state: State) -> Tensor:
         return state[0]
