@@ -19,8 +19,9 @@ from vars_dyn.recording import record
 
 __all__ = ["recording"]
 
-SIGNALS, NEURONS, ATOMS = 64, 64, 128
-STEPS, STEP, CHUNK = 512, 0.1, 64
+#: As in `recording_memory`: .4 MB a time point. CHUNK is what `record` takes by default there.
+SIGNALS, NEURONS, ATOMS = 64, 256, 512
+STEPS, STEP, CHUNK = 512, 0.1, 42
 OURS, RAW, ALONE = "vars_dyn.recording.record", "integrate, and raw zarr writes", "integrate alone"
 
 
@@ -28,7 +29,7 @@ def _field() -> vd.SparseRecurrent:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(NEURONS, ATOMS, generator=generator, dtype=torch.float64)
     x = torch.randn(SIGNALS, NEURONS, generator=generator, dtype=torch.float64)
-    return vd.SparseRecurrent(vd.DenseDictionary(weight / weight.norm(dim=0)), x, lam=0.1)
+    return vd.SparseRecurrent(vd.DenseDictionary(weight / weight.norm(dim=0)), x, lam=1.0)
 
 
 def _times() -> torch.Tensor:

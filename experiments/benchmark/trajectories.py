@@ -187,7 +187,7 @@ def short_trajectory() -> Row:
 def long_trajectory() -> Row:
     """Row 4, T = 600."""
     contenders = (
-        Contender(RKC, partial(_ours, 600.0, "rkc", 5e-3), ours=True),
+        Contender(RKC, partial(_ours, 600.0, "rkc", 1.5e-2), ours=True),
         Contender(TORCHDIFFEQ, partial(_torchdiffeq, 600.0, 1e-4)),
     )
     goals = (Goal(RKC, TORCHDIFFEQ, 1 / 25),)
