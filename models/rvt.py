@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.attention import resolve_attention
 from models.stem import ConvPatchEmbed
-from vars_dyn.attention.vars import TokenBatchNorm
+from vars_dyn.attention.base import TokenBatchNorm
 
 __all__ = ["Block", "ConvMlp", "RobustVisionTransformer"]
 

@@ -188,7 +188,7 @@ def test_nothing_n_by_n_is_formed_in_vars_d(variant: str) -> None:
     layer, x = layer_of("dynamic", variant=variant), tokens_of(count=97)
     with Shapes() as shapes:
         layer(x).sum().backward()
-    assert (2, 2, 97, 8) in shapes.seen
+    assert {(2, 2, 97, 8), (4, 97, 8)} & shapes.seen
     assert not [shape for shape in shapes.seen if math.prod(shape) >= 97 * 97 or shape.count(97) > 1]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vars_dyn import _checks
 
-__all__ = ["AttentionOptions", "TokenMixer", "full_precision", "refuse_mask", "working"]
+__all__ = ["AttentionOptions", "TokenBatchNorm", "TokenMixer", "full_precision", "refuse_mask", "working"]
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -119,6 +119,18 @@ class TokenMixer(nn.Module):
     def project(self, x: Float[Tensor, "b n dim"]) -> Float[Tensor, "b n dim"]:
         """Output norm, projection and dropout."""
         return self.proj_drop(self.proj(self.norm(x)))
+
+
+class TokenBatchNorm(nn.Module):
+    """Batch norm of the channels of (B, N, C) over images and tokens."""
+
+    def __init__(self, dim: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(dim, device=device, dtype=dtype)
+
+    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """Normalise."""
+        return self.bn(x.mT).mT
 
 
 def refuse_mask(layer: nn.Module, attn_mask: Tensor | None, is_causal: bool) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn.attention.written_out import plain_tensors, soft_step
 from vars_dyn.dynamics import Reduced, SparseRecurrent
 from vars_dyn.equilibrium import equilibrium
 from vars_dyn.gradients import Implicit, Mode, mode_for, through_time
@@ -44,8 +45,12 @@ def ista(
     `observe`, if given, is called with every iterate.
     """
     a = start
+    fast = gate is soft_threshold and plain_tensors(b, start, norm)
     for _ in range(num_steps):
-        a = gate(a - (gram(a) - b) / norm, lam / norm)
+        if fast and isinstance(lam, float) and lam > 0:
+            a = soft_step(a, gram(a), b, norm, lam)
+        else:
+            a = gate(a - (gram(a) - b) / norm, lam / norm)
         if observe is not None:
             observe(a)
     return a

@@ -85,6 +85,11 @@ class Variant:
             num_steps=5,
         )
 
+    @property
+    def has_paper_steps(self) -> bool:
+        """Whether the iteration and its atoms are the paper's, whatever lam, the steps' number and the static part."""
+        return dataclasses.replace(self, static="conv", lam=0.3, num_steps=3) == Variant()
+
     def fitting(self, dictionary: str) -> Variant:
         """Itself, if it can be built for `dictionary`; ValueError with the reason otherwise."""
         fourier = dictionary == "static" and self.static == "full"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Self, Unpack
+from typing import NamedTuple, Self, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vars_dyn import _checks
-from vars_dyn.attention.base import AttentionOptions, TokenMixer, full_precision, refuse_mask, working
+from vars_dyn.attention.base import AttentionOptions, TokenBatchNorm, TokenMixer, full_precision, refuse_mask, working
 from vars_dyn.attention.features import FeatureDictionary, feature_count
+from vars_dyn.attention.fused import reconstruct
 from vars_dyn.attention.resize import resize_half_spectrum, resize_token_rows
 from vars_dyn.attention.solvers import GATES, UNROLLED, Equilibrium, Map, Ode, solver_of
 from vars_dyn.attention.static import GridDictionary, TokenConvDictionary, TokenFourierDictionary
@@ -36,18 +37,6 @@ class Reconstruction(NamedTuple):
 
     dictionary: LayerDictionary
     signal: Tensor
-
-
-class TokenBatchNorm(nn.Module):
-    """Batch norm of the channels of (B, N, C) over images and tokens."""
-
-    def __init__(self, dim: int, device: Any = None, dtype: Any = None) -> None:
-        super().__init__()
-        self.bn = nn.BatchNorm1d(dim, device=device, dtype=dtype)
-
-    def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
-        """Normalise."""
-        return self.bn(x.mT).mT
 
 
 class VarsAttention(TokenMixer):
@@ -212,9 +201,25 @@ class VarsAttention(TokenMixer):
         self, x: Float[Tensor, "b n dim"], grid_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b heads n c"]:
         """P a per head, before heads are merged, filtered and projected."""
-        dictionary, signal = self.reconstruction(x, grid_size)
-        code = self.attn_drop(self.solve(dictionary, signal))
-        return self.decode(dictionary, code).mT.to(x.dtype)
+        if self._written_out():
+            q, v = self.split_heads(self.qkv(x))
+            with full_precision(x):
+                static = None if self.dictionary == "dynamic" else self._matrix(*self._layout(x.shape[1], grid_size))
+                given = working(self.q_norm(q)), working(self.rand_matrix), static, working(v)
+                return reconstruct(*given, (float(self.lam), self.num_steps), self._decoded).to(x.dtype)
+        return self._decoded(*self.reconstruction(x, grid_size)).to(x.dtype)
+
+    def _written_out(self) -> bool:
+        """Whether `reconstruct` computes this layer: the paper's steps on features of tokens, and matrices, alone."""
+        matrices = self.dictionary == "dynamic" or (self.dictionary, self.variant.static) == ("static+dynamic", "full")
+        drops = self.training and self.attn_drop.p > 0
+        return matrices and self.variant.has_paper_steps and self.solver == "ista" and bool(self.lam > 0) and not drops
+
+    def _decoded(self, dictionary: LayerDictionary, signal: Tensor) -> Tensor:
+        return self.decode(dictionary, self.attn_drop(self.solve(dictionary, signal))).mT
+
+    def _layout(self, tokens: int, grid_size: tuple[int, int] | None) -> tuple[int, tuple[int, int]]:
+        return grid_tokens(tokens, self.num_prefix_tokens, grid_pair(grid_size) or self.grid_size)
 
     def decode(self, dictionary: LayerDictionary, code: Tensor) -> Float[Tensor, "b heads c n"]:
         """P a of a reconstruction's codes."""
@@ -234,8 +239,7 @@ class VarsAttention(TokenMixer):
     def _reconstruction(self, query: list[Tensor], signal: Tensor, grid_size: tuple[int, int] | None) -> Reconstruction:
         if self.dictionary == "dynamic":
             return Reconstruction(FeatureDictionary(self._features(query[0])), signal)
-        tokens = signal.shape[-1]
-        prefix, grid = grid_tokens(tokens, self.num_prefix_tokens, grid_pair(grid_size) or self.grid_size)
+        prefix, grid = self._layout(signal.shape[-1], grid_size)
         if self.dictionary == "static":
             return Reconstruction(self._static(signal.shape[:-1], prefix, grid), signal.unsqueeze(-2))
         features = self._features(query[0])
@@ -331,7 +335,7 @@ class VarsAttention(TokenMixer):
 
     def _filter(self, y: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
         """The second global filter on the image tokens of y (B, N, C); prefix tokens pass."""
-        prefix, grid = grid_tokens(y.shape[1], self.num_prefix_tokens, grid_pair(grid_size) or self.grid_size)
+        prefix, grid = self._layout(y.shape[1], grid_size)
         with full_precision(y):
             kernel = resize_half_spectrum(working(self.kernel2), self.trained_grid, grid)
             spectrum = torch.view_as_complex(kernel)[:, 0, 0]

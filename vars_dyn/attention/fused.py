@@ -1,0 +1,223 @@
+"""The reconstruction of a dynamic dictionary with its derivative written out: the layer's fast form on the CPU.
+
+It computes what `FeatureDictionary` and `solvers.ista` do, and what autograd makes of them, in fewer passes over the
+tokens: the features F = exp(w.q) stay unnormalised, their norms n come from the diagonal of F^T F, and the derivative's
+share of those norms is folded into a small matrix. With Phi = F diag(1 / n), P = [Phi, S] and M = I - G / L:
+
+    b = x P,  a_0 = b,  a_{j+1} = soft(a_j M + b / L, lam / L),  y = a_k P^T.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from vars_dyn.attention.base import full_precision
+from vars_dyn.attention.features import FeatureDictionary
+from vars_dyn.attention.spectral import largest_eigenpair
+from vars_dyn.attention.written_out import again, plain_tensors
+from vars_dyn.dictionaries import random_features
+
+__all__ = ["reconstruct"]
+
+#: The plain form: dictionary and signals (B, heads, c, N) -> P a, (B, heads, N, c).
+Plain = Callable[[FeatureDictionary, Tensor], Tensor]
+#: Norms below which `torch.nn.functional.normalize` divides by this instead.
+_EPS = 1e-12
+
+
+class Steps(NamedTuple):
+    """The iteration: `num_steps` steps at `lam` > 0."""
+
+    lam: float
+    num_steps: int
+
+
+def reconstruct(
+    q: Tensor, projection: Tensor, static: Tensor | None, v: Tensor, steps: Steps | tuple[float, int], plain: Plain
+) -> Tensor:
+    """P a of shape (B, heads, N, c) for queries q and values v of that shape, by `plain` where it has to be.
+
+    `projection` is (heads, c, m), `static` (heads, N, m') with normalised columns or None. The plain form is taken for
+    inputs that `plain_tensors` refuses, for tokens or atoms whose norm is below what normalisation divides by, and
+    for derivatives of derivatives.
+    """
+    given = (q, projection, v) if static is None else (q, projection, v, static)
+    if not plain_tensors(*given):
+        return _plainly(plain, q, projection, static, v)
+    with torch.no_grad():
+        norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+        longest = float(torch.linalg.vector_norm(projection, dim=-2).max())
+    smallest = -longest - 0.5 - math.log(projection.shape[-1]) / 2
+    if not (bool((norm >= _EPS).all()) and smallest > math.log(_EPS)):
+        return _plainly(plain, q, projection, static, v)
+    result: Tensor = _Reconstruct.apply(q, projection, static, v, norm, Steps(*steps), plain)
+    return result
+
+
+def _plainly(plain: Plain, q: Tensor, projection: Tensor, static: Tensor | None, v: Tensor) -> Tensor:
+    features = torch.nn.functional.normalize(random_features(q, projection.mT), dim=-2)
+    return plain(FeatureDictionary(features, static), v.mT)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B, heads, N, c) as contiguous (B heads, N, c)."""
+    return x.reshape(-1, *x.shape[-2:]).contiguous()
+
+
+class _Reconstruct(torch.autograd.Function):
+    """`reconstruct`, with its derivative in every tensor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        projection: Tensor,
+        static: Tensor | None,
+        v: Tensor,
+        norm: Tensor,
+        steps: Steps,
+        plain: Plain,
+    ) -> Tensor:
+        batch, heads, _, c = q.shape
+        m = projection.shape[-1]
+        unit = torch.div(q, norm, out=torch.empty(q.shape, dtype=q.dtype)).flatten(0, 1)
+        features = torch.bmm(unit, _repeated(projection, batch)).exp_()
+        values = _flat(v)
+        gram = torch.bmm(features.mT, features)
+        scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt().unsqueeze(-2)
+        gram *= scale.mT * scale
+        drive = torch.bmm(values.mT, features).mul_(scale)
+        if static is not None:
+            gram, drive = _with_static(gram, drive, features, scale, static, values)
+        largest, vector = largest_eigenpair(gram)
+        inverse = largest.reciprocal()[:, None, None]
+        move = gram * -inverse
+        move.diagonal(dim1=-2, dim2=-1).add_(1)
+        codes = _codes(drive, move, inverse, steps)
+        code = codes[:, -c:]
+        y = torch.bmm(features, (code[..., :m] * scale).mT)
+        if static is not None:
+            y.view(batch, heads, *y.shape[1:]).add_(static @ code[..., m:].mT.unflatten(0, (batch, heads)))
+        ctx.save_for_backward(
+            q, projection, static, v, norm, unit, features, values, scale, gram, move, inverse, codes, vector
+        )
+        ctx.steps, ctx.plain = steps, plain
+        return y.unflatten(0, (batch, heads))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        if torch.is_grad_enabled():
+            plain = functools.partial(_plainly, ctx.plain)
+            return (*again(plain, ctx.saved_tensors[:4], ctx.needs_input_grad, grad), None, None, None)
+        with full_precision(grad):
+            return (*_backward(ctx, grad), None, None, None)
+
+
+def _repeated(matrix: Tensor, batch: int) -> Tensor:
+    """One matrix per head, (heads, ...), as one per image and head."""
+    return matrix.expand(batch, *matrix.shape).flatten(0, 1)
+
+
+def _with_static(
+    gram: Tensor, drive: Tensor, features: Tensor, scale: Tensor, static: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """G and b of [Phi, S] from those of Phi; the block S^T S is formed once for all images."""
+    heads, batch = len(static), len(gram) // len(static)
+    by_image = lambda t: t.unflatten(0, (batch, heads))  # noqa: E731
+    m, size = gram.shape[-1], gram.shape[-1] + static.shape[-1]
+    whole = gram.new_empty(batch, heads, size, size)
+    whole[..., :m, :m] = by_image(gram)
+    cross = (by_image(features).mT @ static).mul_(by_image(scale.mT))
+    whole[..., :m, m:], whole[..., m:, :m] = cross, cross.mT
+    whole[..., m:, m:] = static.mT @ static
+    other = by_image(values).mT @ static
+    return whole.flatten(0, 1), torch.cat([drive, other.flatten(0, 1)], -1)
+
+
+def _codes(drive: Tensor, move: Tensor, inverse: Tensor, steps: Steps) -> Tensor:
+    """All iterates below one another, (n, (k + 1) c, d')."""
+    n, c, atoms = drive.shape
+    codes = drive.new_empty(n, (steps.num_steps + 1) * c, atoms)
+    codes[:, :c] = drive
+    push, theta = drive * inverse, steps.lam * inverse
+    for j in range(steps.num_steps):
+        v = torch.baddbmm(push, codes[:, j * c : (j + 1) * c], move)
+        torch.sub(v, v.clamp(-theta, theta), out=codes[:, (j + 1) * c : (j + 2) * c])
+    return codes
+
+
+def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
+    q, projection, static, _, norm, unit, features, values, scale, gram, move, inverse, codes, vector = (
+        ctx.saved_tensors  # type: ignore[attr-defined]
+    )
+    needs = ctx.needs_input_grad  # type: ignore[attr-defined]
+    shape, batch, (c, m) = q.shape, len(q), projection.shape[-2:]
+    grad = _flat(grad)
+    drive, code = codes[:, :c], codes[:, -c:]
+    of_code = torch.bmm(grad.mT, features).mul_(scale)
+    if static is not None:
+        of_code = torch.cat([of_code, torch.bmm(grad.mT, _repeated(static, batch))], -1)
+    of_drive, of_gram = _through_steps(of_code, move, inverse, codes, vector)
+    both = of_gram + of_gram.mT
+    # Phi^T times Phi's derivative has this diagonal, which normalisation takes out of it.
+    radial = (gram * both).sum(-1) + (drive * of_drive).sum(-2) + (of_code * code).sum(-2)
+    to_drive, from_code = of_drive[..., :m] * scale, code[..., :m] * scale
+    of_query = of_projection = None
+    if needs[0] or needs[1]:
+        small = both[:, :m, :m].clone()
+        small.diagonal(dim1=-2, dim2=-1).sub_(radial[:, :m])
+        of_exponent = torch.bmm(features, small.mul_(scale.mT * scale))
+        of_exponent.baddbmm_(values, to_drive).baddbmm_(grad, from_code)
+        if static is not None:
+            of_exponent.baddbmm_(_repeated(static, batch), both[:, m:, :m] * scale)
+        of_exponent.mul_(features)
+        if needs[0]:
+            turned = torch.bmm(of_exponent, _repeated(projection, batch).mT)
+            turned.addcmul_(unit, (unit * turned).sum(-1, keepdim=True), value=-1)
+            of_query = turned.view(shape).div_(norm)
+        if needs[1]:
+            of_projection = torch.bmm(unit.mT, of_exponent).unflatten(0, shape[:2]).sum(0)
+    of_values = None
+    if needs[3]:
+        of_values = torch.bmm(features, to_drive.mT)
+        if static is not None:
+            of_values.baddbmm_(_repeated(static, batch), of_drive[..., m:].mT)
+        of_values = of_values.view(shape)
+    of_static = None
+    if static is not None and needs[2]:
+        heads = len(static)
+        of_static = torch.bmm(static, both[:, m:, m:].unflatten(0, (batch, heads)).sum(0))
+        across = both[:, :m, m:] * scale.mT
+        for rows in torch.arange(batch * heads).split(heads):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            of_static.baddbmm_(features[part], across[part])
+            of_static.baddbmm_(values[part], of_drive[part, :, m:]).baddbmm_(grad[part], code[part, :, m:])
+    return [of_query, of_projection, of_static, of_values]
+
+
+def _through_steps(
+    of_code: Tensor, move: Tensor, inverse: Tensor, codes: Tensor, vector: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The derivatives in b and in G, of which L's is along the eigenvector: dL = vector^T dG vector."""
+    c = of_code.shape[-2]
+    before, after = codes[:, :-c], codes[:, c:]
+    # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
+    pushed, value = torch.empty_like(before), of_code
+    active = after != 0
+    for j in reversed(range(before.shape[-2] // c)):
+        rows = slice(j * c, (j + 1) * c)
+        torch.mul(value, active[:, rows], out=pushed[:, rows])
+        value = torch.bmm(pushed[:, rows], move)
+    of_drive = pushed.unflatten(-2, (-1, c)).sum(1).mul_(inverse).add_(value)
+    # On the active set v - theta sgn(v) is the next code, and its derivative in L the step back, (a_j - a_{j+1}) / L.
+    of_norm = torch.sub(before, after).mul_(pushed).sum((-2, -1), keepdim=True).mul_(inverse)
+    of_gram = torch.bmm(before.mT, pushed).mul_(-inverse)
+    return of_drive, of_gram.addcmul_(vector.unsqueeze(-1) * of_norm, vector.unsqueeze(-2))
