@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from experiments.benchmark import lasso, own_dictionaries, recording, trajectories
+from experiments.benchmark import attention, lasso, own_dictionaries, recording, trajectories
 from experiments.benchmark.contract import Row
 
 __all__ = ["ROWS"]
@@ -16,5 +17,9 @@ ROWS: dict[str, Callable[[], Row]] = {
     "trajectory-80": trajectories.short_trajectory,
     "trajectory-600": trajectories.long_trajectory,
     "trajectory-20": trajectories.tight_trajectory,
+    "attention-196": partial(attention.attention, 196),
+    "attention-784": partial(attention.attention, 784),
+    "attention-block-196": partial(attention.blocks, 196),
+    "attention-block-784": partial(attention.blocks, 784),
     "recording": recording.recording,
 }

@@ -1,0 +1,80 @@
+"""Row 7: peak memory of an attention layer forward and backward, each measurement in a process of its own.
+
+`python -m experiments.benchmark.attention_memory` prints, for layers and numbers of tokens, by how many MiB the forward
+and backward pass of one image raise the peak resident memory (Linux: VmHWM), beside softmax attention with its N x N
+matrix written out. `--json` prints one JSON object as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
+import torch
+from torch import Tensor
+
+from experiments.benchmark.attention import BOTH, DIM, DYNAMIC, HEADS, SOFTMAX, layer_of
+from vars_dyn.attention import SoftmaxAttention
+
+TOKENS = (784, 1568, 3136)
+WRITTEN_OUT = "softmax, N x N written out"
+
+
+class _WrittenOut(SoftmaxAttention):
+    """Softmax attention that forms its matrix."""
+
+    def heads(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        q, k, v = self.split_heads(self.qkv(x))
+        return (q * self.head_dim**-0.5 @ k.mT).softmax(-1) @ v
+
+
+def peak_mebibytes() -> float:
+    """The largest resident set of this process so far, in MiB."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def measure(name: str, tokens: int) -> float:
+    """MiB by which one image's forward and backward pass raise this process's peak."""
+    torch.set_num_threads(1)
+    layer = _WrittenOut(DIM, HEADS, qkv_bias=True) if name == WRITTEN_OUT else layer_of(name, tokens)
+    x = torch.randn(1, tokens, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    # What the libraries set up for themselves at a first use is not the layer's.
+    layer_of(DYNAMIC, 16)(torch.randn(1, 16, DIM)).sum().backward()
+    before = peak_mebibytes()
+    layer(x).sum().backward()
+    return peak_mebibytes() - before
+
+
+def measured_apart(name: str, tokens: int) -> float:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "experiments.benchmark.attention_memory", "--measure", name, str(tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--measure", nargs=2, metavar=("LAYER", "TOKENS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        print(measure(arguments.measure[0], int(arguments.measure[1])))
+        return
+    found = {name: [measured_apart(name, n) for n in TOKENS] for name in (DYNAMIC, BOTH, SOFTMAX, WRITTEN_OUT)}
+    print(f"| layer | {' | '.join(f'MiB at {n} tokens' for n in TOKENS)} | growth, first to last | of N x N at last |")
+    print("| --- " * (len(TOKENS) + 3) + "|")
+    for name, peaks in found.items():
+        growth, share = peaks[-1] / peaks[0], peaks[-1] / found[WRITTEN_OUT][-1]
+        print(f"| {name} | {' | '.join(f'{peak:.1f}' for peak in peaks)} | {growth:.2f} | {share:.3f} |")
+    if arguments.json:
+        print(json.dumps({"tokens": TOKENS, "mib": found}))
+
+
+if __name__ == "__main__":
+    main()
