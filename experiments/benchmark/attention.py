@@ -100,7 +100,7 @@ def _exact(case: _Case) -> _Done:
 
 def _judge(done: _Done) -> dict[str, float]:
     pairs = zip(done[1:], _exact(done.case)[1:], strict=True)
-    return {"accuracy": max(float((a - b).norm() / b.norm()) for a, b in pairs)}
+    return {"accuracy": float(torch.stack([(a - b).norm() / b.norm() for a, b in pairs]).amax())}
 
 
 def _row(tokens: int, name: str, what: str, kinds: list[str], block: bool, limits: dict[str, float]) -> Row:
