@@ -41,7 +41,7 @@ def test_the_command_writes_numbers_and_a_curve(tmp_path: Path, capsys: pytest.C
     before = json.loads((tmp_path / "out" / "overfit.json").read_text())["records"]
     assert main([*small, "--modes", "[implicit]"]) == 2
     assert "exists; resume" in capsys.readouterr().err
-    assert main([*small, "--lr", "1e-3", "--modes", "[implicit]", "--resume", "true"]) == 2
+    assert main([*small, "--lr", "3e-3", "--modes", "[implicit]", "--resume", "true"]) == 2
     assert "another lr" in capsys.readouterr().err
     assert main([*small, "--modes", "[backprop,implicit]", "--resume", "true"]) == 0
     after = json.loads((tmp_path / "out" / "overfit.json").read_text())["records"]
