@@ -27,11 +27,11 @@ def plain_tensors(*tensors: Tensor) -> bool:
 
 
 def again(
-    plain: Callable[..., Tensor], inputs: Sequence[Tensor], wanted: Sequence[bool], grad: Tensor
+    plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], wanted: Sequence[bool], grad: Tensor
 ) -> list[Tensor | None]:
     """The derivatives by autograd of the plain form, which can be differentiated again; None where none is wanted."""
-    chosen = [i for i in range(len(inputs)) if wanted[i]]
-    found = torch.autograd.grad(plain(*inputs), [inputs[i] for i in chosen], grad, create_graph=True)
+    chosen = {i: t for i, t in enumerate(inputs) if t is not None and wanted[i]}
+    found = torch.autograd.grad(plain(*inputs), list(chosen.values()), grad, create_graph=True)
     result: list[Tensor | None] = [None] * len(inputs)
     for i, value in zip(chosen, found, strict=True):
         result[i] = value
