@@ -18,8 +18,8 @@ import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anyt
 import torch
 
 from experiments.benchmark import report
+from experiments.benchmark.alternating import run_row
 from experiments.benchmark.rows import ROWS
-from experiments.benchmark.series import run_row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,13 +11,13 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
 import torch
 from torch import Tensor
 
 from experiments.benchmark.attention import BOTH, DIM, DYNAMIC, HEADS, SOFTMAX, layer_of
+from experiments.benchmark.machine import peak_bytes
 from vars_dyn.attention import SoftmaxAttention
 
 TOKENS = (784, 1568, 3136)
@@ -32,12 +32,6 @@ class _WrittenOut(SoftmaxAttention):
         return (q * self.head_dim**-0.5 @ k.mT).softmax(-1) @ v
 
 
-def peak_mebibytes() -> float:
-    """The largest resident set of this process so far, in MiB."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def measure(name: str, tokens: int) -> float:
     """MiB by which one image's forward and backward pass raise this process's peak."""
     torch.set_num_threads(1)
@@ -45,9 +39,9 @@ def measure(name: str, tokens: int) -> float:
     x = torch.randn(1, tokens, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
     # What the libraries set up for themselves at a first use is not the layer's.
     layer_of(DYNAMIC, 16)(torch.randn(1, 16, DIM)).sum().backward()
-    before = peak_mebibytes()
+    before = peak_bytes()
     layer(x).sum().backward()
-    return peak_mebibytes() - before
+    return (peak_bytes() - before) / 2**20
 
 
 def measured_apart(name: str, tokens: int) -> float:

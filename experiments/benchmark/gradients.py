@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 import vars_dyn as vd
 from experiments import commands
 from experiments.benchmark.exact import exact_flow
+from experiments.benchmark.machine import machine, peak_bytes, reset_peak, resident_bytes
 
 __all__ = ["MODES", "Setting", "main", "measure", "plain_adjoint", "table"]
 
@@ -196,20 +196,12 @@ class _Memory:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
-            Path("/proc/self/clear_refs").write_text("5")
-            self.before = _resident("VmRSS")
+            reset_peak()
+            self.before = resident_bytes()
 
     def peak_mib(self) -> float:
-        peak = torch.cuda.max_memory_allocated() if self.gpu else _resident("VmHWM")
+        peak = torch.cuda.max_memory_allocated() if self.gpu else peak_bytes()
         return (peak - self.before) / (1 << 20)
-
-
-def _resident(name: str) -> int:
-    """A size in bytes from Linux's account of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {name}")
 
 
 def measured_apart(setting: Setting, mode: str, horizon: float, repeats: int, patience: float) -> dict[str, Any]:
@@ -316,21 +308,6 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def machine(device: str) -> dict[str, str]:
-    """Where and with what the numbers were measured."""
-    processor = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [
-            line.partition(":")[2] for line in information.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = names[0].strip() if names else processor
-    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions |= {"torchdiffeq": torchdiffeq.__version__, "vars_dyn": vd.__version__}
-    return {"processor": processor, "cores": str(os.cpu_count()), "system": platform.platform(), **gpu, **versions}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

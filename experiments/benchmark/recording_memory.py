@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 import vars_dyn as vd
+from experiments.benchmark.machine import peak_bytes
 from vars_dyn.recording import record
 
 #: Signals, neurons and atoms: a state of 64 x (256 + 512) numbers, .4 MB a time point.
@@ -34,12 +34,6 @@ def field() -> vd.SparseRecurrent:
     return vd.SparseRecurrent(vd.DenseDictionary(weight / weight.norm(dim=0)), x, lam=1.0)
 
 
-def peak_mebibytes() -> float:
-    """The largest resident set of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
 def measure(points: int) -> dict[str, float]:
     """Record `points` time points (none: only import and build the field) and report this process's peak memory."""
     began, made = time.perf_counter(), field()
@@ -50,7 +44,7 @@ def measure(points: int) -> dict[str, float]:
             recorded = record(made, store, times, rtol=1e-4).sizes["time"]
             if recorded != points:
                 raise RuntimeError(f"{recorded} of {points} points were recorded")
-    return {"points": points, "peak_mib": peak_mebibytes(), "seconds": time.perf_counter() - began}
+    return {"points": points, "peak_mib": peak_bytes() / 2**20, "seconds": time.perf_counter() - began}
 
 
 def measured_apart(points: int) -> dict[str, float]:

@@ -7,9 +7,9 @@ import math
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from experiments.benchmark.alternating import Measured, Ratio, ratios
 from experiments.benchmark.contract import Row
-from experiments.benchmark.gradients import machine
-from experiments.benchmark.series import Measured, Ratio, ratios
+from experiments.benchmark.machine import machine
 
 __all__ = ["as_json", "header", "section"]
 

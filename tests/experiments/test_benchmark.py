@@ -11,9 +11,9 @@ import pytest
 
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import report
+from experiments.benchmark.alternating import ratios, run_row
 from experiments.benchmark.contract import Contender, Goal, Row
 from experiments.benchmark.rows import ROWS
-from experiments.benchmark.series import ratios, run_row
 
 
 def works(error: float, log: list[str], name: str) -> Callable[[], Callable[[], float]]:
