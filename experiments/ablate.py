@@ -25,8 +25,8 @@ from torch import nn
 from tqdm import tqdm
 
 from experiments import commands, plots, records
-from experiments.evaluate import evaluation_of
-from experiments.evaluation import KINDS, Evaluation, evaluate_on
+from experiments.evaluate import opened
+from experiments.evaluation import Evaluation, evaluate_on
 from experiments.loop import train
 from experiments.settings import Ode
 from experiments.suites import Subject
@@ -204,16 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command(values: Namespace) -> None:
         values = parser.instantiate(values)
         grid = Grid(**{name: getattr(values, name) for name in Grid.__dataclass_fields__})
-        how = evaluation_of(values)
-        root = None if values.data is None else Path(values.data)
-        found = trained(
-            values.checkpoint,
-            values.weights,
-            validation=values.validation,
-            with_images=any(name in KINDS for name in how.on),
-            attention=values.attention,
-            root=root,
-        )
+        how, root, found = opened(values)
         out = Path(values.out) if values.out else found.out.with_name("ablation")
         dataset = ablate(found, grid, how, out, root, values.retrain)
         write(dataset, out / "ablation.zarr")

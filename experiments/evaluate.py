@@ -18,7 +18,7 @@ from experiments.suites import SUITES, Subject
 from experiments.trained import Trained, load, trained
 from vars_dyn.attention.base import TokenMixer
 
-__all__ = ["about", "evaluation_of", "load", "main", "measure", "measure_subject", "measure_trained"]
+__all__ = ["about", "evaluation_of", "load", "main", "measure", "measure_subject", "measure_trained", "opened"]
 
 
 def _parser() -> ArgumentParser:
@@ -76,14 +76,8 @@ def evaluation_of(values: Namespace, on: Sequence[str] | None = None) -> Evaluat
     return Evaluation(on=tuple(values.on.split(",")) if on is None else on, **options)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
-    parser = _parser()
-    return commands.run(parser, lambda values: _main(parser, values), arguments)
-
-
-def _main(parser: ArgumentParser, values: Namespace) -> None:
-    values = parser.instantiate(values)
+def opened(values: Namespace) -> tuple[Evaluation, Path | None, Trained]:
+    """How to measure, the root of the data sets, and the model, by the values of a command that takes one model."""
     how = evaluation_of(values)
     root = None if values.data is None else Path(values.data)
     found = trained(
@@ -94,6 +88,18 @@ def _main(parser: ArgumentParser, values: Namespace) -> None:
         attention=values.attention,
         root=root,
     )
+    return how, root, found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    parser = _parser()
+    return commands.run(parser, lambda values: _main(parser, values), arguments)
+
+
+def _main(parser: ArgumentParser, values: Namespace) -> None:
+    values = parser.instantiate(values)
+    how, root, found = opened(values)
     out = Path(values.out) if values.out else found.out
     measured = measure_trained(found, how, out, root, values.label)
     table = records.table(measured, records.columns(measured))
