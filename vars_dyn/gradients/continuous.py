@@ -39,24 +39,23 @@ def to_unit(size: Size, *tensors: Tensor) -> State:
     return result
 
 
-class _AsGiven(torch.autograd.Function):
+class _Passed(torch.autograd.Function):
+    """Tensors as nodes of their own."""
+
     @staticmethod
     def forward(ctx: Any, size: Size, *tensors: Tensor) -> State:
         ctx.size = size
         return tuple(t.view_as(t) for t in tensors)
 
+
+class _AsGiven(_Passed):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return (None, *(g * ctx.size.value for g in gradients))
 
 
-class _ToUnit(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, size: Size, *tensors: Tensor) -> State:
-        ctx.size = size
-        return tuple(t.view_as(t) for t in tensors)
-
+class _ToUnit(_Passed):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
