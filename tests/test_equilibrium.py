@@ -149,7 +149,7 @@ def grads(code: Tensor, *wanted: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad((code * normal(9, *code.shape, dtype=code.dtype)).sum(), wanted)
 
 
-def close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], tolerance: float) -> None:
+def check_close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], tolerance: float) -> None:
     for a, b in zip(found, wanted, strict=True):
         assert float((a.double() - b.double()).norm()) <= tolerance * float(b.double().norm())
 
@@ -159,10 +159,10 @@ def test_the_gradient_does_not_depend_on_how_the_code_was_found(monkeypatch: pyt
     tensors = (problem.dictionary.weight, problem.x)
     wanted = grads(vd.equilibrium(problem).code, *tensors)
     start = normal(3, 5, 20)
-    close(grads(vd.equilibrium(problem, start=start).code, *tensors), wanted, 1e-11)
+    check_close(grads(vd.equilibrium(problem, start=start).code, *tensors), wanted, 1e-11)
     solve = partial(vd.solve, method="ista")
     monkeypatch.setattr(module, "solve", solve)
-    close(grads(vd.equilibrium(problem).code, *tensors), wanted, 1e-11)
+    check_close(grads(vd.equilibrium(problem).code, *tensors), wanted, 1e-11)
 
 
 @pytest.mark.parametrize("mode", ["backprop", "checkpoint", "adjoint"])
@@ -177,7 +177,7 @@ def test_modes_through_time_end_at_the_same_code_and_gradient(mode: str) -> None
         assert (found.state is not None) == state
         torch.testing.assert_close(found.code, exact.code, rtol=0, atol=1e-4)
         tensors = (P.weight, problem.x)
-        close(grads(found.code, *tensors), grads(exact.code, *tensors), 1e-3)
+        check_close(grads(found.code, *tensors), grads(exact.code, *tensors), 1e-3)
 
 
 def test_a_batch_is_its_elements() -> None:
@@ -189,7 +189,7 @@ def test_a_batch_is_its_elements() -> None:
             weight, x = (t[i, j].detach().clone().requires_grad_() for t in (problem.dictionary.weight, problem.x))
             code = vd.equilibrium(vd.SparseProblem(vd.DenseDictionary(weight), x, 0.4)).code
             alone = torch.autograd.grad((code * weights[i, j]).sum(), (weight, x))
-            close(tuple(t[i, j] for t in together), alone, 1e-11)
+            check_close(tuple(t[i, j] for t in together), alone, 1e-11)
 
 
 class Count(TorchDispatchMode):
@@ -222,7 +222,7 @@ def test_a_thousand_dictionaries_in_single_precision() -> None:
         solution = vd.equilibrium(vd.SparseProblem(P, x.to(dtype), 0.3))
         assert solution.converged.all()
         found.append(grads(solution.code, P.weight))
-    close(found[0], found[1], 1e-4)
+    check_close(found[0], found[1], 1e-4)
 
 
 def test_a_unit_exactly_at_its_threshold_counts_as_inactive() -> None:
@@ -309,9 +309,9 @@ def test_the_gradient_can_be_taken_twice_and_for_some_tensors_only() -> None:
     code = vd.equilibrium(problem).code
     first = torch.autograd.grad(code.sum(), problem.x, retain_graph=True)
     again = torch.autograd.grad(code.sum(), problem.x)
-    close(again, first, 0.0)
+    check_close(again, first, 0.0)
     fixed = vd.SparseProblem(problem.dictionary.detach(), problem.x, 0.4)
-    close(torch.autograd.grad(vd.equilibrium(fixed).code.sum(), problem.x), first, 1e-12)
+    check_close(torch.autograd.grad(vd.equilibrium(fixed).code.sum(), problem.x), first, 1e-12)
     with torch.no_grad():
         assert not vd.equilibrium(problem).code.requires_grad
 
@@ -339,5 +339,5 @@ def test_the_gpu_finds_the_same_equilibrium_and_gradient() -> None:
     found, wanted = vd.equilibrium(there), vd.equilibrium(problem)
     torch.testing.assert_close(found.code.cpu(), wanted.code, rtol=1e-10, atol=1e-12)
     (gradient,) = torch.autograd.grad((found.code * normal(9, *found.code.shape).cuda()).sum(), problem.x)
-    close((gradient,), grads(wanted.code, problem.x), 1e-9)
+    check_close((gradient,), grads(wanted.code, problem.x), 1e-9)
     assert gradients.mode_for("implicit") == gradients.Implicit()

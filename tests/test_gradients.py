@@ -142,7 +142,7 @@ def gradient_of(loss: Tensor, leaves: Leaves) -> Leaves:
     return {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
 
 
-def agree(found: Leaves, wanted: Leaves, tolerance: float) -> None:
+def check_agreement(found: Leaves, wanted: Leaves, tolerance: float) -> None:
     """Tensor by tensor, relative to the norm of each."""
     assert set(wanted) <= set(found)
     for name, value in wanted.items():
@@ -182,7 +182,7 @@ def test_modes_agree_with_each_other_and_with_finite_differences(name: str, mode
             assert float((value * direction).sum()) == pytest.approx(change, abs=1e-7 * size), leaf
     else:
         found = gradient_of(at_time(made, case.settled, mode), leaves)
-        agree(found, exact, 1e-3 if mode == "adjoint" else 1e-5)
+        check_agreement(found, exact, 1e-3 if mode == "adjoint" else 1e-5)
         assert set(found) == set(leaves)
         for leaf in set(found) - set(exact):
             assert float(found[leaf].norm()) <= 1e-4, leaf
@@ -234,7 +234,7 @@ def test_checkpointing_is_backpropagation(method: str, gap: float | None) -> Non
     wanted = gradient_of(path_loss(field, gradient="backprop", **options), leaves)
     found = gradient_of(path_loss(field, gradient="checkpoint", **options), leaves)
     assert set(found) == set(leaves)
-    agree(found, wanted, 1e-10)
+    check_agreement(found, wanted, 1e-10)
 
 
 @given(count=st.integers(1, 20_000))
@@ -367,8 +367,8 @@ def test_the_adjoint_reaches_every_tensor_at_every_time() -> None:
     assert all(len(part) == len(TIMES) for part in trajectory.states)
     found = gradient_of(path_loss(field, gradient=gradients.Adjoint(rtol=1e-5)), leaves)
     assert set(found) == set(leaves)
-    agree(found, wanted, 2e-2)
-    agree({"weight": found["weight"]}, {"weight": wanted["weight"]}, 1e-3)
+    check_agreement(found, wanted, 2e-2)
+    check_agreement({"weight": found["weight"]}, {"weight": wanted["weight"]}, 1e-3)
 
 
 def test_tensors_made_from_one_another_each_get_their_own_gradient() -> None:
@@ -390,7 +390,7 @@ def test_the_adjoints_accuracy_does_not_depend_on_the_losss_scale(method: str) -
     options = {"gradient": "adjoint", "method": method, "step": STEPS.get(method)}
     wanted = gradient_of(path_loss(field, **options), leaves)
     found = gradient_of(1e-12 * path_loss(field, **options), leaves)
-    agree({name: 1e12 * value for name, value in found.items()}, wanted, 1e-6)
+    check_agreement({name: 1e12 * value for name, value in found.items()}, wanted, 1e-6)
     nothing = gradient_of(0.0 * path_loss(field, **options), leaves)
     assert all((value == 0).all() for value in nothing.values())
 
@@ -476,7 +476,7 @@ def test_autocast_does_not_reach_the_solve(mode: str) -> None:
         loss = output(leaves, mode)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, plain, rtol=0, atol=0)
-    agree(gradient_of(loss, leaves), gradient_of(plain, leaves), 1e-6)
+    check_agreement(gradient_of(loss, leaves), gradient_of(plain, leaves), 1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo", "ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -490,7 +490,7 @@ def test_compiling_does_not_change_the_result(mode: str) -> None:
     compiled = torch.compile(function, backend="aot_eager")
     plain, loss = function(*leaves.values()), compiled(*leaves.values())
     torch.testing.assert_close(loss, plain, rtol=1e-12, atol=1e-12)
-    agree(gradient_of(loss, leaves), gradient_of(plain, leaves), 1e-10)
+    check_agreement(gradient_of(loss, leaves), gradient_of(plain, leaves), 1e-10)
 
 
 class Layer(nn.Module):
@@ -544,7 +544,9 @@ def test_the_gpu_gives_the_same_gradients(mode: str) -> None:
     leaves = layer_leaves(torch.float64)
     there = {name: value.detach().cuda().requires_grad_() for name, value in leaves.items()}
     found = gradient_of(output(there, mode), there)
-    agree({name: value.cpu() for name, value in found.items()}, gradient_of(output(leaves, mode), leaves), 1e-4)
+    check_agreement(
+        {name: value.cpu() for name, value in found.items()}, gradient_of(output(leaves, mode), leaves), 1e-4
+    )
 
 
 def test_every_fixed_method_has_a_step_here() -> None:

@@ -33,7 +33,7 @@ def config(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., l
     return write
 
 
-def _refused(capsys: pytest.CaptureFixture[str], status: int, words: str) -> None:
+def check_refused(capsys: pytest.CaptureFixture[str], status: int, words: str) -> None:
     assert status == 2
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1, errors
@@ -41,12 +41,12 @@ def _refused(capsys: pytest.CaptureFixture[str], status: int, words: str) -> Non
 
 
 def test_missing_folder(config: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    _refused(capsys, train.main(config(root="/nowhere")), "/nowhere/train is no folder")
+    check_refused(capsys, train.main(config(root="/nowhere")), "/nowhere/train is no folder")
 
 
 def test_empty_class(config: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "data" / "train" / "cat").mkdir(parents=True)
-    _refused(capsys, train.main(config(root=str(tmp_path / "data"))), "class 'cat' has no images")
+    check_refused(capsys, train.main(config(root=str(tmp_path / "data"))), "class 'cat' has no images")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -59,7 +59,7 @@ def test_corrupt_image(
     broken = tmp_path / "data" / "train" / "disc" / "00000.png"
     broken.write_bytes(broken.read_bytes()[:60])
     arguments = [*config(root=str(tmp_path / "data"), workers=workers), "--optimization.batch_size", "24"]
-    _refused(capsys, train.main(arguments), f"{broken} cannot be read as an image")
+    check_refused(capsys, train.main(arguments), f"{broken} cannot be read as an image")
 
 
 @pytest.mark.parametrize(
@@ -80,29 +80,29 @@ def test_corrupt_image(
 def test_bad_options(
     config: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    _refused(capsys, train.main([*config(), *arguments]), words)
+    check_refused(capsys, train.main([*config(), *arguments]), words)
 
 
 def test_unknown_key_in_a_file(config: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    _refused(capsys, train.main(config(rooot="x")), "rooot")
+    check_refused(capsys, train.main(config(rooot="x")), "rooot")
 
 
 def test_pickle_other_model_and_damage(
     settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "model.pt").write_bytes(pickle.dumps({"weight": 1}))
-    _refused(capsys, evaluate.main([str(tmp_path / "model.pt")]), "pickles are never loaded")
+    check_refused(capsys, evaluate.main([str(tmp_path / "model.pt")]), "pickles are never loaded")
     pickled = ["timm:resnet18", "--weights", str(tmp_path / "model.pt")]
-    _refused(capsys, evaluate.main(pickled), "pickles are never loaded")
-    _refused(capsys, evaluate.main([str(tmp_path / "nothing")]), "is no checkpoint")
+    check_refused(capsys, evaluate.main(pickled), "pickles are never loaded")
+    check_refused(capsys, evaluate.main([str(tmp_path / "nothing")]), "is no checkpoint")
     path = train_run(settings(epochs=1))
     capsys.readouterr()
     weights = load_file(path / "model.safetensors")
     save_file({**weights, "head.weight": torch.zeros(6, 99)}, path / "model.safetensors")
-    _refused(capsys, evaluate.main([str(path), "--on", "clean"]), "checkpoint of another model: head.weight")
+    check_refused(capsys, evaluate.main([str(path), "--on", "clean"]), "checkpoint of another model: head.weight")
     (path / "model.safetensors").write_bytes(pickle.dumps(weights))
-    _refused(capsys, evaluate.main([str(path), "--on", "clean"]), "is no readable checkpoint")
-    _refused(capsys, evaluate.main([str(path), "--on", "rain"]), "rain")
+    check_refused(capsys, evaluate.main([str(path), "--on", "clean"]), "is no readable checkpoint")
+    check_refused(capsys, evaluate.main([str(path), "--on", "rain"]), "rain")
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
