@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks, quick
+from vars_dyn import _checks, mixed_precision
 from vars_dyn._compile import uncompiled
 from vars_dyn.active_set import gram_matrix, is_small
 from vars_dyn.active_set import polish as polish_code
@@ -87,8 +87,8 @@ def solve(
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         flat = problem.detach().flat()
         given = start is not None
-        if math.prod(flat.batch_shape) and _is_quick(flat, method, given, polish):
-            found = _solve_quickly(flat, method, tol, max_iterations, polish)
+        if math.prod(flat.batch_shape) and _suits_mixed_precision(flat, method, given, polish):
+            found = _solve_mixed(flat, method, tol, max_iterations, polish)
         else:
             first = "ista" if method == "ista" else "fista"
             a, none = _start(flat, first, start), torch.zeros(flat.batch_shape, dtype=torch.long, device=flat.x.device)
@@ -108,18 +108,20 @@ def _start(problem: SparseProblem, method: str, start: Tensor | None) -> Tensor:
     return a.clamp(min=0) if problem.nonnegative else a
 
 
-def _is_quick(problem: SparseProblem, method: str, started: bool, polish: bool) -> bool:
+def _suits_mixed_precision(problem: SparseProblem, method: str, started: bool, polish: bool) -> bool:
     wanted = method == "admm" or (method == "auto" and polish)
-    return wanted and not started and quick.suits(problem)
+    return wanted and not started and mixed_precision.suits(problem)
 
 
-def _certified(problem: SparseProblem, a: Tensor, iterations: Tensor) -> quick.Found:
-    return quick.Found(a, *problem.certificate(a), iterations)
+def _certified(problem: SparseProblem, a: Tensor, iterations: Tensor) -> mixed_precision.Found:
+    return mixed_precision.Found(a, *problem.certificate(a), iterations)
 
 
-def _solve_quickly(problem: SparseProblem, method: str, tol: float, max_iterations: int, polish: bool) -> quick.Found:
-    """`quick.approach`, and the plain way on from there for the signals that it leaves short of their certificates."""
-    found, scale = quick.approach(problem, None if polish else tol, max_iterations, grow=method == "auto")
+def _solve_mixed(
+    problem: SparseProblem, method: str, tol: float, max_iterations: int, polish: bool
+) -> mixed_precision.Found:
+    """`mixed_precision.approach`, and the plain way on from there for signals left short of their certificates."""
+    found, scale = mixed_precision.approach(problem, None if polish else tol, max_iterations, grow=method == "auto")
     rounding = 1e-1 * _ROUNDING * torch.finfo(scale.dtype).eps if polish else math.inf
     left = ~((found.relative_gap <= tol) & (found.kkt_residual <= rounding * scale))
     if not bool(left.any()):

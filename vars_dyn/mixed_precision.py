@@ -1,4 +1,4 @@
-"""The quick way to a code: its support found in single precision, its values refined in the problem's own.
+"""Mixed precision on the way to a code: its support found in single precision, its values refined in the problem's own.
 
 On a support with its signs a sparse problem is a linear system, so all that takes long is to find the support, and for
 that seven digits do. What is found is a proposal: `SparseProblem` certifies it, and `vars_dyn.solve` goes on from it by
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from vars_dyn.active_set import is_small
+from vars_dyn.batched_supports import Settled, Supports, Systems, settle, with_spare
 from vars_dyn.problems import SparseProblem
-from vars_dyn.quick_supports import Settled, Supports, Systems, settle, with_spare
 
 __all__ = ["Found", "approach", "suits"]
 
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 
 
 def suits(problem: SparseProblem) -> bool:
-    """Whether the quick way can be tried: a Gram matrix small enough to factor, a penalty on every signal, and double
+    """Whether this way can be tried: a Gram matrix small enough to factor, a penalty on every signal, and double
     precision (single precision has nothing quicker to start from).
     """
     dictionary = problem.dictionary

@@ -1,4 +1,4 @@
-"""The quick way to a code: as good as the plain one, honest about itself, and never the last word."""
+"""Mixed precision on the way to a code: as good as the plain one, honest about itself, and never the last word."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 import vars_dyn as vd
 from tests import strategies
 from tests.strategies import normal, seeds, signals_for
-from vars_dyn import quick
-from vars_dyn.quick_supports import Supports, settle, with_spare
+from vars_dyn import mixed_precision
+from vars_dyn.batched_supports import Supports, settle, with_spare
 
 
 def planted(seed: int, d: int, atoms: int, lead: tuple[int, ...], nonnegative: bool = False) -> vd.SparseProblem:
@@ -35,7 +35,7 @@ def test_its_certificate_is_the_problems_own(
     problem: vd.SparseProblem, tol: float | None, grow: bool, limit: int
 ) -> None:
     problem = problem.flat()
-    found, scale = quick.approach(problem, tol, limit, grow)
+    found, scale = mixed_precision.approach(problem, tol, limit, grow)
     for given_, wanted in zip(found[1:3], problem.certificate(found.code), strict=True):
         torch.testing.assert_close(given_, wanted, rtol=1e-9, atol=1e-15, equal_nan=True)
     torch.testing.assert_close(scale, problem.critical_lam() + problem.lam, rtol=1e-5, atol=1e-30)
@@ -48,7 +48,7 @@ def test_its_certificate_is_the_problems_own(
 )
 def test_it_finds_plain_problems_codes_to_rounding(lead: tuple[int, ...], grow: bool, nonnegative: bool) -> None:
     problem = planted(0, 40, 80 if len(lead) == 1 else 24, lead, nonnegative)
-    found, _ = quick.approach(problem, None, 100_000, grow)
+    found, _ = mixed_precision.approach(problem, None, 100_000, grow)
     right = found.kkt_residual <= rounding(problem)
     assert right.double().mean() > 0.9
     plain = vd.solve(problem, method="fista")
@@ -59,7 +59,7 @@ def test_it_finds_plain_problems_codes_to_rounding(lead: tuple[int, ...], grow: 
 def test_hard_supports_are_admms() -> None:
     weight = normal(0, 24, 48)
     problem = vd.SparseProblem(vd.DenseDictionary(weight / weight.norm(dim=0)), normal(1, 30, 24), 0.1)
-    found, _ = quick.approach(problem, None, 100_000)
+    found, _ = mixed_precision.approach(problem, None, 100_000)
     assert ((found.code != 0).sum(-1) > 16).all()
     assert (found.kkt_residual <= rounding(problem)).double().mean() > 0.9
     assert (found.iterations >= 50).all()
@@ -79,15 +79,15 @@ def test_what_it_gets_wrong_is_solved_the_plain_way(
 ) -> None:
     problem = planted(5, 12, 16, lead)
     wanted = vd.solve(problem, method="fista")
-    approach = quick.approach
+    approach = mixed_precision.approach
 
-    def spoilt(problem: vd.SparseProblem, *rest: object, **more: object) -> tuple[quick.Found, Tensor]:
+    def spoilt(problem: vd.SparseProblem, *rest: object, **more: object) -> tuple[mixed_precision.Found, Tensor]:
         found, scale = approach(problem, *rest, **more)
         code = found.code.clone()
         code[1] = code[1] * 0 + nonsense
-        return quick.Found(code, *problem.certificate(code), found.iterations), scale
+        return mixed_precision.Found(code, *problem.certificate(code), found.iterations), scale
 
-    monkeypatch.setattr(quick, "approach", spoilt)
+    monkeypatch.setattr(mixed_precision, "approach", spoilt)
     solution = vd.solve(problem)
     assert solution.converged.all()
     assert (solution.kkt_residual <= 1e-12).all()
@@ -98,7 +98,7 @@ def test_what_it_gets_wrong_is_solved_the_plain_way(
         )
 
 
-def test_a_start_is_not_the_quick_ways() -> None:
+def test_a_start_is_not_mixed_precisions() -> None:
     problem = planted(7, 12, 16, (6,))
     start = torch.ones_like(vd.solve(problem).code)
     away = vd.solve(problem, start=start, tol=1e-3, max_iterations=3, polish=False)
@@ -149,16 +149,16 @@ def test_many_signals_are_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -
     for lead in ((20,), (6, 3)):
         problem = planted(9, 12, 16, lead)
         whole = vd.solve(problem)
-        monkeypatch.setattr(quick, "_SYSTEMS", 7 * 16**2)
-        monkeypatch.setattr(quick, "_CHUNK", 2 * 3 * 28)
+        monkeypatch.setattr(mixed_precision, "_SYSTEMS", 7 * 16**2)
+        monkeypatch.setattr(mixed_precision, "_CHUNK", 2 * 3 * 28)
         torch.testing.assert_close(vd.solve(problem).code, whole.code, rtol=0, atol=1e-10)
         monkeypatch.undo()
 
 
 def test_it_is_not_tried_where_it_cannot_help() -> None:
     P, x = vd.DenseDictionary(normal(0, 4, 6)), normal(1, 3, 4)
-    assert quick.suits(vd.SparseProblem(P, x, 0.1))
-    assert not quick.suits(vd.SparseProblem(P, x, torch.tensor([0.1, 0.0, 0.1]).double()))
-    assert not quick.suits(vd.SparseProblem(P, x, 0.1).to(dtype=torch.float32))
+    assert mixed_precision.suits(vd.SparseProblem(P, x, 0.1))
+    assert not mixed_precision.suits(vd.SparseProblem(P, x, torch.tensor([0.1, 0.0, 0.1]).double()))
+    assert not mixed_precision.suits(vd.SparseProblem(P, x, 0.1).to(dtype=torch.float32))
     wide = vd.DenseDictionary(normal(0, 2, 1025))
-    assert not quick.suits(vd.SparseProblem(wide, signals_for(wide, 1), 0.1))
+    assert not mixed_precision.suits(vd.SparseProblem(wide, signals_for(wide, 1), 0.1))
