@@ -12,6 +12,7 @@ import itertools
 import math
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -186,7 +187,10 @@ def write(dataset: xr.Dataset, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.to_zarr(partial, zarr_format=3, consolidated=False)
+    with warnings.catch_warnings():
+        # Without it every opening warns; with it zarr warns that the specification of format 3 is yet to have it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        dataset.to_zarr(partial, zarr_format=3, consolidated=True)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
 

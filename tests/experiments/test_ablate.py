@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,9 @@ def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: 
     arguments += ["--solver", "[ista, ode]", "--threshold", "[soft, gelu]", "--out", str(out)]
     arguments += ["--ode.horizon", "1"]
     assert command.main(arguments) == 0
-    found = xr.open_zarr(out / "ablation.zarr", consolidated=False).load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that of a store without consolidated metadata
+        found = xr.open_zarr(out / "ablation.zarr").load()
     assert found.value.dims == ("measure", "threshold", "solver", "num_steps", "lam")
     assert dict(found.sizes) == {"measure": 2, "threshold": 2, "solver": 2, "num_steps": 2, "lam": 2}
     values = found.value.sel(measure="clean")
