@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from experiments.benchmark import attention, lasso, own_dictionaries, recording, trajectories
+from experiments.benchmark import attention, lasso, own_dictionaries, recording, training, trajectories
 from experiments.benchmark.contract import Row
 
 __all__ = ["ROWS"]
@@ -22,4 +22,6 @@ ROWS: dict[str, Callable[[], Row]] = {
     "attention-block-196": partial(attention.blocks, 196),
     "attention-block-784": partial(attention.blocks, 784),
     "recording": recording.recording,
+    "training-64": partial(training.training, 64),
+    "training-256": partial(training.training, 256),
 }
