@@ -5,6 +5,8 @@ tokens: the features F = exp(w.q) stay unnormalised, their norms n come from the
 share of those norms is folded into a small matrix. With Phi = F diag(1 / n), P = [Phi, S] and M = I - G / L:
 
     b = x P,  a_0 = b,  a_{j+1} = soft(a_j M + b / L, lam / L),  y = a_k P^T.
+
+The iterates are kept as L a_j, whose threshold is lam for all problems: L a_{j+1} = soft(L a_j M + b, lam).
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ class _Reconstruct(torch.autograd.Function):
         batch, heads, _, c = q.shape
         m = projection.shape[-1]
         unit = torch.div(q, norm, out=torch.empty(q.shape, dtype=q.dtype)).flatten(0, 1)
-        features = torch.bmm(unit, _repeated(projection, batch)).exp_()
+        # Powers of two are computed in a fraction of the exponential's time.
+        features = torch.bmm(unit, _repeated(projection / math.log(2), batch)).exp2_()
         values = _flat(v)
         gram = torch.bmm(features.mT, features)
         scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt().unsqueeze(-2)
@@ -100,13 +103,13 @@ class _Reconstruct(torch.autograd.Function):
         inverse = largest.reciprocal()[:, None, None]
         move = gram * -inverse
         move.diagonal(dim1=-2, dim2=-1).add_(1)
-        codes = _codes(drive, move, inverse, steps)
-        code = codes[:, -c:]
+        codes = _codes(drive, move, largest, steps)
+        code = codes[:, -c:] * inverse
         y = torch.bmm(features, (code[..., :m] * scale).mT)
         if static is not None:
             y.view(batch, heads, *y.shape[1:]).add_(static @ code[..., m:].mT.unflatten(0, (batch, heads)))
         ctx.save_for_backward(
-            q, projection, static, v, norm, unit, features, values, scale, gram, move, inverse, codes, vector
+            q, projection, static, v, norm, unit, features, values, scale, gram, move, inverse, codes, code, vector
         )
         ctx.steps, ctx.plain = steps, plain
         return y.unflatten(0, (batch, heads))
@@ -142,30 +145,29 @@ def _with_static(
     return whole.flatten(0, 1), torch.cat([drive, other.flatten(0, 1)], -1)
 
 
-def _codes(drive: Tensor, move: Tensor, inverse: Tensor, steps: Steps) -> Tensor:
-    """All iterates below one another, (n, (k + 1) c, d')."""
+def _codes(drive: Tensor, move: Tensor, largest: Tensor, steps: Steps) -> Tensor:
+    """All iterates, times L, below one another, (n, (k + 1) c, d')."""
     n, c, atoms = drive.shape
     codes = drive.new_empty(n, (steps.num_steps + 1) * c, atoms)
-    codes[:, :c] = drive
-    push, theta = drive * inverse, steps.lam * inverse
+    torch.mul(drive, largest[:, None, None], out=codes[:, :c])
     for j in range(steps.num_steps):
-        v = torch.baddbmm(push, codes[:, j * c : (j + 1) * c], move)
-        torch.sub(v, v.clamp(-theta, theta), out=codes[:, (j + 1) * c : (j + 2) * c])
+        v = torch.baddbmm(drive, codes[:, j * c : (j + 1) * c], move)
+        torch.sub(v, v.clamp(-steps.lam, steps.lam), out=codes[:, (j + 1) * c : (j + 2) * c])
     return codes
 
 
 def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
-    q, projection, static, _, norm, unit, features, values, scale, gram, move, inverse, codes, vector = (
+    q, projection, static, _, norm, unit, features, values, scale, gram, move, inverse, codes, code, vector = (
         ctx.saved_tensors  # type: ignore[attr-defined]
     )
     needs = ctx.needs_input_grad  # type: ignore[attr-defined]
     shape, batch, (c, m) = q.shape, len(q), projection.shape[-2:]
     grad = _flat(grad)
-    drive, code = codes[:, :c], codes[:, -c:]
+    drive = codes[:, :c] * inverse
     of_code = torch.bmm(grad.mT, features).mul_(scale)
     if static is not None:
         of_code = torch.cat([of_code, torch.bmm(grad.mT, _repeated(static, batch))], -1)
-    of_drive, of_gram = _through_steps(of_code, move, inverse, codes, vector)
+    of_drive, of_gram = _through_steps(_Solved(drive, gram, move, inverse, codes, code, vector), of_code)
     both = of_gram + of_gram.mT
     # Phi^T times Phi's derivative has this diagonal, which normalisation takes out of it.
     radial = (gram * both).sum(-1) + (drive * of_drive).sum(-2) + (of_code * code).sum(-2)
@@ -203,21 +205,33 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     return [of_query, of_projection, of_static, of_values]
 
 
-def _through_steps(
-    of_code: Tensor, move: Tensor, inverse: Tensor, codes: Tensor, vector: Tensor
-) -> tuple[Tensor, Tensor]:
+class _Solved(NamedTuple):
+    """What the derivative of the steps needs: b, G, M, 1 / L, L a_j, a_k and the eigenvector."""
+
+    drive: Tensor
+    gram: Tensor
+    move: Tensor
+    inverse: Tensor
+    codes: Tensor
+    code: Tensor
+    vector: Tensor
+
+
+def _through_steps(solved: _Solved, of_code: Tensor) -> tuple[Tensor, Tensor]:
     """The derivatives in b and in G, of which L's is along the eigenvector: dL = vector^T dG vector."""
+    drive, gram, move, inverse, codes, code, vector = solved
     c = of_code.shape[-2]
     before, after = codes[:, :-c], codes[:, c:]
-    # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
-    pushed, value = torch.empty_like(before), of_code
-    active = after != 0
+    pushed, value = torch.empty_like(before), of_code * inverse
+    of_norm = -(value * code).sum((-2, -1), keepdim=True)
     for j in reversed(range(before.shape[-2] // c)):
         rows = slice(j * c, (j + 1) * c)
-        torch.mul(value, active[:, rows], out=pushed[:, rows])
+        # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
+        torch.mul(value, after[:, rows].sign().square_(), out=pushed[:, rows])
         value = torch.bmm(pushed[:, rows], move)
-    of_drive = pushed.unflatten(-2, (-1, c)).sum(1).mul_(inverse).add_(value)
-    # On the active set v - theta sgn(v) is the next code, and its derivative in L the step back, (a_j - a_{j+1}) / L.
-    of_norm = torch.sub(before, after).mul_(pushed).sum((-2, -1), keepdim=True).mul_(inverse)
+    of_norm += (value * drive).sum((-2, -1), keepdim=True)
+    of_drive = torch.addcdiv(pushed.unflatten(-2, (-1, c)).sum(1), value, inverse)
+    # M = I - G / L
     of_gram = torch.bmm(before.mT, pushed).mul_(-inverse)
+    of_norm -= (of_gram * gram).sum((-2, -1), keepdim=True).mul_(inverse)
     return of_drive, of_gram.addcmul_(vector.unsqueeze(-1) * of_norm, vector.unsqueeze(-2))
