@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -107,7 +107,8 @@ class _Reconstruct(torch.autograd.Function):
         code = codes[:, -c:] * inverse
         y = torch.bmm(features, (code[..., :m] * scale).mT)
         if static is not None:
-            y.view(batch, heads, *y.shape[1:]).add_(static @ code[..., m:].mT.unflatten(0, (batch, heads)))
+            for part in _images(batch, heads):
+                y[part].baddbmm_(static, code[part, :, m:].mT)
         ctx.save_for_backward(
             q, projection, static, v, norm, unit, features, values, scale, gram, move, inverse, codes, code, vector
         )
@@ -129,20 +130,26 @@ def _repeated(matrix: Tensor, batch: int) -> Tensor:
     return matrix.expand(batch, *matrix.shape).flatten(0, 1)
 
 
+def _images(batch: int, heads: int) -> Iterator[slice]:
+    """Where each image's heads are in (B heads, ...): products with one matrix per head are taken image by image, as a
+    batched product would copy the matrices for every image.
+    """
+    return (slice(i * heads, (i + 1) * heads) for i in range(batch))
+
+
 def _with_static(
     gram: Tensor, drive: Tensor, features: Tensor, scale: Tensor, static: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
     """G and b of [Phi, S] from those of Phi; the block S^T S is formed once for all images."""
-    heads, batch = len(static), len(gram) // len(static)
-    by_image = lambda t: t.unflatten(0, (batch, heads))  # noqa: E731
     m, size = gram.shape[-1], gram.shape[-1] + static.shape[-1]
-    whole = gram.new_empty(batch, heads, size, size)
-    whole[..., :m, :m] = by_image(gram)
-    cross = (by_image(features).mT @ static).mul_(by_image(scale.mT))
-    whole[..., :m, m:], whole[..., m:, :m] = cross, cross.mT
-    whole[..., m:, m:] = static.mT @ static
-    other = by_image(values).mT @ static
-    return whole.flatten(0, 1), torch.cat([drive, other.flatten(0, 1)], -1)
+    whole, both = gram.new_empty(len(gram), size, size), drive.new_empty(*drive.shape[:-1], size)
+    whole[:, :m, :m], both[..., :m] = gram, drive
+    own = torch.bmm(static.mT, static)
+    for part in _images(len(gram) // len(static), len(static)):
+        cross = torch.bmm(features[part].mT, static).mul_(scale[part].mT)
+        whole[part, :m, m:], whole[part, m:, :m], whole[part, m:, m:] = cross, cross.mT, own
+        both[part, :, m:] = torch.bmm(values[part].mT, static)
+    return whole, both
 
 
 def _codes(drive: Tensor, move: Tensor, largest: Tensor, steps: Steps) -> Tensor:
@@ -164,9 +171,11 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     shape, batch, (c, m) = q.shape, len(q), projection.shape[-2:]
     grad = _flat(grad)
     drive = codes[:, :c] * inverse
-    of_code = torch.bmm(grad.mT, features).mul_(scale)
+    of_code = torch.empty_like(code)
+    of_code[..., :m] = torch.bmm(grad.mT, features).mul_(scale)
     if static is not None:
-        of_code = torch.cat([of_code, torch.bmm(grad.mT, _repeated(static, batch))], -1)
+        for part in _images(batch, len(static)):
+            of_code[part, :, m:] = torch.bmm(grad[part].mT, static)
     of_drive, of_gram = _through_steps(_Solved(drive, gram, move, inverse, codes, code, vector), of_code)
     both = of_gram + of_gram.mT
     # Phi^T times Phi's derivative has this diagonal, which normalisation takes out of it.
@@ -179,7 +188,9 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
         of_exponent = torch.bmm(features, small.mul_(scale.mT * scale))
         of_exponent.baddbmm_(values, to_drive).baddbmm_(grad, from_code)
         if static is not None:
-            of_exponent.baddbmm_(_repeated(static, batch), both[:, m:, :m] * scale)
+            across = both[:, m:, :m] * scale
+            for part in _images(batch, len(static)):
+                of_exponent[part].baddbmm_(static, across[part])
         of_exponent.mul_(features)
         if needs[0]:
             turned = torch.bmm(of_exponent, _repeated(projection, batch).mT)
@@ -191,15 +202,15 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     if needs[3]:
         of_values = torch.bmm(features, to_drive.mT)
         if static is not None:
-            of_values.baddbmm_(_repeated(static, batch), of_drive[..., m:].mT)
+            for part in _images(batch, len(static)):
+                of_values[part].baddbmm_(static, of_drive[part, :, m:].mT)
         of_values = of_values.view(shape)
     of_static = None
     if static is not None and needs[2]:
         heads = len(static)
         of_static = torch.bmm(static, both[:, m:, m:].unflatten(0, (batch, heads)).sum(0))
         across = both[:, :m, m:] * scale.mT
-        for rows in torch.arange(batch * heads).split(heads):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        for part in _images(batch, heads):
             of_static.baddbmm_(features[part], across[part])
             of_static.baddbmm_(values[part], of_drive[part, :, m:]).baddbmm_(grad[part], code[part, :, m:])
     return [of_query, of_projection, of_static, of_values]
