@@ -152,10 +152,26 @@ class TokenConvDictionary(GridDictionary):
         return F.conv_transpose2d(a.flatten(1, 2), weight, padding=padding, groups=self.channels)
 
     def _squared_norm_grid(self) -> Tensor:
-        # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid.
-        sides = [side + k - 1 for side, k in zip(self.grid_size, self.kernel.shape[-2:], strict=True)]
-        power = torch.fft.rfft2(self.kernel, s=sides).abs().square().sum(1)
-        return power.flatten(1).amax(-1)
+        # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid:
+        # its norm is the largest of the power spectrum, of which the derivative needs that frequency alone.
+        kernel = self.kernel.flatten(-2)
+        waves = self._waves()
+        with torch.no_grad():
+            # |K w|^2 of all frequencies as one product, of sum_t K_t K_t^T with the waves' own Re w w^H.
+            pairs = torch.einsum("spf,sqf->pqf", waves, waves).flatten(0, 1)
+            highest = ((kernel.mT @ kernel).flatten(-2) @ pairs).argmax(-1)
+        return (kernel @ waves[..., highest].permute(0, 2, 1).unsqueeze(-1)).square().sum((0, -2, -1))
+
+    def _waves(self) -> Tensor:
+        """cos and sin (2, kh kw, frequencies) of the frequencies of that torus at the kernels' entries."""
+        kernel = self.kernel
+        sides = [side + k - 1 for side, k in zip(self.grid_size, kernel.shape[-2:], strict=True)]
+        turns = [
+            torch.outer(torch.arange(k, dtype=torch.float64), torch.arange(n, dtype=torch.float64) / side)
+            for k, n, side in zip(kernel.shape[-2:], (sides[0], sides[1] // 2 + 1), sides, strict=True)
+        ]
+        angle = 2 * math.pi * (turns[0][:, None, :, None] + turns[1][None, :, None, :]).flatten(2).flatten(0, 1)
+        return torch.stack([angle.cos(), angle.sin()]).to(kernel)
 
     def _row_sum_grid(self) -> Tensor:
         size = self.kernel.abs().sum((-2, -1))

@@ -14,6 +14,7 @@ from vars_dyn import _checks
 from vars_dyn.attention.base import AttentionOptions, TokenBatchNorm, TokenMixer, full_precision, refuse_mask, working
 from vars_dyn.attention.features import FeatureDictionary, feature_count
 from vars_dyn.attention.fused import reconstruct
+from vars_dyn.attention.fused_grid import reconstruct_on_grid
 from vars_dyn.attention.resize import resize_half_spectrum, resize_token_rows
 from vars_dyn.attention.solvers import GATES, UNROLLED, Equilibrium, Map, Ode, solver_of
 from vars_dyn.attention.static import GridDictionary, TokenConvDictionary, TokenFourierDictionary
@@ -202,18 +203,45 @@ class VarsAttention(TokenMixer):
     ) -> Float[Tensor, "b heads n c"]:
         """P a per head, before heads are merged, filtered and projected."""
         if self._written_out():
-            q, v = self.split_heads(self.qkv(x))
-            with full_precision(x):
-                static = None if self.dictionary == "dynamic" else self._matrix(*self._layout(x.shape[1], grid_size))
-                given = working(self.q_norm(q)), working(self.rand_matrix), static, working(v)
-                return reconstruct(*given, (float(self.lam), self.num_steps), self._decoded).to(x.dtype)
+            y = self._on_image(x, grid_size) if self.dictionary == "static" else self._on_tokens(x, grid_size)
+            return y.to(x.dtype)
         return self._decoded(*self.reconstruction(x, grid_size)).to(x.dtype)
 
     def _written_out(self) -> bool:
-        """Whether `reconstruct` computes this layer: the paper's steps on features of tokens, and matrices, alone."""
-        matrices = self.dictionary == "dynamic" or (self.dictionary, self.variant.static) == ("static+dynamic", "full")
+        """Whether `_on_image` or `_on_tokens` computes this layer: the paper's steps, and not on both kinds of atoms
+        but as matrices.
+        """
+        kinds = {
+            "dynamic": True,
+            "static": self.variant.static == "conv",
+            "static+dynamic": self.variant.static == "full",
+        }
         drops = self.training and self.attn_drop.p > 0
-        return matrices and self.variant.has_paper_steps and self.solver == "ista" and bool(self.lam > 0) and not drops
+        return (
+            kinds[self.dictionary]
+            and self.variant.has_paper_steps
+            and self.solver == "ista"
+            and bool(self.lam > 0)
+            and not drops
+        )
+
+    def _on_tokens(self, x: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
+        q, v = self.split_heads(self.qkv(x))
+        with full_precision(x):
+            static = None if self.dictionary == "dynamic" else self._matrix(*self._layout(x.shape[1], grid_size))
+            given = working(self.q_norm(q)), working(self.rand_matrix), static, working(v)
+            return reconstruct(*given, (float(self.lam), self.num_steps), self._decoded)
+
+    def _on_image(self, x: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
+        v = self.v(x)
+        prefix, grid = self._layout(x.shape[1], grid_size)
+        with full_precision(x):
+            one = self._static((self.dim,), prefix, grid)
+            if not isinstance(one, TokenConvDictionary):
+                raise TypeError(f"the static dictionary is a {type(one).__name__}; small kernels are wanted here")
+            given = working(v), one.kernel, one.rows, self._norm(one), grid
+            (y,) = self.split_heads(reconstruct_on_grid(*given, (float(self.lam), self.num_steps)))
+            return y
 
     def _decoded(self, dictionary: LayerDictionary, signal: Tensor) -> Tensor:
         return self.decode(dictionary, self.attn_drop(self.solve(dictionary, signal))).mT
