@@ -284,6 +284,11 @@ def test_nothing_is_converted_in_silence() -> None:
         P.decode(torch.zeros(3, dtype=torch.float64, device="meta"))
 
 
+def test_finite_entries_whose_sum_overflows_are_taken() -> None:
+    weight = torch.full((2, 3), 3e38)
+    assert vd.DenseDictionary(weight).tensors()[0] is weight
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -291,6 +296,7 @@ def test_nothing_is_converted_in_silence() -> None:
         (lambda: vd.DenseDictionary(normal(0, 3, 0)), r"weight has shape \(3, 0\)"),
         (lambda: vd.DenseDictionary(torch.tensor([[1.0, math.nan]])), "weight holds NaN or infinite"),
         (lambda: vd.DenseDictionary(torch.tensor([[1.0, math.inf]])), "weight holds NaN or infinite"),
+        (lambda: vd.DenseDictionary(torch.tensor([[-math.inf, math.inf]])), "weight holds NaN or infinite"),
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (2, 8, 8)), "signal_shape is .* for a weight"),
         (lambda: vd.ConvDictionary(normal(0, 3, 1, 3, 3), (2, 8, 8), groups=2), "signal_shape is .* in 2 groups"),
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 2, 8)), "the 3 x 3 kernel is larger than"),
