@@ -154,28 +154,43 @@ class TokenConvDictionary(GridDictionary):
     def _squared_norm_grid(self) -> Tensor:
         # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid:
         # its norm is the largest of the power spectrum, of which the derivative needs that frequency alone.
-        kernel = self.kernel.flatten(-2)
-        waves = self._waves()
+        kh, kw = self.kernel.shape[-2:]
+        down, across = self._frequencies()
         with torch.no_grad():
-            # |K w|^2 of all frequencies as one product, of sum_t K_t K_t^T with the waves' own Re w w^H.
-            pairs = torch.einsum("spf,sqf->pqf", waves, waves).flatten(0, 1)
-            highest = ((kernel.mT @ kernel).flatten(-2) @ pairs).argmax(-1)
-        return (kernel @ waves[..., highest].permute(0, 2, 1).unsqueeze(-1)).square().sum((0, -2, -1))
+            lags = _turns(range(1 - kh, kh), range(1 - kw, kw), down, across)
+            highest = (self._autocorrelation() @ lags.cos().to(self.kernel)).argmax(-1)
+        turns = _turns(range(kh), range(kw), down, across)[:, highest]
+        waves = torch.stack([turns.cos(), turns.sin()]).to(self.kernel).mT.unsqueeze(-1)
+        return (self.kernel.flatten(-2) @ waves).square().sum((0, -2, -1))
 
-    def _waves(self) -> Tensor:
-        """cos and sin (2, kh kw, frequencies) of the frequencies of that torus at the kernels' entries."""
-        kernel = self.kernel
-        sides = [side + k - 1 for side, k in zip(self.grid_size, kernel.shape[-2:], strict=True)]
-        turns = [
-            torch.outer(torch.arange(k, dtype=torch.float64), torch.arange(n, dtype=torch.float64) / side)
-            for k, n, side in zip(kernel.shape[-2:], (sides[0], sides[1] // 2 + 1), sides, strict=True)
-        ]
-        angle = 2 * math.pi * (turns[0][:, None, :, None] + turns[1][None, :, None, :]).flatten(2).flatten(0, 1)
-        return torch.stack([angle.cos(), angle.sin()]).to(kernel)
+    def _frequencies(self) -> tuple[Tensor, Tensor]:
+        """Radians per row and per column of the torus's waves; the other half has the same power."""
+        sides = [side + k - 1 for side, k in zip(self.grid_size, self.kernel.shape[-2:], strict=True)]
+        whole, half = (
+            torch.arange(count, dtype=torch.float64, device=self.kernel.device)
+            for count in (sides[0], sides[1] // 2 + 1)
+        )
+        return 2 * math.pi * whole / sides[0], 2 * math.pi * half / sides[1]
+
+    def _autocorrelation(self) -> Tensor:
+        """sum over templates of sum_p k(p) k(p + lag), (G, lags): lags down from 1 - kh, then across from 1 - kw."""
+        (kh, kw), kernel = self.kernel.shape[-2:], self.kernel.flatten(-2)
+        down, across = (torch.arange(k, device=kernel.device) for k in (kh, kw))
+        rows = (down - down[:, None] + kh - 1)[:, None, :, None]
+        columns = (across - across[:, None] + kw - 1)[None, :, None, :]
+        found = kernel.new_zeros(len(kernel), (2 * kh - 1) * (2 * kw - 1))
+        return found.index_add(1, (rows * (2 * kw - 1) + columns).flatten(), (kernel.mT @ kernel).flatten(1))
 
     def _row_sum_grid(self) -> Tensor:
         size = self.kernel.abs().sum((-2, -1))
         return size * size.sum(-1, keepdim=True)
+
+
+def _turns(rows: range, columns: range, down: Tensor, across: Tensor) -> Tensor:
+    """Radians at places rows x columns of the waves of frequencies down x across, (places, waves)."""
+    places = [torch.tensor(side, dtype=down.dtype, device=down.device) for side in (rows, columns)]
+    by_row, by_column = torch.outer(places[0], down), torch.outer(places[1], across)
+    return (by_row[:, None, :, None] + by_column[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
 class TokenFourierDictionary(GridDictionary):
