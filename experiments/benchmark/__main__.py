@@ -2,8 +2,9 @@
 
 Every row is one kind of work, done by this package and by its peers in one process, one after the other, round after
 round, on one thread. What counts is processor time, the median of the rounds, and the accuracy that each reached: a
-ratio of a result that is less accurate than asked for, and than the peer's, does not count. `--out` writes table.md and
-benchmark.json. Peers are the extra `bench`; one that is not installed is reported so. `--list` names the rows.
+ratio of a result that is less accurate than asked for, and than the peer's, does not count. `--out` writes table.md
+(the goals, then every row) and benchmark.json. Peers are the extra `bench`; one that is not installed is reported so.
+`--list` names the rows.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
 import torch
 
 from experiments.benchmark import report
-from experiments.benchmark.alternating import run_row
+from experiments.benchmark.alternating import Measured, run_row
+from experiments.benchmark.contract import Row
 from experiments.benchmark.rows import ROWS
 
 
@@ -51,17 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     command = " ".join(["python -m experiments.benchmark", *given])
     record = {**report.header(command, options.rounds, "cpu"), "rows": []}
-    sections = []
+    done = []
     for name in chosen:
         row = ROWS[name]()
         measured = run_row(row, options.rounds)
         record["rows"].append(report.as_json(row, measured))
-        sections.append(report.section(row, measured))
-        print(sections[-1], flush=True)
+        done.append((row, measured))
+        print(report.section(row, measured), flush=True)
         if options.out:
             _write(options.out / "benchmark.json", json.dumps(record, indent=2) + "\n")
-            _write(options.out / "table.md", "\n".join(sections))
+            _write(options.out / "table.md", _page(record, done))
     return 0
+
+
+def _page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> str:
+    sections = [report.section(row, measured) for row, measured in done]
+    return "\n".join(["## Goals\n", report.goals(done), "## As measured\n", report.heading(head), *sections])
 
 
 def _refused(sentence: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,7 +12,7 @@ from experiments.benchmark.alternating import Measured, Ratio, ratios
 from experiments.benchmark.contract import Row
 from experiments.benchmark.machine import machine
 
-__all__ = ["as_json", "header", "section"]
+__all__ = ["as_json", "goals", "header", "heading", "section"]
 
 #: The peers, as the registry names them.
 PEERS = ("scikit-learn", "celer", "skglm", "spams-bin", "torchode", "diffrax", "jax", "scipy", "zarr")
@@ -34,6 +35,24 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def heading(head: dict[str, Any]) -> str:
+    """When, where and with what the numbers were measured, in Markdown."""
+    own = {name: value for name, value in head["machine"].items() if value != "not installed"}
+    said = ", ".join(f"{name} {value}" for name, value in own.items())
+    return f"Measured on {head['date']} ({head['measured']}) by\n\n    {head['command']}\n\nwith {said}.\n"
+
+
+def goals(rows: Sequence[tuple[Row, list[Measured]]]) -> str:
+    """The ratios of all rows that have a goal, in Markdown."""
+    compared = [
+        [row.name, *_compared(one)]
+        for row, measured in rows
+        for one in ratios(row, measured)
+        if _is_goal(one) and one.value is not None
+    ]
+    return "\n".join(_table(["row", "ours", "peer", "of", "ratio", "goal, at most", ""], compared)) + "\n"
 
 
 def as_json(row: Row, measured: list[Measured]) -> dict[str, Any]:

@@ -90,7 +90,11 @@ def test_the_command_writes_both_tables(
     assert written["rows"][0]["name"] == "some"
     assert written["machine"]["torch"]
     assert written["command"].startswith("python -m experiments.benchmark some")
-    assert "### some" in (tmp_path / "new" / "table.md").read_text()
+    page = (tmp_path / "new" / "table.md").read_text()
+    assert page.startswith("## Goals\n\n| row | ours | peer | of | ratio | goal, at most |  |")
+    assert page.count("| some | ours | peer | seconds |") == 1
+    assert "    python -m experiments.benchmark some --rounds 5" in page
+    assert "### some" in page
     assert "### some" in capsys.readouterr().out
     assert not list(tmp_path.glob("**/*.part"))
 
