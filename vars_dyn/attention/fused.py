@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from vars_dyn.attention.base import full_precision
+from vars_dyn.attention import kernels
+from vars_dyn.attention.base import full_precision, working
 from vars_dyn.attention.features import FeatureDictionary
 from vars_dyn.attention.spectral import largest_eigenpair
 from vars_dyn.attention.written_out import again, plain_tensors
@@ -46,10 +47,14 @@ def reconstruct(
 ) -> Tensor:
     """P a of shape (B, heads, N, c) for queries q and values v of that shape, by `plain` where it has to be.
 
-    `projection` is (heads, c, m), `static` (heads, N, m') with normalised columns or None. The plain form is taken for
-    inputs that `plain_tensors` refuses, for tokens or atoms whose norm is below what normalisation divides by, and
-    for derivatives of derivatives.
+    `projection` is (heads, c, m), `static` (heads, N, m') with normalised columns or None. On a GPU, without a static
+    matrix, `vars_dyn.attention.kernels` compute it where they suit, in the type of v; else it is float32 at least. The
+    plain form is taken for inputs that `plain_tensors` refuses, for tokens or atoms whose norm is below what
+    normalisation divides by, and for derivatives of derivatives.
     """
+    if static is None and kernels.suit(q, projection, v):
+        return kernels.reconstruct(q, projection, v, steps, functools.partial(_from_any, plain))
+    q, projection, v = working(q), working(projection), working(v)
     given = (q, projection, v) if static is None else (q, projection, v, static)
     if not plain_tensors(*given):
         return _plainly(plain, q, projection, static, v)
@@ -61,6 +66,12 @@ def reconstruct(
         return _plainly(plain, q, projection, static, v)
     result: Tensor = _Reconstruct.apply(q, projection, static, v, norm, Steps(*steps), plain)
     return result
+
+
+def _from_any(plain: Plain, q: Tensor, projection: Tensor, v: Tensor) -> Tensor:
+    """What the kernels compute, by `plain`."""
+    with full_precision(v):
+        return _plainly(plain, working(q), working(projection), None, working(v)).to(v.dtype)
 
 
 def _plainly(plain: Plain, q: Tensor, projection: Tensor, static: Tensor | None, v: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class VarsAttention(TokenMixer):
     """Attention as sparse reconstruction (Eq. 16-17): proj(P a), a from min 1/2 |P a - v|^2 + lam |a|_1 per channel v.
 
     The dictionary P is learned (VARS-S), made of random features of the layer's own tokens (VARS-D), or both (VARS-SD).
-    Takes and gives (B, N, C). Everything between the projections is computed in float32 at least.
+    Takes and gives (B, N, C). Everything between the projections is computed in float32 at least
+    (on a GPU from factors in TF32 where the inputs are of half precision).
 
     Args:
         dim: C, divisible by `num_heads`.
@@ -229,8 +230,8 @@ class VarsAttention(TokenMixer):
         q, v = self.split_heads(self.qkv(x))
         with full_precision(x):
             static = None if self.dictionary == "dynamic" else self._matrix(*self._layout(x.shape[1], grid_size))
-            given = working(self.q_norm(q)), working(self.rand_matrix), static, working(v)
-            return reconstruct(*given, (float(self.lam), self.num_steps), self._decoded)
+            steps = float(self.lam), self.num_steps
+            return reconstruct(self.q_norm(q), self.rand_matrix, static, v, steps, self._decoded)
 
     def _on_image(self, x: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
         v = self.v(x)

@@ -15,11 +15,11 @@ from vars_dyn.thresholds import soft_threshold
 __all__ = ["again", "plain_tensors", "soft_step"]
 
 
-def plain_tensors(*tensors: Tensor) -> bool:
-    """Whether hand-written derivatives suit these tensors: on the CPU, in eager mode, under no transform of torch."""
+def plain_tensors(*tensors: Tensor, device: str = "cpu") -> bool:
+    """Whether hand-written derivatives suit these tensors: on such a device, in eager mode, under no transform."""
     return (
         not torch.compiler.is_compiling()
-        and all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in tensors)
+        and all(type(t) in (Tensor, nn.Parameter) and t.device.type == device for t in tensors)
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0

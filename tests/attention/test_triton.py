@@ -1,0 +1,226 @@
+"""The kernels of a dynamic dictionary's reconstruction against its plain form in float64.
+
+They run on a GPU where there is one; `test_triton_interpreter` runs this file in Triton's interpreter, on the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from vars_dyn.attention import VarsAttention, fused, kernels
+from vars_dyn.attention.kernels import launch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two images of two heads, and how their work is laid out: None as `plan_of` has it."""
+
+    tokens: int
+    c: int
+    m: int
+    lam: float = 0.05
+    num_steps: int = 3
+    layout: tuple[int, int, int, bool] | None = None
+    batch: int = 2
+
+    def drawn(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Queries, projection, values, and the derivative in the result."""
+        generator = torch.Generator().manual_seed(self.tokens)
+        draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+        rows = self.batch, 2, self.tokens, self.c
+        q, w, v, grad = draw(*rows), draw(2, self.c, self.m), draw(*rows), draw(*rows)
+        return [t.to(DEVICE, dtype) for t in (q, w, v, grad)]
+
+
+#: By layout: tokens at a time, shares of them, features at a time, all in one program.
+ONE, SHARED, PARTS = (16, 1, 16, True), (16, 4, 32, False), (16, 1, 16, False)
+CASES = {
+    "one program": Case(37, 8, 16, layout=ONE),
+    "one step, next to no penalty": Case(16, 8, 12, lam=1e-3, num_steps=1, layout=ONE),
+    "two tokens": Case(2, 8, 16, layout=ONE),
+    "sizes that are padded, an empty share": Case(65, 20, 24, lam=0.3, num_steps=2, layout=SHARED),
+    "features in parts": Case(33, 16, 28, num_steps=4, layout=PARTS),
+}
+LARGE = {
+    "196": Case(196, 32, 64, lam=0.3),
+    "3136": Case(3136, 32, 64, lam=0.3, batch=1),
+    "784, head of 64": Case(784, 64, 128, lam=0.3),
+    "197, head of 48": Case(197, 48, 96, lam=0.3),
+}
+
+
+def plain(case: Case, q: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    sizes = {"lam": case.lam, "num_steps": case.num_steps, "feature_ratio": case.m / case.c}
+    layer = VarsAttention(2 * case.c, 2, **sizes)
+    return fused._plainly(layer._decoded, q, w, None, v)
+
+
+def by_kernels(case: Case, q: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        if case.layout is not None:
+            block, shares, part, together = case.layout
+            settings = {"block": block, "shares": shares, "part": part, "together": together}
+            usual = launch.plan_of
+            patch.setattr(launch, "plan_of", lambda *given: usual(*given)._replace(**settings))
+        return kernels.reconstruct(q, w, v, (case.lam, case.num_steps), functools.partial(plain, case))
+
+
+def with_gradients(form: object, case: Case, given: list[Tensor]) -> list[Tensor]:
+    """The result of a form and its derivatives in q, w and v."""
+    *inputs, grad = (t.detach().clone() for t in given)
+    for t in inputs:
+        t.requires_grad_()
+    y = form(case, *inputs)
+    return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+
+
+def distances(case: Case, given: list[Tensor]) -> list[float]:
+    """Relative distances of the kernels' result and derivatives from the plain form's in float64."""
+    found = with_gradients(by_kernels, case, given)
+    exact = with_gradients(plain, case, [t.double() for t in given])
+    assert [t.dtype for t in found] == [t.dtype for t in (given[2], *given[:3])]
+    assert all(float(b.norm()) > 0 for b in exact)
+    return [float((a.double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_result_and_all_derivatives_are_the_plain_forms(name: str) -> None:
+    assert max(distances(CASES[name], CASES[name].drawn())) < 5e-6
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
+def test_half_precision_is_that_of_the_inputs_alone(dtype: torch.dtype, rounding: float) -> None:
+    result, *derivatives = distances(CASES["one program"], CASES["one program"].drawn(dtype))
+    assert result < rounding
+    # In TF32, entries of the code near the threshold may fall on its other side.
+    assert max(derivatives) < (rounding if INTERPRETED else 0.15)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter takes minutes for these sizes")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", LARGE)
+def test_sizes_of_real_layers(name: str, dtype: torch.dtype) -> None:
+    result, *derivatives = distances(LARGE[name], LARGE[name].drawn(dtype))
+    full = dtype == torch.float32
+    assert result < (1e-5 if full else 8e-3)
+    assert max(derivatives) < (5e-3 if full else 0.15)
+
+
+@pytest.mark.parametrize("layout", [ONE, SHARED])
+def test_norms_below_what_normalisation_divides_by(layout: tuple[int, int, int, bool]) -> None:
+    case = Case(20, 8, 16, layout=layout)
+    q, w, v, grad = case.drawn()
+    q[..., 0] = 9 + q[..., 0].abs()
+    w[:, :, :3] = -31 * torch.eye(8)[:, :1].to(DEVICE)
+    weak = torch.exp(-31 * torch.nn.functional.normalize(q, dim=-1)[..., 0] - 0.5).norm(dim=-1) / 4
+    assert float(weak.max()) < 1e-12
+    q[0, 0, 3], q[1, 1, 5] = 0, q[1, 1, 5] * 1e-14
+    found = with_gradients(by_kernels, case, [q, w, v, grad])
+    exact = with_gradients(plain, case, [t.double() for t in (q, w, v, grad)])
+    for a, b in zip(found, exact, strict=True):
+        # Token by token, as the derivative in a token of no length is larger than all others by far.
+        scale = b.norm(dim=-1, keepdim=True).clamp(min=1e-3 * float(b.norm(dim=-1).median()))
+        assert float(((a.double() - b) / scale).abs().max()) < 2e-4
+
+
+def test_an_eigenvalue_close_to_the_largest() -> None:
+    case = Case(32, 8, 16, layout=ONE)
+    q, w, v, grad = case.drawn()
+    q *= 0.1
+    q[:, :, :15, 0] += 1
+    q[:, :, 15:, 1] += 1
+    w[:, 0, :8] += 6
+    w[:, 1, 8:] += 6
+    features = torch.nn.functional.normalize(torch.exp(torch.nn.functional.normalize(q, dim=-1) @ w), dim=-2)
+    largest = torch.linalg.eigvalsh((features.mT @ features).double())[..., -2:]
+    assert float((largest[..., 0] / largest[..., 1]).max()) > 0.8
+    assert max(distances(case, [q, w, v, grad])) < 5e-5
+
+
+def test_derivatives_of_derivatives_are_the_plain_forms() -> None:
+    case = Case(9, 4, 6, layout=ONE)
+    found = []
+    for form, dtype in ((by_kernels, torch.float32), (plain, torch.float64)):
+        inputs = [t.to(dtype).requires_grad_() for t in case.drawn()[:3]]
+        # Strides that the kernels do not take are no reason to lose the way back to the input.
+        moved = [t.mT.contiguous().mT for t in inputs[::2]]
+        slopes = torch.autograd.grad(form(case, moved[0], inputs[1], moved[1]).sin().sum(), inputs, create_graph=True)
+        found.append(
+            [*(s.detach() for s in slopes), *torch.autograd.grad(sum(s.square().sum() for s in slopes), inputs)]
+        )
+    for a, b in zip(*found, strict=True):
+        assert float((a.double() - b).norm() / b.norm()) < 1e-4
+
+
+def layer_of(**options: object) -> VarsAttention:
+    torch.manual_seed(0)
+    sizes = {"qkv_bias": True, "num_prefix_tokens": 1, "lam": 0.05, "dictionary": "dynamic"}
+    return VarsAttention(16, 2, **{**sizes, **options}).to(DEVICE)
+
+
+def tokens_of(seed: int = 0) -> Tensor:
+    return torch.randn(2, 17, 16, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def on_device(y: Tensor) -> bool:
+    return type(y.grad_fn).__name__ == "_OnDeviceBackward"
+
+
+def test_a_layer_takes_the_kernels() -> None:
+    layer, x = layer_of(), tokens_of()
+    assert on_device(layer.heads(x))
+    y = layer(x)
+    y.sum().backward()
+    exact = layer_of().double()
+    exact(x.double()).sum().backward()
+    torch.testing.assert_close(y.double(), exact(x.double()), rtol=1e-5, atol=1e-6)
+    for one, other in zip(layer.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), y.detach(), rtol=0, atol=0)
+
+
+def test_a_layer_under_autocast_takes_them_in_half_precision() -> None:
+    layer, x = layer_of(), tokens_of()
+    seen = []
+    usual = kernels.reconstruct
+    with pytest.MonkeyPatch.context() as patch, torch.autocast(DEVICE, torch.bfloat16):
+        patch.setattr(kernels, "reconstruct", lambda q, *rest: seen.append(q.dtype) or usual(q, *rest))
+        y = layer(x)
+    assert seen == [torch.bfloat16]
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"feature_ratio": 20.0}, {"num_steps": 3, "variant": "released"}, {"dictionary": "static"}, {"attn_drop": 0.5}],
+    ids=str,
+)
+def test_a_layer_of_another_kind_does_not(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "reconstruct", lambda *given: pytest.fail("the kernels were taken"))
+    layer_of(**options)(tokens_of())
+
+
+def test_nor_do_float64_and_transforms_of_torch_and_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = layer_of(), tokens_of().requires_grad_()
+    loss = lambda x: layer(x).square().sum()  # noqa: E731
+    (slope,) = torch.autograd.grad(loss(x), x)
+    y = layer(x).detach()
+    monkeypatch.setattr(kernels, "reconstruct", lambda *given: pytest.fail("the kernels were taken"))
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach()), slope, rtol=1e-4, atol=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        torch.testing.assert_close(layer(x), y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.double()(x.double()).float(), y, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,56 @@
+"""The kernels without a GPU: their tests in Triton's interpreter, and how their work is laid out."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from vars_dyn.attention.kernels import launch
+
+
+def test_the_kernels_in_the_interpreter() -> None:
+    # A process of its own: Triton decides where a kernel is declared whether it is interpreted.
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", str(Path(__file__).with_name("test_triton.py"))]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"(\d+) passed", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("tokens", [1, 196, 784, 3136, 12544])
+@pytest.mark.parametrize("batch", [1, 4, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shares_hold_all_tokens_and_are_several_where_a_gpu_would_stand_idle(
+    tokens: int, batch: int, dtype: torch.dtype
+) -> None:
+    plan = launch.plan_of(torch.empty(batch, 6, tokens, 32, dtype=dtype, device="meta"), 64, processors=132)
+    assert plan.share % plan.block == 0
+    assert plan.share * plan.shares >= tokens
+    assert plan.share * (plan.shares - 1) < tokens + plan.share * plan.shares // 4
+    assert (plan.shares > 1) == (batch * 6 < 132 and tokens > 196)
+    assert plan.together == (plan.shares == 1)
+    assert plan.products == ("ieee" if dtype == torch.float32 else "tf32")
+    assert plan.exact == "ieee"
+
+
+def test_float32_is_rounded_to_tf32_only_where_torch_rounds_it() -> None:
+    q = torch.empty(1, 1, 8, 32, device="meta")
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        assert launch.plan_of(q, 64, 1)[-2:] == ("tf32", "tf32")
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert launch.plan_of(q, 64, 1)[-2:] == ("ieee", "ieee")
+
+
+def test_wide_heads_are_worked_on_in_parts() -> None:
+    plan = launch.plan_of(torch.empty(256, 6, 196, 64, device="meta"), 128, processors=132)
+    assert (plan.shares, plan.together, plan.part, plan.widths) == (1, False, 64, {"C": 64, "M": 128})
