@@ -14,14 +14,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
 import torch
 
 from experiments.benchmark import report
-from experiments.benchmark.alternating import Measured, run_row
-from experiments.benchmark.contract import Row
+from experiments.benchmark.alternating import run_row
 from experiments.benchmark.rows import ROWS
 
 
@@ -62,26 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done.append((row, measured))
         print(report.section(row, measured), flush=True)
         if options.out:
-            _write(options.out / "benchmark.json", json.dumps(record, indent=2) + "\n")
-            _write(options.out / "table.md", _page(record, done))
+            report.write(options.out / "benchmark.json", json.dumps(record, indent=2) + "\n")
+            report.write(options.out / "table.md", report.page(record, done))
     return 0
-
-
-def _page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> str:
-    sections = [report.section(row, measured) for row, measured in done]
-    return "\n".join(["## Goals\n", report.goals(done), "## As measured\n", report.heading(head), *sections])
 
 
 def _refused(sentence: str) -> int:
     print(f"error: {sentence}", file=sys.stderr)
     return 2
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text)
-    draft.replace(path)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import datetime as dt
 import math
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.alternating import Measured, Ratio, ratios
 from experiments.benchmark.contract import Row
 from experiments.benchmark.machine import machine
 
-__all__ = ["as_json", "goals", "header", "heading", "section"]
+__all__ = ["as_json", "goals", "header", "heading", "page", "section", "version_of", "write"]
 
 #: The peers, as the registry names them.
 PEERS = ("scikit-learn", "celer", "skglm", "spams-bin", "torchode", "diffrax", "jax", "scipy", "zarr")
@@ -26,11 +27,12 @@ def header(command: str, rounds: int, device: str) -> dict[str, Any]:
         "command": command,
         "date": now,
         "measured": f"{clock}, median of {rounds} alternating rounds",
-        "machine": {**machine(device), **{name: _version(name) for name in PEERS}},
+        "machine": {**machine(device), **{name: version_of(name) for name in PEERS}},
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The installed version of a package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -88,6 +90,19 @@ def section(row: Row, measured: list[Measured]) -> str:
     compared = [_compared(one) for one in ratios(row, measured) if one.value is not None]
     lines += ["", *_table(["ours", "peer", "of", "ratio", "goal", ""], compared)]
     return "\n".join(lines) + "\n"
+
+
+def page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> str:
+    """All of it in Markdown: the goals, what measured them, and the rows."""
+    sections = [section(row, measured) for row, measured in done]
+    return "\n".join(["## Goals\n", goals(done), "## As measured\n", heading(head), *sections])
+
+
+def write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
