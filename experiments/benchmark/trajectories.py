@@ -198,7 +198,7 @@ def long_trajectory() -> Row:
 def tight_trajectory() -> Row:
     """Row 5."""
     contenders = (
-        Contender(DOPRI5, partial(_ours, 20.0, "dopri5", 2e-6), ours=True),
+        Contender(DOPRI5, partial(_ours, 20.0, "dopri5", 7e-6), ours=True),
         Contender(TORCHDIFFEQ, partial(_torchdiffeq, 20.0, 1e-6)),
         Contender(DIFFRAX, partial(_diffrax, 20.0, 1e-6)),
         Contender(RKC, partial(_ours, 20.0, "rkc", 1e-6), every_round=False),

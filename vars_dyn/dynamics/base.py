@@ -108,6 +108,13 @@ class Field(ABC):
             return self._derivative(self.checked((state,)))[0]
         return self._derivative(state)
 
+    def prepared(self) -> Self:
+        """The same field to be evaluated many times without a gradient: what stays the same is worked out once.
+
+        It is for evaluations alone: give it no other tensors, and select nothing from it.
+        """
+        return self
+
     def checked(self, state: State) -> State:
         """`state` if its parts have this field's shapes, dtype and device; ValueError otherwise."""
         if not isinstance(state, tuple) or len(state) != len(self.state_names):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torchdiffeq
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -114,7 +115,8 @@ class Adjoint:
             adjoint_atol=rtol * plan.atol / plan.rtol if self.atol is None else self.atol,
             **_backwards(plan),
         )
-        states, last = segment.solve(field.with_tensors(tensors), state, odeint, self._stops(segment, field))
+        stops = self._stops(segment, field)
+        states, last = segment.solve(field.with_tensors(tensors), state, odeint, torchdiffeq.odeint, stops)
         joined = to_unit(size, *(torch.cat([s, end[None]]) for s, end in zip(states, last, strict=True)))
         return tuple(part[:-1] for part in joined), tuple(part[-1] for part in joined)
 

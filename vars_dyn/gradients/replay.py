@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torchdiffeq
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -30,7 +29,8 @@ def odeint_replayed(
     method: str,
     options: dict[str, Any],
 ) -> State:
-    """`torchdiffeq.odeint`, whose backward pass takes the very same steps again, piece by piece, from states it kept.
+    """`vars_dyn.integrate.solvers.odeint`, whose backward pass takes the very same steps again, in pieces, from states
+    it kept.
 
     For N steps it keeps at most 4 sqrt(N) states, and holds what backpropagation needs of about sqrt(N) steps at a
     time. The gradients with respect to y0 and `parameters`, every tensor that `func` depends on, are those of
@@ -42,11 +42,12 @@ def odeint_replayed(
 
 
 class _Mark(NamedTuple):
-    """Where a step began, and its length as first tried."""
+    """Where a step began, its length as first tried, and the number of steps before it."""
 
     time: float
     state: State
     step: float
+    number: int
 
 
 class _Marks:
@@ -55,17 +56,15 @@ class _Marks:
     def __init__(self) -> None:
         self.kept: list[_Mark] = []
         self.stride = _STRIDE
-        self.count = 0
-        self.last: float | None = None
+        self.starts: list[float] = []
 
-    def __call__(self, t0: Tensor, state: State, dt: Tensor) -> None:
+    def __call__(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None:
         time = float(t0)
-        if time == self.last:  # tried again after a rejection
+        if self.starts and time == self.starts[-1]:  # tried again after a rejection
             return
-        self.last = time
-        if self.count % self.stride == 0:
-            self.kept.append(_Mark(time, state, float(dt)))
-        self.count += 1
+        if len(self.starts) % self.stride == 0:
+            self.kept.append(_Mark(time, state, float(dt), len(self.starts)))
+        self.starts.append(time)
         if len(self.kept) > _MARKS_PER_STEP * self.stride:
             self.kept, self.stride = self.kept[::2], 2 * self.stride
 
@@ -79,21 +78,29 @@ class _Solve:
 
     def whole(self, y0: State, t: Tensor, marks: _Marks) -> State:
         """The states at `t`, every step told to `marks`."""
+        from vars_dyn.integrate.solvers import odeint
+
         told = self.func.callback_step
 
-        def tell(t0: Tensor, state: State, dt: Tensor) -> None:
+        def tell(t0: float | Tensor, state: State, dt: float | Tensor) -> None:
             told(t0, state, dt)
             marks(t0, state, dt)
 
         self.func.callback_step = tell
         try:
-            solution: State = torchdiffeq.odeint(self.func, y0, t, options=self.options, **self.settings)
+            return odeint(self.func, y0, t, options=self.options, **self.settings)
         finally:
             self.func.callback_step = told
-        return solution
 
-    def piece(self, mark: _Mark, y0: State, t: Tensor, whole: Tensor) -> State:
-        """The states at `t`, which begins at `mark` and ends where a step of the whole did."""
+    def piece(self, mark: _Mark, y0: State, t: Tensor, whole: Tensor, ends: Sequence[float]) -> State:
+        """The states at `t`, which begins at `mark` and ends where a step of the whole did, the last of `ends`."""
+        from vars_dyn.integrate.dopri5 import retake_dopri5
+        from vars_dyn.integrate.solvers import odeint
+
+        # A function without callbacks: these steps have been counted.
+        function: Callable[[Tensor, State], State] = lambda t, y: self.func(t, y)  # noqa: E731
+        if self.settings["method"] == "dopri5":  # whose lengths depend on the steps before
+            return retake_dopri5(function, y0, t, ends)
         options = dict(self.options)
         if "grid_constructor" in options:
             grid = options["grid_constructor"](self.func, y0, whole)
@@ -101,10 +108,7 @@ class _Solve:
             options["grid_constructor"] = lambda func, y0, t: grid
         else:
             options["first_step"] = mark.step
-        # A function without callbacks: these steps have been counted.
-        function: Callable[[Tensor, State], State] = lambda t, y: self.func(t, y)  # noqa: E731
-        solution: State = torchdiffeq.odeint(function, y0, t, options=options, **self.settings)
-        return solution
+        return odeint(function, y0, t, options=options, **self.settings)
 
 
 class _Replayed(torch.autograd.Function):
@@ -112,7 +116,7 @@ class _Replayed(torch.autograd.Function):
     def forward(ctx: Any, solve: _Solve, t: Tensor, n: int, *tensors: Tensor) -> State:
         marks = _Marks()
         solution = solve.whole(tensors[:n], t, marks)
-        ctx.solve, ctx.t, ctx.n, ctx.marks = solve, t, n, marks.kept
+        ctx.solve, ctx.t, ctx.n, ctx.marks, ctx.starts = solve, t, n, marks.kept, marks.starts
         ctx.save_for_backward(*tensors[n:])
         return solution
 
@@ -120,15 +124,17 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         t, n, parameters = ctx.t, ctx.n, ctx.saved_tensors
-        ends = [mark.time for mark in ctx.marks[1:]] + [float(t[-1])]
+        ends = [*ctx.starts[1:], float(t[-1])]  # of every step
+        numbers = [mark.number for mark in ctx.marks[1:]] + [len(ends)]
         adjoint = tuple(torch.zeros_like(part[0]) for part in given)
         totals: list[Tensor | None] = [None] * len(parameters)
-        for mark, end in zip(reversed(ctx.marks), reversed(ends), strict=True):
+        for mark, number in zip(reversed(ctx.marks), reversed(numbers), strict=True):
+            end = ends[number - 1]
             inside = ((t > mark.time) & (t <= end)).nonzero().squeeze(-1)
             times = torch.cat([t.new_tensor([mark.time, end]), t[inside]]).unique()
             with torch.enable_grad():
                 state = tuple(part.detach().requires_grad_() for part in mark.state)
-                solution = ctx.solve.piece(mark, state, times, t)
+                solution = ctx.solve.piece(mark, state, times, t, ends[mark.number : number])
             wanted = tuple(torch.zeros_like(part) for part in solution)
             at = torch.searchsorted(times, t[inside])
             for row, part, last in zip(wanted, given, adjoint, strict=True):

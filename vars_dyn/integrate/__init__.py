@@ -1,4 +1,4 @@
-"""Fields to states: torchdiffeq's methods and a stabilised one, restarted at known times.
+"""Fields to states: own integrators and torchdiffeq's, restarted at known times.
 
 Stopped at equilibrium, counted and watched.
 """

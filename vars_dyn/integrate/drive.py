@@ -52,9 +52,10 @@ def integrate(
         field: the right-hand side.
         state: the state at times[0], a tuple shaped like `field.initial_state()`.
         times: increasing, at least one; in membrane time constants.
-        method: one of torchdiffeq's adaptive ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun") or fixed-step
-            methods ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams"), or "rkc", the
-            stabilised method for long ways to the equilibrium (`vars_dyn.integrate.rkc`).
+        method: "dopri5" (`vars_dyn.integrate.dopri5`), "rkc", the stabilised method for long ways to the equilibrium
+            (`vars_dyn.integrate.rkc`), or one of torchdiffeq's adaptive ("dopri8", "bosh3", "fehlberg2",
+            "adaptive_heun") or fixed-step methods ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams",
+            "implicit_adams").
         rtol: relative tolerance of the adaptive methods. The error norm is the largest over signals of each one's RMS,
             so idle signals do not dilute a live one's error, times sqrt(field.stiffness() tau / 20) where that is above
             one (tau the smaller time constant): V weighs errors by its curvature, and must not rise by them.

@@ -1,4 +1,4 @@
-"""The methods of torchdiffeq, how far each may step, and the options that one segment gives it."""
+"""The methods, how far each may step, and the options that one segment gives it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "method_options",
 ]
 
-#: The largest h rho at which a method damps y' = -rho y, as torchdiffeq implements it (found by running it; see tests).
+#: The largest h rho at which a method damps y' = -rho y, as it is implemented (found by running it; see tests).
 ADAPTIVE_METHODS = {"dopri5": 3.3066, "dopri8": 5.1666, "bosh3": 2.5127, "fehlberg2": 2.0, "adaptive_heun": 1.0}
 FIXED_METHODS = {
     "euler": 2.0,
@@ -63,8 +63,8 @@ class Plan(NamedTuple):
 def method_options(
     plan: Plan, times: Tensor, end: float, first_step: float | None, norm: Callable[[State], Tensor]
 ) -> dict[str, object]:
-    """torchdiffeq's options for a segment with states wanted at `times`: it steps onto `end`, or onto every time of a
-    grid.
+    """The options for a segment with states wanted at `times`, named as torchdiffeq's: it steps onto `end`, or onto
+    every time of a grid. To "rkc" `stiffness` tells the Jacobian's size.
     """
     if plan.method in FIXED_METHODS:
         grid = _grid(times, plan.step)
@@ -75,6 +75,8 @@ def method_options(
         options["max_step"] = plan.cap
     if first_step is not None:
         options["first_step"] = first_step
+    if plan.method in STABILISED_METHODS:
+        options["stiffness"] = plan.stiffness
     return options
 
 

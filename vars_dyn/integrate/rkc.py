@@ -11,27 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
+from vars_dyn.integrate.stepping import Watched, landing
 
 __all__ = ["MAX_STAGES", "odeint_rkc", "stability_interval", "stages_for"]
 
 _DAMPING = 2 / 13
 #: More stages than this are not taken in one step: rounding grows with their square.
 MAX_STAGES = 250
-
-
-@runtime_checkable
-class Watched(Protocol):
-    """The function to integrate, as torchdiffeq's solvers take it too: it is told of every step."""
-
-    def __call__(self, t: Tensor, state: State) -> State: ...
-    def callback_step(self, t0: Tensor, state: State, dt: Tensor) -> None: ...
-    def callback_reject_step(self, t0: Tensor, state: State, dt: Tensor) -> None: ...
 
 
 class _Coefficients(NamedTuple):
@@ -109,18 +101,15 @@ def odeint_rkc(
     rejected = False
     while len(rows) < len(times):
         h = min(h, widest)
-        func.callback_step(t.new_tensor(time), y, t.new_tensor(h))
-        lands = time + h >= end * (1 - 1e-14) if end > 0 else time + h >= end
-        new = end if lands else time + h
-        if not new > time:
-            raise AssertionError("underflow in dt")
+        func.callback_step(time, y, h)
+        new = landing(time, h, end)
         step = new - time
-        following = _step(func, y, f, t.new_tensor(time), step, stages_for(step * rho))
-        slope = func(t.new_tensor(new), following)
+        following = _step(func, y, f, t[0], step, stages_for(step * rho))
+        slope = func(t[0], following)
         error = float(norm(_error(y, following, f, slope, step, rtol, atol)))
         if not error <= 1:  # NaN too
-            func.callback_reject_step(t.new_tensor(time), y, t.new_tensor(step))
-            h = step * max(0.1, 0.8 * error ** (-1 / 3)) if math.isfinite(error) else 0.1 * step
+            func.callback_reject_step(time, y, step)
+            h = min(h, step) * (max(0.1, 0.8 * error ** (-1 / 3)) if math.isfinite(error) else 0.1)
             rejected = True
             continue
         while len(rows) < len(times) and times[len(rows)] <= new:

@@ -1,4 +1,4 @@
-"""One segment of an integration: calls torchdiffeq, counts, and turns its failures into sentences."""
+"""One segment of an integration: calls the solver, counts, and turns its failures into sentences."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integrate.methods import FIXED_METHODS, STABILISED_METHODS, Plan, method_options
+from vars_dyn.integrate.methods import FIXED_METHODS, Plan, method_options
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Statistics
-from vars_dyn.integrate.rkc import odeint_rkc
+from vars_dyn.integrate.solvers import odeint
 
 __all__ = ["Segment"]
 
@@ -45,50 +44,39 @@ class Segment:
         self,
         field: Field,
         state: State,
-        odeint: Callable[..., Any] = torchdiffeq.odeint,
+        solver: Callable[..., Any] = odeint,
+        again: Callable[..., Any] = odeint,
         stops: Tensor | None = None,
     ) -> tuple[State, State]:
         """The states at the outputs and at the end; called again (to recompute), it takes the same steps.
 
-        `odeint` is torchdiffeq's function or its adjoint form, and `stops` further times to hold the state at
-        meanwhile.
+        `solver` is called as `vars_dyn.integrate.solvers.odeint` is, `again` takes the same steps without a gradient,
+        and `stops` are further times to hold the state at meanwhile.
         """
         watch = _Watch(field, self.plan, self.start)
         ends = torch.tensor([self.start.time, self.end], dtype=torch.float64)
         times = torch.cat([ends, self.outputs, *([] if stops is None else [stops])]).unique()
         try:
-            solution = self._call(odeint, watch, state, times)
+            solution = self._call(solver, watch, state, times)
         except (_StopError, AssertionError):
-            raise self._failure(field, state, watch, times) from None
+            raise self._failure(field, state, watch, times, again) from None
         self._check_finite(solution, times, watch)
         self.statistics = watch.statistics()
         self.next_step = watch.proposed
         wanted = torch.searchsorted(times, self.outputs).to(solution[0].device)
         return tuple(part[wanted] for part in solution), tuple(part[-1] for part in solution)
 
-    def _call(self, odeint: Callable[..., Any], watch: _Watch, state: State, times: Tensor) -> State:
-        if self.plan.method in STABILISED_METHODS and odeint is torchdiffeq.odeint:
-            return odeint_rkc(
-                watch,
-                state,
-                times.to(state[0].device),
-                rtol=self.plan.rtol,
-                atol=self.plan.atol,
-                rho=self.plan.stiffness,
-                norm=watch.norm,
-                end=self.end,
-                first_step=self.start.step,
-            )
-        options = method_options(self.plan, times, self.end, self.start.step, watch.norm)
-        return odeint(
+    def _call(self, solver: Callable[..., Any], watch: _Watch, state: State, times: Tensor) -> State:
+        solution: State = solver(
             watch,
             state,
             times.to(state[0].device),
             rtol=self.plan.rtol,
             atol=self.plan.atol,
             method=self.plan.method,
-            options=options,
+            options=method_options(self.plan, times, self.end, self.start.step, watch.norm),
         )
+        return solution
 
     def _check_finite(self, solution: State, times: Tensor, watch: _Watch) -> None:
         if bool(torch.stack([torch.isfinite(part[-1]).all() for part in solution]).all()):
@@ -100,7 +88,9 @@ class Segment:
         error.partial = self._kept(solution, times[:bad])
         raise error
 
-    def _failure(self, field: Field, state: State, watch: _Watch, times: Tensor) -> IntegrationError:
+    def _failure(
+        self, field: Field, state: State, watch: _Watch, times: Tensor, again: Callable[..., Any]
+    ) -> IntegrationError:
         """What went wrong, and the states up to there, which the same steps give again."""
         largest = torch.finfo(state[0].dtype).max
         with torch.no_grad():
@@ -118,8 +108,8 @@ class Segment:
             kept = times[(times < watch.last_finite) | (times == times[0])]
             if len(kept) > 1:
                 # Outputs do not steer a method: with the same start and options it takes the same steps again.
-                again = _Watch(field, self.plan._replace(max_steps=2**62), self.start)
-                error.partial = self._kept(self._call(torchdiffeq.odeint, again, state, kept), kept)
+                unlimited = _Watch(field, self.plan._replace(max_steps=2**62), self.start)
+                error.partial = self._kept(self._call(again, unlimited, state, kept), kept)
         return error
 
     def _kept(self, solution: State, times: Tensor) -> State:
@@ -138,11 +128,11 @@ class Segment:
 
 
 class _StopError(Exception):
-    """Raised out of torchdiffeq's loop by the watch."""
+    """Raised out of the solver's loop by the watch."""
 
 
 class _Watch:
-    """The function that torchdiffeq calls: counts evaluations and steps, and knows the norm of the error."""
+    """The function that the solver calls: counts evaluations and steps, and knows the norm of the error."""
 
     def __init__(self, field: Field, plan: Plan, start: Snapshot) -> None:
         self.field, self.lead, self.emphasis = field, field.signal_batch, plan.emphasis
@@ -152,6 +142,7 @@ class _Watch:
         self.proposed = start.step
         self.last_time, self.last_finite, self.last_state = start.time, -math.inf, start.state
         self._norms: Tensor | None = None
+        self._prepared: Field | None = None
         self.adaptive = plan.method not in FIXED_METHODS
         if self.adaptive:
             # torchdiffeq looks it up by name, and warns where the method does not call it.
@@ -159,9 +150,13 @@ class _Watch:
 
     def __call__(self, t: Tensor, state: State) -> State:
         self.evaluations += 1
-        return self.field._derivative(state)
+        if torch.is_grad_enabled():
+            return self.field._derivative(state)
+        if self._prepared is None:
+            self._prepared = self.field.prepared()
+        return self._prepared._derivative(state)
 
-    def callback_step(self, t0: Tensor, state: State, dt: Tensor) -> None:
+    def callback_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None:
         if self.attempts >= self.left:
             raise _StopError
         self.last_finite, self.last_time, self.last_state = self.last_time, float(t0), state
@@ -169,14 +164,15 @@ class _Watch:
             self.proposed = float(dt)
         self.attempts += 1
 
-    def _on_reject(self, t0: Tensor, state: State, dt: Tensor) -> None:
+    def _on_reject(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None:
         self.rejected += 1
 
     def norm(self, error: State) -> Tensor:
         """The largest over signals and parts of the RMS over a signal's entries, times the plan's emphasis."""
-        per_part = [part.detach().reshape(math.prod(self.lead), -1).square().mean(1) for part in error]
-        self._norms = torch.stack(per_part).amax(0)
-        return self._norms.max().sqrt() * self.emphasis
+        flat = [part.detach().reshape(math.prod(self.lead), -1) for part in error]
+        sizes = [torch.linalg.vector_norm(part, dim=1) * (self.emphasis / math.sqrt(part.shape[1])) for part in flat]
+        self._norms = torch.stack(sizes).amax(0)
+        return self._norms.max()
 
     def worst(self) -> list[int]:
         """The signal whose error was the largest at the last attempt."""
