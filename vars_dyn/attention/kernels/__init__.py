@@ -20,12 +20,14 @@ from torch import Tensor
 from vars_dyn.attention.base import full_precision
 from vars_dyn.attention.written_out import again, plain_tensors
 
-__all__ = ["reconstruct", "suit"]
+__all__ = ["NARROW", "reconstruct", "suit"]
 
-#: The widest head and the most features that the kernels take.
+#: The widest head and the most features that the kernels take, ...
 _WIDEST = (64, 128)
-#: The same for a GPU with less than this shared memory for a program, in bytes.
-_NARROWER, _SHARED = (32, 64), 144 << 10
+#: ... for which they want this much shared memory for a program, in bytes, ...
+_SHARED = 144 << 10
+#: ... and those for which half as much will do, and hold all matrices at once.
+NARROW = (32, 64)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -51,7 +53,7 @@ def _widest(device: torch.device) -> tuple[int, int]:
     properties = torch.cuda.get_device_properties(device)
     if torch.version.hip is not None or properties.major < 8:
         return 0, 0
-    return _WIDEST if properties.shared_memory_per_block_optin >= _SHARED else _NARROWER
+    return _WIDEST if properties.shared_memory_per_block_optin >= _SHARED else NARROW
 
 
 def reconstruct(

@@ -52,7 +52,7 @@ def _gathered(
 
 @triton.jit
 @no_type_check
-def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, EXACT: tl.constexpr):
+def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, PRODUCTS: tl.constexpr):
     """A `Small` from grad^T F."""
     pair, index = pair_id(), tl.arange(0, M)
     # G is read where it is used, which leaves room for its derivative.
@@ -71,8 +71,8 @@ def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, EXA
         pushed = tl.where(after != 0, value, 0.0)
         total += pushed
         of_norm += tl.sum((before - after) * pushed)
-        of_gram = tl.dot(tl.trans(before), pushed, of_gram, input_precision=EXACT)
-        value = pushed - tl.dot(pushed, tl.load(gram), input_precision=EXACT) * inverse
+        of_gram = tl.dot(tl.trans(before), pushed, of_gram, input_precision=PRODUCTS)
+        value = pushed - tl.dot(pushed, tl.load(gram), input_precision=PRODUCTS) * inverse
         after = before
     of_drive = total * inverse + value
     both = -inverse * (of_gram + tl.trans(of_gram)) + 2 * of_norm * inverse * vector[:, None] * vector[None, :]
@@ -195,7 +195,6 @@ def whole(
     M: tl.constexpr,
     BLOCK: tl.constexpr,
     PRODUCTS: tl.constexpr,
-    EXACT: tl.constexpr,
     PROJECTION: tl.constexpr,
 ):
     """The derivative for one pair of image and head; grid (pairs,).
@@ -204,7 +203,7 @@ def whole(
     """
     w = load_projection(projection, 0, sizes, C, M)
     raw = _gathered(inputs[0], inputs[2], w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
-    small = _iterated(raw, kept, sizes, num_steps, C, M, EXACT)
+    small = _iterated(raw, kept, sizes, num_steps, C, M, PRODUCTS)
     of_w = of_projection + pair_id() * C * M
     _spread(inputs, outputs, w, of_w, small, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
 
@@ -233,12 +232,12 @@ def gather(
 
 @triton.jit
 @no_type_check
-def iterate(raws, small, kept, sizes, num_steps, shares, C: tl.constexpr, M: tl.constexpr, EXACT: tl.constexpr):
+def iterate(raws, small, kept, sizes, num_steps, shares, C: tl.constexpr, M: tl.constexpr, PRODUCTS: tl.constexpr):
     """The steps back, from what `gather` wrote into a `Small`; grid (pairs,)."""
     raw, pair = tl.zeros((C, M), tl.float32), pair_id()
     for share in range(shares):
         raw += tl.load(raws + (pair * shares + share) * C * M + places(C, M))
-    gram, drive, code = _iterated(raw, kept, sizes, num_steps, C, M, EXACT)
+    gram, drive, code = _iterated(raw, kept, sizes, num_steps, C, M, PRODUCTS)
     tl.store(small.gram + pair * M * M + places(M, M), gram)
     tl.store(small.drive + pair * C * M + places(C, M), drive)
     tl.store(small.code + pair * C * M + places(C, M), code)

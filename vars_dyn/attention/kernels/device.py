@@ -1,8 +1,8 @@
 """What the kernels share on the device: features of a block of tokens, sums over tokens, the iteration's pieces.
 
 In capitals are the compile-time sizes: C and M are the head's width and its number of features, padded to powers of
-two, and BLOCK tokens are held at a time. What pads is zero. Sums are float32; PRODUCTS and EXACT name the precision of
-the factors of matrix products over tokens, and of those in the iteration.
+two, and BLOCK tokens are held at a time. What pads is zero. Sums are float32; PRODUCTS names the precision of the
+factors of matrix products.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def largest_eigenpair(gram, sizes, M: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def step(code, gram, drive, inverse, lam, EXACT: tl.constexpr):
+def step(code, gram, drive, inverse, lam, PRODUCTS: tl.constexpr):
     """soft(a - (a G - b) / L, lam / L) with `inverse` = 1 / L."""
-    v = code - (tl.dot(code, gram, input_precision=EXACT) - drive) * inverse
+    v = code - (tl.dot(code, gram, input_precision=PRODUCTS) - drive) * inverse
     return v - tl.minimum(tl.maximum(v, -lam * inverse), lam * inverse)

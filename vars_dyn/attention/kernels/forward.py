@@ -45,7 +45,16 @@ def _gathered(
 @triton.jit
 @no_type_check
 def _iterated(
-    gram, drive, kept, sizes, lam, num_steps, C: tl.constexpr, M: tl.constexpr, EXACT: tl.constexpr, KEEP: tl.constexpr
+    gram,
+    drive,
+    kept,
+    sizes,
+    lam,
+    num_steps,
+    C: tl.constexpr,
+    M: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    KEEP: tl.constexpr,
 ):
     """The code (C, M) over the features' norms, from the sums over all tokens; what the derivative needs is kept."""
     gram, drive, scale = normalised(gram, drive, sizes, M)
@@ -61,7 +70,7 @@ def _iterated(
         tl.store(kept.largest + pair, largest)
         tl.store(codes, code)
     for j in range(num_steps):
-        code = step(code, gram, drive, inverse, lam, EXACT)
+        code = step(code, gram, drive, inverse, lam, PRODUCTS)
         if KEEP:
             tl.store(codes + (j + 1) * C * M, code)
     return code * scale[None, :]
@@ -95,13 +104,12 @@ def whole(
     M: tl.constexpr,
     BLOCK: tl.constexpr,
     PRODUCTS: tl.constexpr,
-    EXACT: tl.constexpr,
     KEEP: tl.constexpr,
 ):
     """The reconstruction of one pair of image and head; grid (pairs,)."""
     w = load_projection(projection, 0, sizes, C, M)
     gram, drive = _gathered(q, v, w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
-    code = _iterated(gram, drive, kept, sizes, lam, num_steps, C, M, EXACT, KEEP)
+    code = _iterated(gram, drive, kept, sizes, lam, num_steps, C, M, PRODUCTS, KEEP)
     _decoded(q, y, w, code, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
 
 
@@ -143,7 +151,7 @@ def iterate(
     shares,
     C: tl.constexpr,
     M: tl.constexpr,
-    EXACT: tl.constexpr,
+    PRODUCTS: tl.constexpr,
     KEEP: tl.constexpr,
 ):
     """The steps, from what `gather` wrote, and the scaled code into (pairs, C, M); grid (pairs,)."""
@@ -152,7 +160,7 @@ def iterate(
         place = pair_id() * shares + share
         gram += tl.load(grams + place * M * M + places(M, M))
         drive += tl.load(drives + place * C * M + places(C, M))
-    code = _iterated(gram, drive, kept, sizes, lam, num_steps, C, M, EXACT, KEEP)
+    code = _iterated(gram, drive, kept, sizes, lam, num_steps, C, M, PRODUCTS, KEEP)
     tl.store(scaled + pair_id() * C * M + places(C, M), code)
 
 

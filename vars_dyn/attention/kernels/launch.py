@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vars_dyn.attention.kernels import backward, forward
+from vars_dyn.attention.kernels import NARROW, backward, forward
 from vars_dyn.attention.kernels.device import Kept, Rows, Sizes
 
-__all__ = ["Kept", "Plan", "derivatives", "narrow", "plan_of", "reconstruction"]
+__all__ = ["Kept", "Plan", "derivatives", "plan_of", "reconstruction"]
 
-#: The widest padded head and the most padded features for which one program holds the matrices of a derivative, ...
-_NARROW = (32, 64)
-#: ... and how many features' share of them it holds otherwise.
+#: Features whose share of a derivative's matrices a program holds where it does not hold all.
 _PART = 64
 #: The fewest blocks of a share of the tokens, and the most shares.
 _LEAST, _MOST = 4, 64
@@ -35,8 +33,7 @@ class Plan(NamedTuple):
         shares: how many programs share the tokens of an image and head.
         part: features whose share of the derivative's matrices is held at a time.
         together: whether one program does all of an image and head's work.
-        products: precision of the factors of matrix products over tokens, in Triton's words.
-        exact: the same in the iteration.
+        products: precision of the factors of matrix products, in Triton's words.
     """
 
     tokens: int
@@ -47,7 +44,6 @@ class Plan(NamedTuple):
     part: int
     together: bool
     products: str
-    exact: str
 
     @property
     def share(self) -> int:
@@ -62,12 +58,12 @@ class Plan(NamedTuple):
     @property
     def over_tokens(self) -> dict[str, Any]:
         """Compile-time arguments of a kernel that reads tokens."""
-        return {**self.widths, "BLOCK": self.block, "PRODUCTS": self.products, **_COMPILER}
+        return {**self.iteration, "BLOCK": self.block}
 
     @property
     def iteration(self) -> dict[str, Any]:
         """Compile-time arguments of a kernel that iterates."""
-        return {**self.widths, "EXACT": self.exact, **_COMPILER}
+        return {**self.widths, "PRODUCTS": self.products, **_COMPILER}
 
 
 #: Loads are not staged ahead, as the matrices fill the shared memory; products and sums may be fused into one rounding.
@@ -79,24 +75,18 @@ def padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def narrow(c: int, m: int) -> bool:
-    """Whether a head of this size leaves room for all matrices of the derivative in some 90 KiB of shared memory."""
-    return padded(c) <= _NARROW[0] and padded(m) <= _NARROW[1]
-
-
 def plan_of(q: Tensor, m: int, processors: int | None = None) -> Plan:
     """The plan for queries (B, heads, N, c) and m features on a GPU of so many processors; None: the GPU of q."""
     batch, heads, tokens, c = q.shape
     # Float32 is left as it is unless torch itself may round it; TF32 holds what a half-precision number does.
     half = q.dtype != torch.float32
     products = "tf32" if half or torch.backends.cuda.matmul.allow_tf32 else "ieee"
-    exact = "ieee" if half else products
-    block = (64 if padded(m) <= _NARROW[1] else 32) // (2 if products == "ieee" else 1)
+    block = (64 if padded(m) <= NARROW[1] else 32) // (2 if products == "ieee" else 1)
     processors = _processors(q.device) if processors is None else processors
     wanted = math.ceil(2 * processors / (batch * heads)) if batch * heads < processors else 1
     shares = max(1, min(wanted, tokens // (_LEAST * block), _MOST))
-    together = shares == 1 and narrow(c, m)
-    return Plan(tokens, c, m, block, shares, min(padded(m), _PART), together, products, exact)
+    together = shares == 1 and c <= NARROW[0] and m <= NARROW[1]
+    return Plan(tokens, c, m, block, shares, min(padded(m), _PART), together, products)
 
 
 @functools.cache
@@ -151,7 +141,6 @@ def reconstruction(
                 lam,
                 num_steps,
                 **plan.over_tokens,
-                EXACT=plan.exact,
                 KEEP=keep,
             )
             return y, kept
@@ -184,7 +173,6 @@ def derivatives(
                 sizes,
                 num_steps,
                 **plan.over_tokens,
-                EXACT=plan.exact,
                 PROJECTION=in_projection,
             )
         else:
