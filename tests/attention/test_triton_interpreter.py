@@ -40,14 +40,14 @@ def test_shares_hold_all_tokens_and_are_several_where_a_gpu_would_stand_idle(
 
 
 def test_float32_is_rounded_to_tf32_only_where_torch_rounds_it() -> None:
-    q = torch.empty(1, 1, 8, 32, device="meta")
-    before = torch.backends.cuda.matmul.allow_tf32
+    q, torchs = torch.empty(1, 1, 8, 32, device="meta"), torch.backends.cuda.matmul
+    assert launch.plan_of(q, 64, 1).products == "ieee"
+    before = torchs.fp32_precision
     try:
-        torch.backends.cuda.matmul.allow_tf32 = True
+        torchs.fp32_precision = "tf32"
         assert launch.plan_of(q, 64, 1).products == "tf32"
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    assert launch.plan_of(q, 64, 1).products == "ieee"
+        torchs.fp32_precision = before
 
 
 def test_wide_heads_are_worked_on_in_parts() -> None:

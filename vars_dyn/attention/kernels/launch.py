@@ -80,7 +80,7 @@ def plan_of(q: Tensor, m: int, processors: int | None = None) -> Plan:
     batch, heads, tokens, c = q.shape
     # Float32 is left as it is unless torch itself may round it; TF32 holds what a half-precision number does.
     half = q.dtype != torch.float32
-    products = "tf32" if half or torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    products = "tf32" if half or torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     block = (64 if padded(m) <= NARROW[1] else 32) // (2 if products == "ieee" else 1)
     processors = _processors(q.device) if processors is None else processors
     wanted = math.ceil(2 * processors / (batch * heads)) if batch * heads < processors else 1
