@@ -13,8 +13,8 @@ from torch import Tensor
 import vars_dyn as vd
 from tests.strategies import normal
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate.dopri5 import _error, _rows, _step, odeint_dopri5, retake_dopri5
-from vars_dyn.integrate.stepping import landing
+from vars_dyn.integrate.dopri5 import Dopri5, odeint_dopri5, retake_dopri5
+from vars_dyn.integrate.stepping import Taken, landing
 
 ZERO = torch.tensor(0.0, dtype=torch.float64)
 
@@ -57,6 +57,11 @@ def joined(state: State) -> Tensor:
     return torch.cat([part.flatten() for part in state])
 
 
+def step(func: Oscillator, state: State, h: float) -> Taken:
+    """A step of h, its error as it is."""
+    return Dopri5(0.0, 1.0, norm).take(func, state, func(ZERO, state), ZERO, h)
+
+
 def observed_order(error: Callable[[float], float]) -> float:
     return math.log2(error(0.2) / error(0.1))
 
@@ -68,23 +73,20 @@ def test_steps_are_of_order_five_and_their_estimate_and_dense_output_of_order_fo
         """The error after steps of h to 2."""
         state = start()
         for _ in range(round(2 / h)):
-            state, _ = _step(func, state, func(ZERO, state), ZERO, h)
+            state = step(func, state, h).following
         return float((joined(state) - func.exact(2.0)).abs().max())
 
     assert observed_order(after) == pytest.approx(5, abs=0.2)
 
     def within(h: float) -> float:
         """The largest error inside a single step of h."""
-        following, slopes = _step(func, start(), func(ZERO, start()), ZERO, h)
-        inside = [0.2 * h, 0.4 * h, 0.7 * h]
-        rows = _rows(start(), following, slopes, 0.0, h, inside)
-        return max(float((joined(row) - func.exact(t)).abs().max()) for row, t in zip(rows, inside, strict=True))
+        taken = step(func, start(), h)
+        return max(float((joined(taken.between(q)) - func.exact(q * h)).abs().max()) for q in (0.2, 0.4, 0.7))
 
     assert observed_order(within) == pytest.approx(5, abs=0.3)  # of one step: one above the order of the whole
 
     def estimated(h: float) -> float:
-        following, slopes = _step(func, start(), func(ZERO, start()), ZERO, h)
-        return float(norm(_error(start(), following, slopes, h, 0.0, 1.0)))
+        return float(norm(step(func, start(), h).error))
 
     assert observed_order(estimated) == pytest.approx(5, abs=0.3)
 

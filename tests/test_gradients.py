@@ -280,10 +280,10 @@ def held(mode: str, time: float) -> int:
 
 
 def test_checkpointing_holds_far_less_and_hardly_more_for_a_longer_way() -> None:
-    short, long = ((held("backprop", t), held("checkpoint", t)) for t in (10.0, 50.0))
+    short, long = ((held("backprop", t), held("checkpoint", t)) for t in (10.0, 100.0))
     assert long[1] < long[0] / 8
-    assert long[0] > 1.8 * short[0]
-    assert long[1] < 1.5 * short[1]
+    assert long[0] > 2.8 * short[0]
+    assert long[1] < 2.2 * short[1]  # the steps between two marks have doubled once
 
 
 def coherent(lam: float = 0.3) -> tuple[Leaves, vd.SparseRecurrent]:

@@ -373,7 +373,7 @@ def test_two_processes_do_not_write_to_one_store(tmp_path: Path) -> None:
 # Resuming
 
 
-@pytest.mark.parametrize("method", ["dopri5", "rk4", "rkc"])
+@pytest.mark.parametrize("method", ["dopri5", "rk4", "rkc", "auto"])
 @settings(max_examples=4)
 @given(first=st.integers(1, 12), then=st.integers(0, 12), chunk=st.integers(1, 5), every=st.integers(1, 3))
 def test_a_raised_t_max_gives_what_the_longer_run_gives(

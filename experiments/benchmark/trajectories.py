@@ -163,7 +163,8 @@ def _judge(end: float, rtol: float, result: _Result) -> dict[str, float]:
     return {"accuracy": float(error[-1]), "error on the way": float(error.max()), "evaluations": result.evaluations}
 
 
-RKC, DOPRI5, TORCHDIFFEQ, DIFFRAX = "vars_dyn rkc", "vars_dyn dopri5", "torchdiffeq dopri5", "diffrax Tsit5"
+RKC, DOPRI5, AUTO = "vars_dyn rkc", "vars_dyn dopri5", "vars_dyn auto"
+TORCHDIFFEQ, DIFFRAX = "torchdiffeq dopri5", "diffrax Tsit5"
 
 
 def _work(end: float) -> str:
@@ -174,7 +175,8 @@ def _work(end: float) -> str:
 def short_trajectory() -> Row:
     """Row 4, T = 80."""
     contenders = (
-        Contender(RKC, partial(_ours, 80.0, "rkc", 5e-3), ours=True),
+        Contender(RKC, partial(_ours, 80.0, "rkc", 7e-3), ours=True),
+        Contender(AUTO, partial(_ours, 80.0, "auto", 1e-2), ours=True),
         Contender(TORCHDIFFEQ, partial(_torchdiffeq, 80.0, 1e-4)),
         Contender(DIFFRAX, partial(_diffrax, 80.0, 1e-4)),
         Contender("torchode dopri5", partial(_torchode, 80.0, 1e-4), every_round=False),
@@ -187,7 +189,8 @@ def short_trajectory() -> Row:
 def long_trajectory() -> Row:
     """Row 4, T = 600."""
     contenders = (
-        Contender(RKC, partial(_ours, 600.0, "rkc", 1.5e-2), ours=True),
+        Contender(RKC, partial(_ours, 600.0, "rkc", 3e-2), ours=True),
+        Contender(AUTO, partial(_ours, 600.0, "auto", 3e-2), ours=True),
         Contender(TORCHDIFFEQ, partial(_torchdiffeq, 600.0, 1e-4)),
     )
     goals = (Goal(RKC, TORCHDIFFEQ, 1 / 25),)
@@ -199,6 +202,7 @@ def tight_trajectory() -> Row:
     """Row 5."""
     contenders = (
         Contender(DOPRI5, partial(_ours, 20.0, "dopri5", 7e-6), ours=True),
+        Contender(AUTO, partial(_ours, 20.0, "auto", 7e-6), ours=True),
         Contender(TORCHDIFFEQ, partial(_torchdiffeq, 20.0, 1e-6)),
         Contender(DIFFRAX, partial(_diffrax, 20.0, 1e-6)),
         Contender(RKC, partial(_ours, 20.0, "rkc", 1e-6), every_round=False),

@@ -26,7 +26,7 @@ __all__ = ["MODES", "Adjoint", "Backprop", "Checkpoint", "Implicit", "Mode", "is
 
 #: Methods whose steps lean on more than the state they begin at (their history, or a last stage that is not f there):
 #: they are restarted on the way, under backpropagation too, or taken again whole.
-_RESTARTED = ("rkc", "fehlberg2", "adaptive_heun")
+_RESTARTED = ("rkc", "auto", "fehlberg2", "adaptive_heun")
 _WHOLE = ("explicit_adams", "implicit_adams")
 
 
@@ -51,9 +51,10 @@ class Backprop:
 class Checkpoint:
     """Backpropagation's gradient to rounding, with the state kept every few steps and the steps between taken again.
 
-    It keeps at most 4 sqrt(steps) states and about sqrt(steps) steps of the graph. "rkc", "fehlberg2" and
-    "adaptive_heun", whose steps lean on the one before, are restarted sixteen times on the way (under backpropagation
-    too) and recomputed from one restart to the next; an Adams method is taken again whole, which saves nothing.
+    It keeps at most 4 sqrt(steps) states and about sqrt(steps) steps of the graph. "rkc", "auto", "fehlberg2"
+    and "adaptive_heun", whose steps lean on the one before, are restarted sixteen times on the way (under
+    backpropagation too) and recomputed from one restart to the next; an Adams method is taken again whole, which saves
+    nothing.
     """
 
     def segment(self, plan: Plan, horizon: float) -> float:

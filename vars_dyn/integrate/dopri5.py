@@ -1,13 +1,12 @@
 """The Dormand-Prince pair of orders five and four, stepped with as little overhead as the fields' small states ask for.
 
 Dormand and Prince, "A family of embedded Runge-Kutta formulae", J. Comput. Appl. Math. 6 (1980). Between steps
-Shampine's quartic, "Some practical Runge-Kutta formulas", Math. Comp. 46 (1986). The length of steps follows a
-proportional-integral control (Gustafsson, ACM TOMS 17, 1991), which on these fields, with kinks on the way, needs fewer
-evaluations for the same error than a control that looks at the last error alone (docs/integration.md).
+Shampine's quartic, "Some practical Runge-Kutta formulas", Math. Comp. 46 (1986).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate.stepping import Watched, combined, landing
+from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, combined, march, rows_of, tolerated
 
-__all__ = ["odeint_dopri5", "retake_dopri5"]
+__all__ = ["Dopri5", "odeint_dopri5", "retake_dopri5"]
 
 _STAGES = (
     (1 / 5,),
@@ -40,11 +39,25 @@ _MIDDLE = (
     -1776094331 / 39487288512,
     11237099 / 470086768,
 )
-#: The control: h (aim / error)^proportional (last error / aim)^integral, within the limits.
-_AIM, _PROPORTIONAL, _INTEGRAL = 0.4, 0.08, 0.04
-_SHRINK, _GROW = 0.1, 10.0
-#: Smaller errors count as these, this step's and the last one's: the integral part must not hold back a growing step.
-_LEAST, _LEAST_BEFORE = 1e-8, 1e-4
+
+
+class Dopri5(Stepper):
+    """The pair as a method to `march` with, in steps of at most `cap`."""
+
+    control = Control(aim=0.4, proportional=0.08, integral=0.04, order=5)
+
+    def __init__(self, rtol: float, atol: float, norm: Callable[[State], Tensor], cap: float = math.inf) -> None:
+        self.rtol, self.atol, self.norm, self.longest = rtol, atol, norm, cap
+
+    def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
+        return _first_step(func, y, f, t0, self.rtol, self.atol, self.norm)
+
+    def take(self, func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float) -> Taken:
+        following, slopes = _step(func, y, f, t0, h)
+        with torch.no_grad():
+            nothing = tuple(torch.zeros_like(part) for part in y)
+            error = tolerated(combined(nothing, slopes, _ERROR, h), y, following, self.rtol, self.atol)
+        return Taken(following, slopes[-1], error, functools.partial(_between, y, slopes, h))
 
 
 def odeint_dopri5(
@@ -59,33 +72,8 @@ def odeint_dopri5(
     first_step: float | None = None,
     cap: float = math.inf,
 ) -> State:
-    """The states at the times `t`, from y0 at t[0], in steps of at most `cap`, stepping onto `end`.
-
-    Differentiable through the steps, whose lengths count as given.
-    """
-    times = t.tolist()
-    rows: list[State] = [y0]
-    time, y, f = times[0], y0, func(t[0], y0)
-    h = _first_step(func, y, f, t[0], rtol, atol, norm) if first_step is None else first_step
-    before: float | None = None  # the last accepted step's error
-    rejected = False
-    while len(rows) < len(times):
-        h = min(h, cap)
-        func.callback_step(time, y, h)
-        new = landing(time, h, end)
-        step = new - time
-        following, slopes = _step(func, y, f, t[0], step)
-        error = float(norm(_error(y, following, slopes, step, rtol, atol)))
-        if not error <= 1:  # NaN too
-            func.callback_reject_step(time, y, step)
-            # Not from the step alone, which the rounding of time may have made the longer one.
-            h = min(h, step) * _rounded(max(_SHRINK, 0.9 * error ** (-1 / 5)) if math.isfinite(error) else _SHRINK)
-            rejected = True
-            continue
-        rows.extend(_rows(y, following, slopes, time, new, times[len(rows) :]))
-        h = step * _rounded(min(_factor(error, before), 1.0 if rejected else _GROW))
-        time, y, f, before, rejected = new, following, slopes[-1], error, False
-    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+    """The states at the times `t`, from y0 at t[0], in steps of at most `cap`, stepping onto `end`."""
+    return march(func, y0, t, Dopri5(rtol, atol, norm, cap), norm=norm, end=end, first_step=first_step)
 
 
 def retake_dopri5(func: Callable[[Tensor, State], State], y0: State, t: Tensor, ends: Sequence[float]) -> State:
@@ -95,21 +83,10 @@ def retake_dopri5(func: Callable[[Tensor, State], State], y0: State, t: Tensor, 
     time, y, f = times[0], y0, func(t[0], y0)
     for new in ends:
         following, slopes = _step(func, y, f, t[0], new - time)
-        rows.extend(_rows(y, following, slopes, time, new, times[len(rows) :]))
+        taken = Taken(following, slopes[-1], (), functools.partial(_between, y, slopes, new - time))
+        rows.extend(rows_of(taken, time, new, times[len(rows) :]))
         time, y, f = new, following, slopes[-1]
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-
-
-def _factor(error: float, before: float | None) -> float:
-    """By how much the next step is longer, from this step's error and the last one's."""
-    error = max(error, _LEAST)
-    before = max(error if before is None else before, _LEAST_BEFORE)
-    return max((_AIM / error) ** _PROPORTIONAL * (before / _AIM) ** _INTEGRAL, _SHRINK)
-
-
-def _rounded(factor: float) -> float:
-    """The factor in sixty-fourths, so that steps do not depend on how errors are rounded in a batch of this size."""
-    return round(64 * factor) / 64
 
 
 def _step(
@@ -124,25 +101,9 @@ def _step(
     return following, slopes
 
 
-@torch.no_grad()
-def _error(y: State, new: State, slopes: list[State], h: float, rtol: float, atol: float) -> State:
-    """The estimated error of a step, relative to what is tolerated."""
-    nothing = tuple(torch.zeros_like(part) for part in y)
-    ratio = []
-    for estimate, a, b in zip(combined(nothing, slopes, _ERROR, h), y, new, strict=True):
-        ratio.append(estimate.div_(torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(atol)))
-    return tuple(ratio)
-
-
-def _rows(y: State, following: State, slopes: list[State], time: float, new: float, times: list[float]) -> list[State]:
-    """The states at those of `times`, which are after `time`, that are up to `new`."""
-    rows = []
-    for at in times:
-        if at > new:
-            break
-        share = (at - time) / (new - time)
-        rows.append(following if at == new else combined(y, slopes, _weights(share), new - time))
-    return rows
+def _between(y: State, slopes: list[State], h: float, share: float) -> State:
+    """The state at `share` of the step."""
+    return combined(y, slopes, _weights(share), h)
 
 
 def _weights(q: float) -> tuple[float, ...]:

@@ -53,7 +53,8 @@ def integrate(
         state: the state at times[0], a tuple shaped like `field.initial_state()`.
         times: increasing, at least one; in membrane time constants.
         method: "dopri5" (`vars_dyn.integrate.dopri5`), "rkc", the stabilised method for long ways to the equilibrium
-            (`vars_dyn.integrate.rkc`), or one of torchdiffeq's adaptive ("dopri8", "bosh3", "fehlberg2",
+            (`vars_dyn.integrate.rkc`), "auto", which changes between these two on the way to the one that takes fewer
+            evaluations (`vars_dyn.integrate.auto`), or one of torchdiffeq's adaptive ("dopri8", "bosh3", "fehlberg2",
             "adaptive_heun") or fixed-step methods ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams",
             "implicit_adams").
         rtol: relative tolerance of the adaptive methods. The error norm is the largest over signals of each one's RMS,
@@ -69,7 +70,7 @@ def integrate(
         cap_steps: whether no step may exceed the method's stability limit over `field.stiffness()`. By default where a
             gap or a gradient is wanted: uncapped, the error near an attractor stalls at about rtol.
         check_every: time between looks at the gap; by default one time constant, or ten capped steps if that is longer
-            (for "rkc" doubling as time goes on, so that its steps may grow).
+            (for "rkc" and "auto" doubling as time goes on, so that its steps may grow).
         max_steps: attempted steps at most.
 
     Returns:
@@ -220,7 +221,8 @@ def _plan(
     elif reason:
         warnings.warn(reason, stacklevel=3)
     stiffness = float(field.stiffness().max())
-    limit = {**ADAPTIVE_METHODS, **FIXED_METHODS}.get(method, math.inf)
+    # What "auto" caps are its steps of dopri5.
+    limit = {**ADAPTIVE_METHODS, **FIXED_METHODS, "auto": ADAPTIVE_METHODS["dopri5"]}.get(method, math.inf)
     cap = limit / stiffness if (cap_steps or gap is not None) else math.inf
     if method in UNSAFE_METHODS and not cap_steps:
         cap = UNSAFE_METHODS[method] * limit / stiffness

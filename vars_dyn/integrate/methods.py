@@ -36,8 +36,8 @@ FIXED_METHODS = {
 }
 #: Methods whose error estimate lets growth pass, so that their steps are always capped, at this share of the limit.
 UNSAFE_METHODS = {"fehlberg2": 0.25}
-#: Methods that take as many stages as the stiffness asks for, and need no cap.
-STABILISED_METHODS = ("rkc",)
+#: Methods that take as many stages as the stiffness asks for ("auto" where that is cheaper than "dopri5").
+STABILISED_METHODS = ("rkc", "auto")
 #: A V whose second derivatives exceed this lets an error of the size that rtol allows raise it by more than about
 #: 10 rtol^2 of its value: beyond, errors are weighed by the square root of the excess, as V weighs them.
 MILD_CURVATURE = 20.0

@@ -8,18 +8,18 @@ equilibrium is long; on a short way at a tight tolerance a method of higher orde
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate.stepping import Watched, landing
+from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, march, tolerated
 
-__all__ = ["MAX_STAGES", "odeint_rkc", "stability_interval", "stages_for"]
+__all__ = ["MAX_STAGES", "Rkc", "odeint_rkc", "stability_interval", "stages_for"]
 
 _DAMPING = 2 / 13
 #: More stages than this are not taken in one step: rounding grows with their square.
@@ -33,7 +33,7 @@ class _Coefficients(NamedTuple):
     rows: tuple[tuple[float, float, float, float], ...]
 
 
-@cache
+@functools.cache
 def _chebyshev(s: int) -> tuple[list[float], list[float], list[float], float]:
     """T_j, T'_j and T''_j at w0 = 1 + damping / s^2, for j up to s, and w0."""
     w0 = 1 + _DAMPING / s**2
@@ -45,7 +45,7 @@ def _chebyshev(s: int) -> tuple[list[float], list[float], list[float], float]:
     return t, d, dd, w0
 
 
-@cache
+@functools.cache
 def _coefficients(s: int) -> _Coefficients:
     t, d, dd, w0 = _chebyshev(s)
     w1 = d[s] / dd[s]
@@ -59,7 +59,7 @@ def _coefficients(s: int) -> _Coefficients:
     return _Coefficients(b[1] * w1, tuple(rows))
 
 
-@cache
+@functools.cache
 def stability_interval(s: int) -> float:
     """The largest h rho at which s >= 2 stages are stable."""
     _, d, dd, w0 = _chebyshev(s)
@@ -74,6 +74,33 @@ def stages_for(h_rho: float) -> int:
     while stability_interval(s) < h_rho:
         s += 1
     return s
+
+
+class Rkc(Stepper):
+    """The method to `march` with, in as many stages as a step asks for; `rho` bounds the Jacobian's eigenvalues."""
+
+    control = Control(aim=0.5, proportional=0.2, integral=0.1, order=3)
+
+    def __init__(self, rtol: float, atol: float, norm: Callable[[State], Tensor], rho: float) -> None:
+        self.rtol, self.atol, self.norm, self.rho = rtol, atol, norm, rho
+        self.longest = 0.98 * stability_interval(MAX_STAGES) / rho
+
+    def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
+        return _first_step(func, y, f, t0, self.rtol, self.atol, self.rho, self.norm)
+
+    def take(self, func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float) -> Taken:
+        following = _step(func, y, f, t0, h, stages_for(h * self.rho))
+        slope = func(t0, following)
+        error = self.error(y, following, f, slope, h)
+        return Taken(following, slope, error, functools.partial(_between, y, following, f, slope, h))
+
+    @torch.no_grad()
+    def error(self, y: State, new: State, f: State, slope: State, h: float) -> State:
+        """The estimate 0.8 (y_n - y_n+1) + 0.4 h (f_n + f_n+1), relative to what is tolerated."""
+        estimate = []
+        for a, b, c, d in zip(y, new, f, slope, strict=True):
+            estimate.append(torch.sub(a, b).mul_(0.8).add_(c, alpha=0.4 * h).add_(d, alpha=0.4 * h))
+        return tolerated(tuple(estimate), y, new, self.rtol, self.atol)
 
 
 def odeint_rkc(
@@ -92,44 +119,7 @@ def odeint_rkc(
 
     Between steps the cubic through both ends' states and derivatives is evaluated, of the method's own order.
     """
-    times = t.tolist()
-    rows: list[State] = [y0]
-    time, y, f = times[0], y0, func(t[0], y0)
-    widest = 0.98 * stability_interval(MAX_STAGES) / rho
-    h = _first_step(func, y, f, t[0], rtol, atol, rho, norm) if first_step is None else first_step
-    before: tuple[float, float] | None = None  # the last accepted step and its error
-    rejected = False
-    while len(rows) < len(times):
-        h = min(h, widest)
-        func.callback_step(time, y, h)
-        new = landing(time, h, end)
-        step = new - time
-        following = _step(func, y, f, t[0], step, stages_for(step * rho))
-        slope = func(t[0], following)
-        error = float(norm(_error(y, following, f, slope, step, rtol, atol)))
-        if not error <= 1:  # NaN too
-            func.callback_reject_step(time, y, step)
-            h = min(h, step) * (max(0.1, 0.8 * error ** (-1 / 3)) if math.isfinite(error) else 0.1)
-            rejected = True
-            continue
-        while len(rows) < len(times) and times[len(rows)] <= new:
-            rows.append(_between(y, following, f, slope, step, (times[len(rows)] - time) / step))
-        proposed = step * _growth(error, step, before, rejected)
-        # A step cut short to land on `end` says little of how long the next may be.
-        h = max(proposed, h) if step < h else proposed
-        before, rejected = (step, max(error, 1e-8)), False
-        time, y, f = new, following, slope
-    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-
-
-def _growth(error: float, step: float, before: tuple[float, float] | None, rejected: bool) -> float:
-    """The factor for the next step, from this error and how the last two went (Watts' prediction)."""
-    error = max(error, 1e-8)
-    factor = 0.8 * error ** (-1 / 3)
-    if before is not None and not rejected:
-        last_step, last_error = before
-        factor = min(factor, factor * (last_error / error) ** (1 / 3) * (step / last_step))
-    return min(max(factor, 0.1), 1.0 if rejected else 10.0)
+    return march(func, y0, t, Rkc(rtol, atol, norm, rho), norm=norm, end=end, first_step=first_step)
 
 
 def _first_step(
@@ -143,7 +133,7 @@ def _first_step(
     return 0.1 * h / math.sqrt(change) if 0.1 < math.sqrt(change) < math.inf else h
 
 
-def _step(func: Watched, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
+def _step(func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
     """One step of `stages` stages from y, where the derivative is f."""
     if not torch.is_grad_enabled():
         return _step_in_place(func, y, f, t0, h, stages)
@@ -160,7 +150,9 @@ def _step(func: Watched, y: State, f: State, t0: Tensor, h: float, stages: int) 
     return newer
 
 
-def _step_in_place(func: Watched, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
+def _step_in_place(
+    func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float, stages: int
+) -> State:
     """`_step` where no gradient is wanted, in the same three tensors from stage to stage and to the same bits.
 
     A function that kept the state it is called with would see it change.
@@ -177,19 +169,8 @@ def _step_in_place(func: Watched, y: State, f: State, t0: Tensor, h: float, stag
     return newer
 
 
-def _error(y: State, new: State, f: State, slope: State, h: float, rtol: float, atol: float) -> State:
-    """The estimate 0.8 (y_n - y_n+1) + 0.4 h (f_n + f_n+1), relative to what is tolerated."""
-    ratio = []
-    for a, b, c, d in zip(y, new, f, slope, strict=True):
-        estimate = 0.8 * (a - b) + (0.4 * h) * (c + d)
-        ratio.append(estimate / (atol + rtol * torch.maximum(a.abs(), b.abs())))
-    return tuple(ratio)
-
-
 def _between(y: State, new: State, f: State, slope: State, h: float, share: float) -> State:
     """The cubic Hermite interpolant at `share` of the step."""
-    if share >= 1:
-        return new
     q = share
     h00, h01 = (1 + 2 * q) * (1 - q) ** 2, q**2 * (3 - 2 * q)
     h10, h11 = h * q * (1 - q) ** 2, h * q**2 * (q - 1)

@@ -1,4 +1,4 @@
-"""One call for every method: torchdiffeq's, and this package's own "dopri5" and "rkc"."""
+"""One call for every method: torchdiffeq's, and this package's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torchdiffeq
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
+from vars_dyn.integrate.auto import odeint_auto
 from vars_dyn.integrate.dopri5 import odeint_dopri5
 from vars_dyn.integrate.rkc import odeint_rkc
 
@@ -28,5 +29,7 @@ def odeint(func: Any, y0: State, t: Tensor, *, rtol: float, atol: float, method:
         return odeint_dopri5(func, y0, t, cap=options.get("max_step", math.inf), **own)
     if method == "rkc":
         return odeint_rkc(func, y0, t, rho=options["stiffness"], **own)
+    if method == "auto":
+        return odeint_auto(func, y0, t, rho=options["stiffness"], cap=options.get("max_step", math.inf), **own)
     solution: State = torchdiffeq.odeint(func, y0, t, rtol=rtol, atol=atol, method=method, options=options)
     return solution

@@ -1,0 +1,75 @@
+"""Between the Dormand-Prince pair and the stabilised method, whichever needs fewer evaluations for the time ahead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from vars_dyn.dynamics.base import State
+from vars_dyn.integrate.dopri5 import Dopri5
+from vars_dyn.integrate.rkc import Rkc, stages_for
+from vars_dyn.integrate.stepping import Stepper, Watched, march
+
+__all__ = ["odeint_auto"]
+
+#: h rho from which "dopri5" may be held by stability ("rho" is a bound; its limit is 3.3), so that "rkc" is tried.
+_STIFF = 2.0
+#: A first step of h rho above this comes from "rkc": it is beyond what "dopri5" takes.
+_BEYOND = 5.0
+#: Evaluations to a step of "dopri5".
+_STAGES = 6
+#: Steps of "dopri5" before a trial, doubled after each that fails, and steps in a row at which a trial is too dear.
+_PATIENCE, _STRIKES = 3, 3
+
+
+class _Switch:
+    """Which method goes on: "rkc" is tried where steps are stiff, and stays while it is the cheaper one."""
+
+    def __init__(self, dopri5: Dopri5, rkc: Rkc) -> None:
+        self.dopri5, self.rkc = dopri5, rkc
+        self.patience, self.stiff, self.strikes = _PATIENCE, 0, 0
+        self.left = math.inf  # the step at which "dopri5" was left, the longest that is known of it
+
+    def begin(self, first_step: float | None) -> Stepper:
+        if first_step is None or first_step * self.rkc.rho <= _BEYOND:
+            return self.dopri5
+        self.left = _BEYOND / self.rkc.rho
+        return self.rkc
+
+    def follow(self, stepper: Stepper, step: float, proposed: float) -> tuple[Stepper, float]:
+        """The method and the step to go on with after `step`, where its control proposes the next one."""
+        if stepper is self.dopri5:
+            self.stiff = self.stiff + 1 if step * self.rkc.rho > _STIFF else 0
+            if self.stiff < self.patience:
+                return stepper, proposed
+            self.left, self.strikes = proposed, 0
+            return self.rkc, proposed
+        dear = stages_for(proposed * self.rkc.rho) / proposed > _STAGES / self.left
+        self.strikes = self.strikes + 1 if dear else 0
+        if self.strikes < _STRIKES:
+            return stepper, proposed
+        self.patience, self.stiff = 2 * self.patience, 0
+        return self.dopri5, self.left
+
+
+def odeint_auto(
+    func: Watched,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: float,
+    atol: float,
+    rho: float,
+    norm: Callable[[State], Tensor],
+    end: float,
+    first_step: float | None = None,
+    cap: float = math.inf,
+) -> State:
+    """The states at the times `t`, from y0 at t[0], stepping onto `end`: by "dopri5" in steps of at most `cap`, and by
+    "rkc" where that is cheaper; `rho` bounds the Jacobian's eigenvalues.
+    """
+    switch = _Switch(Dopri5(rtol, atol, norm, cap), Rkc(rtol, atol, norm, rho))
+    first = switch.begin(first_step)
+    return march(func, y0, t, first, norm=norm, end=end, first_step=first_step, follow=switch.follow)
