@@ -84,7 +84,7 @@ def retake_dopri5(func: Callable[[Tensor, State], State], y0: State, t: Tensor, 
     for new in ends:
         following, slopes = _step(func, y, f, t[0], new - time)
         taken = Taken(following, slopes[-1], (), functools.partial(_between, y, slopes, new - time))
-        rows.extend(rows_of(taken, time, new, times[len(rows) :]))
+        rows.extend(rows_of(taken, time, new, times, len(rows)))
         time, y, f = new, following, slopes[-1]
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -126,7 +127,7 @@ def march(
             h = min(h, step) * stepper.control.shorter(error)
             rejected = True
             continue
-        rows.extend(rows_of(taken, time, new, times[len(rows) :]))
+        rows.extend(rows_of(taken, time, new, times, len(rows)))
         factor = stepper.control.longer(error, before)
         h = step * (min(factor, 1.0) if rejected else factor)
         before, rejected = error, False
@@ -137,9 +138,9 @@ def march(
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
 
-def rows_of(taken: Taken, time: float, new: float, times: list[float]) -> list[State]:
-    """The states at those of `times`, which are after `time`, that are up to the step's end `new`."""
-    inside = [at for at in times if at <= new]
+def rows_of(taken: Taken, time: float, new: float, times: list[float], first: int) -> list[State]:
+    """The states at those of `times`, from number `first` on, that are up to the step's end `new`."""
+    inside = times[first : bisect.bisect_right(times, new, lo=first)]
     return [taken.following if at == new else taken.between((at - time) / (new - time)) for at in inside]
 
 
