@@ -188,20 +188,21 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
         for part in _images(batch, len(static)):
             of_code[part, :, m:] = torch.bmm(grad[part].mT, static)
     of_drive, of_gram = _through_steps(_Solved(drive, gram, move, inverse, codes, code, vector), of_code)
-    both = of_gram + of_gram.mT
     # Phi^T times Phi's derivative has this diagonal, which normalisation takes out of it.
-    radial = (gram * both).sum(-1) + (drive * of_drive).sum(-2) + (of_code * code).sum(-2)
+    entries = gram * of_gram
+    radial = (entries.sum(-1) + entries.sum(-2) + (drive * of_drive).sum(-2) + (of_code * code).sum(-2))[:, :m]
+    small = of_gram[:, :m, :m] + of_gram[:, :m, :m].mT
+    across = None if static is None else of_gram[:, m:, :m] + of_gram[:, :m, m:].mT
     to_drive, from_code = of_drive[..., :m] * scale, code[..., :m] * scale
     of_query = of_projection = None
     if needs[0] or needs[1]:
-        small = both[:, :m, :m].clone()
-        small.diagonal(dim1=-2, dim2=-1).sub_(radial[:, :m])
+        small.diagonal(dim1=-2, dim2=-1).sub_(radial)
         of_exponent = torch.bmm(features, small.mul_(scale.mT * scale))
         of_exponent.baddbmm_(values, to_drive).baddbmm_(grad, from_code)
-        if static is not None:
-            across = both[:, m:, :m] * scale
+        if static is not None and across is not None:
+            scaled = across * scale
             for part in _images(batch, len(static)):
-                of_exponent[part].baddbmm_(static, across[part])
+                of_exponent[part].baddbmm_(static, scaled[part])
         of_exponent.mul_(features)
         if needs[0]:
             turned = torch.bmm(of_exponent, _repeated(projection, batch).mT)
@@ -217,12 +218,13 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
                 of_values[part].baddbmm_(static, of_drive[part, :, m:].mT)
         of_values = of_values.view(shape)
     of_static = None
-    if static is not None and needs[2]:
+    if static is not None and across is not None and needs[2]:
         heads = len(static)
-        of_static = torch.bmm(static, both[:, m:, m:].unflatten(0, (batch, heads)).sum(0))
-        across = both[:, :m, m:] * scale.mT
+        own = of_gram[:, m:, m:].unflatten(0, (batch, heads)).sum(0)
+        of_static = torch.bmm(static, own + own.mT)
+        scaled = across.mT * scale.mT
         for part in _images(batch, heads):
-            of_static.baddbmm_(features[part], across[part])
+            of_static.baddbmm_(features[part], scaled[part])
             of_static.baddbmm_(values[part], of_drive[part, :, m:]).baddbmm_(grad[part], code[part, :, m:])
     return [of_query, of_projection, of_static, of_values]
 
