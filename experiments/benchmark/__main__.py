@@ -1,10 +1,10 @@
 """Speed beside the peers: `python -m experiments.benchmark [NAMES ...] [--out FOLDER]`.
 
-Every row is one kind of work, done by this package and by its peers in one process, one after the other, round after
-round, on one thread. What counts is processor time, the median of the rounds, and the accuracy that each reached: a
-ratio of a result that is less accurate than asked for, and than the peer's, does not count. `--out` writes table.md
-(the goals, then every row) and benchmark.json. Peers are the extra `bench`; one that is not installed is reported so.
-`--list` names the rows.
+Every row is one kind of work, done by this package and by its peers in one process, the row's own, one after the
+other, round after round, on one thread. What counts is processor time, the median of the rounds, and the accuracy that
+each reached: a ratio of a result that is less accurate than asked for, and than the peer's, does not count. `--out`
+writes table.md (the goals, then every row) and benchmark.json. Peers are the extra `bench`; one that is not installed
+is reported so. `--list` names the rows.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
-import torch
-
 from experiments.benchmark import report
-from experiments.benchmark.alternating import run_row
+from experiments.benchmark.processes import measure_rows
 from experiments.benchmark.rows import ROWS
 
 
@@ -49,13 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return _refused(f"--out {options.out} cannot be made: {error.strerror}")
-    torch.set_num_threads(1)
     command = " ".join(["python -m experiments.benchmark", *given])
     record = {**report.header(command, options.rounds, "cpu"), "rows": []}
     done = []
-    for name in chosen:
-        row = ROWS[name]()
-        measured = run_row(row, options.rounds)
+    for row, measured in measure_rows(chosen, options.rounds):
         record["rows"].append(report.as_json(row, measured))
         done.append((row, measured))
         print(report.section(row, measured), flush=True)

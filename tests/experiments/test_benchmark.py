@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +99,15 @@ def test_the_command_writes_both_tables(
     assert "### some" in page
     assert "### some" in capsys.readouterr().out
     assert not list(tmp_path.glob("**/*.part"))
+
+
+def test_several_rows_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    given = ["training-64", "training-64", "--rounds", "5", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "experiments.benchmark", *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == 2 * ["training-64"]
+    assert all(len(one["rounds"]) == 5 for row in rows for one in row["contenders"])
 
 
 @pytest.mark.parametrize(
