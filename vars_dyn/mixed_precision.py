@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -157,17 +157,18 @@ class _Admm:
         eye = torch.eye(work.gram.shape[-1], dtype=rho.dtype, device=rho.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(work.gram + rho * eye)[0])
         self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (work.drive @ inverse)
-        self.bound, self.nonnegative = work.lam / rho, work.nonnegative
+        self.bound, self.nonnegative = _one_number(work.lam / rho), work.nonnegative
         self.w, self.u = torch.zeros_like(work.drive), torch.zeros_like(work.drive)
 
     def run(self, steps: int) -> None:
         """Take `steps` steps."""
         w, u, v = self.w, self.u, torch.empty_like(self.w)
-        lower = None if self.nonnegative else -self.bound
+        upper: Any = self.bound  # both of numbers or both of tensors, which the types of clamp do not say
+        lower = None if self.nonnegative else -upper
         for _ in range(steps):
             torch.sub(w, u, alpha=2, out=v)
             w = torch.baddbmm(self.rest, v, self.pull).add_(u, alpha=2 - _RELAX)
-            u = w.clamp(lower, self.bound)
+            u = w.clamp(lower, upper)
         self.w, self.u = w, u
 
     def code(self) -> Tensor:
@@ -175,8 +176,16 @@ class _Admm:
 
     def keep(self, signals: Tensor) -> None:
         """Go on with these signals of the one element only."""
-        for name in ("rest", "bound", "w", "u"):
+        for name in ("rest", "w", "u"):
             setattr(self, name, getattr(self, name)[:, signals])
+        if isinstance(self.bound, Tensor):
+            self.bound = self.bound[:, signals]
+
+
+def _one_number(bound: Tensor) -> Tensor | float:
+    """A number where all entries are the same: clamping by it takes half as long."""
+    least, most = bound.aminmax()
+    return float(least) if bool(least == most) else bound
 
 
 def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> tuple[Found, Tensor]:
