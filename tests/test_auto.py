@@ -11,7 +11,7 @@ from torch import Tensor
 import vars_dyn as vd
 from tests.strategies import normal
 from vars_dyn.integrate import Statistics, auto, start_of, stream
-from vars_dyn.integrate.auto import _Switch
+from vars_dyn.integrate.auto import Switch
 from vars_dyn.integrate.dopri5 import Dopri5
 from vars_dyn.integrate.rkc import Rkc
 
@@ -83,11 +83,11 @@ def test_it_begins_with_dopri5_and_ends_with_rkc_where_the_way_is_long(monkeypat
     assert max(h for name, h in steps.taken if name == "Rkc") > 5 * limit
 
 
-def switch(rho: float = 1.0) -> _Switch:
+def switch(rho: float = 1.0) -> Switch:
     def norm(error: tuple[Tensor, ...]) -> Tensor:
         return error[0].norm()
 
-    return _Switch(Dopri5(1e-4, 1e-5, norm), Rkc(1e-4, 1e-5, norm, rho))
+    return Switch(Dopri5(1e-4, 1e-5, norm), Rkc(1e-4, 1e-5, norm, rho))
 
 
 def test_a_trial_that_fails_returns_to_where_dopri5_was_and_waits_twice_as_long() -> None:

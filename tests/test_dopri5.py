@@ -13,8 +13,8 @@ from torch import Tensor
 import vars_dyn as vd
 from tests.strategies import normal
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate.dopri5 import Dopri5, odeint_dopri5, retake_dopri5
-from vars_dyn.integrate.stepping import Taken, landing
+from vars_dyn.integrate.dopri5 import Dopri5, retake_dopri5
+from vars_dyn.integrate.stepping import Taken, landing, march
 
 ZERO = torch.tensor(0.0, dtype=torch.float64)
 
@@ -96,7 +96,7 @@ def test_a_step_is_torchdiffeqs_and_so_is_the_state_inside_it() -> None:
     times = torch.tensor([0.0, 0.1, 0.21, h], dtype=torch.float64)
     options = {"first_step": h, "step_t": times[-1:]}
     theirs = torchdiffeq.odeint(func, start(), times, rtol=1e3, atol=1e3, method="dopri5", options=options)
-    ours = odeint_dopri5(func, start(), times, rtol=1e3, atol=1e3, norm=norm, end=h, first_step=h)
+    ours = march(func, start(), times, Dopri5(1e3, 1e3, norm), end=h, first_step=h)
     for part, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(part, other, rtol=1e-13, atol=1e-14)
 
@@ -104,7 +104,7 @@ def test_a_step_is_torchdiffeqs_and_so_is_the_state_inside_it() -> None:
 @pytest.mark.parametrize("rtol", [1e-4, 1e-7, 1e-10])
 def test_errors_follow_the_tolerance_at_every_time(rtol: float) -> None:
     func, times = Oscillator(), torch.linspace(0, 20, 53, dtype=torch.float64)
-    ours = odeint_dopri5(func, start(), times, rtol=rtol, atol=rtol, norm=norm, end=20.0)
+    ours = march(func, start(), times, Dopri5(rtol, rtol, norm), end=20.0)
     exact = torch.stack([func.exact(float(t)) for t in times])
     error = float((torch.cat([part.flatten(1) for part in ours], 1) - exact).abs().max())
     assert 1e-3 * rtol < error < 20 * rtol
@@ -117,7 +117,7 @@ def test_errors_follow_the_tolerance_at_every_time(rtol: float) -> None:
 def test_a_step_that_is_too_long_is_shortened_and_one_that_is_short_grows() -> None:
     for first in (15.0, 1e-9):
         func, times = Oscillator(), torch.tensor([0.0, 20.0], dtype=torch.float64)
-        found = odeint_dopri5(func, start(), times, rtol=1e-6, atol=1e-6, norm=norm, end=20.0, first_step=first)
+        found = march(func, start(), times, Dopri5(1e-6, 1e-6, norm), end=20.0, first_step=first)
         assert float((joined(tuple(part[-1] for part in found)) - func.exact(20.0)).abs().max()) < 1e-5
         assert len(func.taken) < 110
         assert (first > 1) == (0.0 in func.refused)
@@ -139,7 +139,7 @@ def test_landing_is_on_the_end_or_short_of_it() -> None:
 
 def test_steps_taken_again_give_the_same_bits() -> None:
     func, times = Oscillator(), torch.linspace(0, 20, 31, dtype=torch.float64)
-    whole = odeint_dopri5(func, start(), times, rtol=1e-6, atol=1e-6, norm=norm, end=20.0, first_step=6.0)
+    whole = march(func, start(), times, Dopri5(1e-6, 1e-6, norm), end=20.0, first_step=6.0)
     assert func.refused
     starts = sorted({t for t, _ in func.taken})
     again = retake_dopri5(func, start(), times, [*starts[1:], 20.0])

@@ -11,7 +11,8 @@ from torch import Tensor
 import vars_dyn as vd
 from vars_dyn.dynamics.base import State
 from vars_dyn.integrate import start_of, stream
-from vars_dyn.integrate.rkc import MAX_STAGES, _step, odeint_rkc, stability_interval, stages_for
+from vars_dyn.integrate.rkc import MAX_STAGES, Rkc, _step, stability_interval, stages_for
+from vars_dyn.integrate.stepping import march
 
 
 class Linear:
@@ -86,7 +87,7 @@ def test_between_steps_the_error_stays_of_the_tolerance_s_size() -> None:
         return torch.stack([part.square().mean() for part in error]).max().sqrt()
 
     for rtol, bound in ((1e-4, 2e-3), (1e-6, 5e-5)):
-        states = odeint_rkc(func, start(), times, rtol=rtol, atol=rtol, rho=400.0, norm=norm, end=5.0)
+        states = march(func, start(), times, Rkc(rtol, rtol, norm, rho=400.0), end=5.0)
         exact = torch.stack([func.exact(start()[0], float(t)) for t in times])
         assert float((states[0] - exact).abs().max()) < bound
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from torch import Tensor
-
-from vars_dyn.dynamics.base import State
 from vars_dyn.integrate.dopri5 import Dopri5
 from vars_dyn.integrate.rkc import Rkc, stages_for
-from vars_dyn.integrate.stepping import Stepper, Watched, march
+from vars_dyn.integrate.stepping import Stepper
 
-__all__ = ["odeint_auto"]
+__all__ = ["Switch"]
 
 #: h rho from which "dopri5" may be held by stability ("rho" is a bound; its limit is 3.3), so that "rkc" is tried.
 _STIFF = 2.0
@@ -24,7 +20,7 @@ _STAGES = 6
 _PATIENCE, _STRIKES = 3, 3
 
 
-class _Switch:
+class Switch:
     """Which method goes on: "rkc" is tried where steps are stiff, and stays while it is the cheaper one."""
 
     def __init__(self, dopri5: Dopri5, rkc: Rkc) -> None:
@@ -33,6 +29,7 @@ class _Switch:
         self.left = math.inf  # the step at which "dopri5" was left, the longest that is known of it
 
     def begin(self, first_step: float | None) -> Stepper:
+        """The method to begin with, with that step."""
         if first_step is None or first_step * self.rkc.rho <= _BEYOND:
             return self.dopri5
         self.left = _BEYOND / self.rkc.rho
@@ -52,24 +49,3 @@ class _Switch:
             return stepper, proposed
         self.patience, self.stiff = 2 * self.patience, 0
         return self.dopri5, self.left
-
-
-def odeint_auto(
-    func: Watched,
-    y0: State,
-    t: Tensor,
-    *,
-    rtol: float,
-    atol: float,
-    rho: float,
-    norm: Callable[[State], Tensor],
-    end: float,
-    first_step: float | None = None,
-    cap: float = math.inf,
-) -> State:
-    """The states at the times `t`, from y0 at t[0], stepping onto `end`: by "dopri5" in steps of at most `cap`, and by
-    "rkc" where that is cheaper; `rho` bounds the Jacobian's eigenvalues.
-    """
-    switch = _Switch(Dopri5(rtol, atol, norm, cap), Rkc(rtol, atol, norm, rho))
-    first = switch.begin(first_step)
-    return march(func, y0, t, first, norm=norm, end=end, first_step=first_step, follow=switch.follow)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, combined, march, rows_of, tolerated
+from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, combined, rows_of, tolerated
 
-__all__ = ["Dopri5", "odeint_dopri5", "retake_dopri5"]
+__all__ = ["Dopri5", "retake_dopri5"]
 
 _STAGES = (
     (1 / 5,),
@@ -42,12 +42,9 @@ _MIDDLE = (
 
 
 class Dopri5(Stepper):
-    """The pair as a method to `march` with, in steps of at most `cap`."""
+    """The pair as a method to `march` with."""
 
     control = Control(aim=0.4, proportional=0.08, integral=0.04, order=5)
-
-    def __init__(self, rtol: float, atol: float, norm: Callable[[State], Tensor], cap: float = math.inf) -> None:
-        self.rtol, self.atol, self.norm, self.longest = rtol, atol, norm, cap
 
     def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
         return _first_step(func, y, f, t0, self.rtol, self.atol, self.norm)
@@ -58,22 +55,6 @@ class Dopri5(Stepper):
             nothing = tuple(torch.zeros_like(part) for part in y)
             error = tolerated(combined(nothing, slopes, _ERROR, h), y, following, self.rtol, self.atol)
         return Taken(following, slopes[-1], error, functools.partial(_between, y, slopes, h))
-
-
-def odeint_dopri5(
-    func: Watched,
-    y0: State,
-    t: Tensor,
-    *,
-    rtol: float,
-    atol: float,
-    norm: Callable[[State], Tensor],
-    end: float,
-    first_step: float | None = None,
-    cap: float = math.inf,
-) -> State:
-    """The states at the times `t`, from y0 at t[0], in steps of at most `cap`, stepping onto `end`."""
-    return march(func, y0, t, Dopri5(rtol, atol, norm, cap), norm=norm, end=end, first_step=first_step)
 
 
 def retake_dopri5(func: Callable[[Tensor, State], State], y0: State, t: Tensor, ends: Sequence[float]) -> State:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, march, tolerated
+from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, tolerated
 
-__all__ = ["MAX_STAGES", "Rkc", "odeint_rkc", "stability_interval", "stages_for"]
+__all__ = ["MAX_STAGES", "Rkc", "stability_interval", "stages_for"]
 
 _DAMPING = 2 / 13
 #: More stages than this are not taken in one step: rounding grows with their square.
@@ -77,13 +77,16 @@ def stages_for(h_rho: float) -> int:
 
 
 class Rkc(Stepper):
-    """The method to `march` with, in as many stages as a step asks for; `rho` bounds the Jacobian's eigenvalues."""
+    """The method to `march` with, in as many stages as a step asks for; `rho` bounds the Jacobian's eigenvalues.
+
+    Between steps the cubic through both ends' states and derivatives is evaluated, of the method's own order.
+    """
 
     control = Control(aim=0.5, proportional=0.2, integral=0.1, order=3)
 
     def __init__(self, rtol: float, atol: float, norm: Callable[[State], Tensor], rho: float) -> None:
-        self.rtol, self.atol, self.norm, self.rho = rtol, atol, norm, rho
-        self.longest = 0.98 * stability_interval(MAX_STAGES) / rho
+        super().__init__(rtol, atol, norm, 0.98 * stability_interval(MAX_STAGES) / rho)
+        self.rho = rho
 
     def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
         return _first_step(func, y, f, t0, self.rtol, self.atol, self.rho, self.norm)
@@ -101,25 +104,6 @@ class Rkc(Stepper):
         for a, b, c, d in zip(y, new, f, slope, strict=True):
             estimate.append(torch.sub(a, b).mul_(0.8).add_(c, alpha=0.4 * h).add_(d, alpha=0.4 * h))
         return tolerated(tuple(estimate), y, new, self.rtol, self.atol)
-
-
-def odeint_rkc(
-    func: Watched,
-    y0: State,
-    t: Tensor,
-    *,
-    rtol: float,
-    atol: float,
-    rho: float,
-    norm: Callable[[State], Tensor],
-    end: float,
-    first_step: float | None = None,
-) -> State:
-    """The states at the times `t`, from y0 at t[0], stepping onto `end`; `rho` bounds the Jacobian's eigenvalues.
-
-    Between steps the cubic through both ends' states and derivatives is evaluated, of the method's own order.
-    """
-    return march(func, y0, t, Rkc(rtol, atol, norm, rho), norm=norm, end=end, first_step=first_step)
 
 
 def _first_step(

@@ -9,27 +9,25 @@ import torchdiffeq
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate.auto import odeint_auto
-from vars_dyn.integrate.dopri5 import odeint_dopri5
-from vars_dyn.integrate.rkc import odeint_rkc
+from vars_dyn.integrate.auto import Switch
+from vars_dyn.integrate.dopri5 import Dopri5
+from vars_dyn.integrate.rkc import Rkc
+from vars_dyn.integrate.stepping import march
 
 __all__ = ["odeint"]
 
 
 def odeint(func: Any, y0: State, t: Tensor, *, rtol: float, atol: float, method: str, options: dict[str, Any]) -> State:
     """The states at the times `t`; called as torchdiffeq's is, with `methods.method_options`."""
-    own: dict[str, Any] = {
-        "rtol": rtol,
-        "atol": atol,
-        "norm": options.get("norm"),
-        "end": float(options.get("step_t", math.nan)),
-        "first_step": options.get("first_step"),
-    }
+    if method not in ("dopri5", "rkc", "auto"):
+        solution: State = torchdiffeq.odeint(func, y0, t, rtol=rtol, atol=atol, method=method, options=options)
+        return solution
+    begun: dict[str, Any] = {"end": float(options["step_t"]), "first_step": options.get("first_step")}
+    dopri5 = Dopri5(rtol, atol, options["norm"], options.get("max_step", math.inf))
     if method == "dopri5":
-        return odeint_dopri5(func, y0, t, cap=options.get("max_step", math.inf), **own)
+        return march(func, y0, t, dopri5, **begun)
+    rkc = Rkc(rtol, atol, options["norm"], options["stiffness"])
     if method == "rkc":
-        return odeint_rkc(func, y0, t, rho=options["stiffness"], **own)
-    if method == "auto":
-        return odeint_auto(func, y0, t, rho=options["stiffness"], cap=options.get("max_step", math.inf), **own)
-    solution: State = torchdiffeq.odeint(func, y0, t, rtol=rtol, atol=atol, method=method, options=options)
-    return solution
+        return march(func, y0, t, rkc, **begun)
+    switch = Switch(dopri5, rkc)
+    return march(func, y0, t, switch.begin(begun["first_step"]), follow=switch.follow, **begun)

@@ -73,12 +73,17 @@ def _rounded(factor: float) -> float:
 class Stepper(ABC):
     """A one-step method: how it steps, and how long its steps are to be.
 
-    Attributes:
+    Args:
+        rtol: relative tolerance of a step's error.
+        atol: absolute tolerance.
+        norm: the size of an error relative to what is tolerated.
         longest: no step is longer.
     """
 
     control: Control
-    longest: float
+
+    def __init__(self, rtol: float, atol: float, norm: Callable[[State], Tensor], longest: float = math.inf) -> None:
+        self.rtol, self.atol, self.norm, self.longest = rtol, atol, norm, longest
 
     @abstractmethod
     def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
@@ -99,9 +104,8 @@ def march(
     t: Tensor,
     stepper: Stepper,
     *,
-    norm: Callable[[State], Tensor],
     end: float,
-    first_step: float | None,
+    first_step: float | None = None,
     follow: Follow | None = None,
 ) -> State:
     """The states at the times `t`, from y0 at t[0], stepping onto `end`; differentiable, step lengths count as given.
@@ -120,7 +124,7 @@ def march(
         new = landing(time, h, end)
         step = new - time
         taken = stepper.take(func, y, f, t[0], step)  # the fields are autonomous
-        error = float(norm(taken.error))
+        error = float(stepper.norm(taken.error))
         if not error <= 1:  # NaN too
             func.callback_reject_step(time, y, step)
             # Not from the step alone, which the rounding of time may have made the longer one.
