@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 
 import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
 import torch
@@ -19,11 +19,27 @@ __all__ = ["measure_rows"]
 def measure_rows(names: Sequence[str], rounds: int) -> Iterator[tuple[Row, list[Measured]]]:
     """The rows of these names with what was measured of them, one after the other."""
     for name in names:
-        if len(names) == 1:
-            yield ROWS[name](), _measured(name, rounds)
-            continue
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            yield ROWS[name](), pool.submit(_measured, name, rounds).result()
+        yield ROWS[name](), _measured(name, rounds) if len(names) == 1 else _apart(name, rounds)
+
+
+def _apart(name: str, rounds: int) -> list[Measured]:
+    """Measured in a process that ends with its row, also where this one was killed meanwhile."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(there, name, rounds), daemon=True)
+    process.start()
+    there.close()
+    try:
+        found: list[Measured] = here.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process that measured {name} ended with status {process.exitcode}") from None
+    process.join()
+    return found
+
+
+def _send(to: Connection, name: str, rounds: int) -> None:
+    to.send(_measured(name, rounds))
 
 
 def _measured(name: str, rounds: int) -> list[Measured]:
