@@ -210,8 +210,11 @@ def test_a_layer_under_autocast_takes_them_in_half_precision() -> None:
     ids=str,
 )
 def test_a_layer_of_another_kind_does_not(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = layer_of(**options), tokens_of()
     monkeypatch.setattr(kernels, "reconstruct", lambda *given: pytest.fail("the kernels were taken"))
-    layer_of(**options)(tokens_of())
+    y = layer(x)
+    assert y.shape == x.shape
+    assert bool(torch.isfinite(y).all())
 
 
 def test_nor_do_float64_and_transforms_of_torch_and_compilation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,17 +209,11 @@ class VarsAttention(TokenMixer):
         return self._decoded(*self.reconstruction(x, grid_size)).to(x.dtype)
 
     def _written_out(self) -> bool:
-        """Whether `_on_image` or `_on_tokens` computes this layer: the paper's steps, and not on both kinds of atoms
-        but as matrices.
-        """
-        kinds = {
-            "dynamic": True,
-            "static": self.variant.static == "conv",
-            "static+dynamic": self.variant.static == "full",
-        }
+        """Whether `_on_image` (small kernels) or `_on_tokens` (matrices) computes this layer, by the paper's steps."""
+        static = {"dynamic": self.variant.static, "static": "conv", "static+dynamic": "full"}[self.dictionary]
         drops = self.training and self.attn_drop.p > 0
         return (
-            kinds[self.dictionary]
+            self.variant.static == static
             and self.variant.has_paper_steps
             and self.solver == "ista"
             and bool(self.lam > 0)
