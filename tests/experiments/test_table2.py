@@ -16,6 +16,7 @@ from experiments.loop import train
 from experiments.settings import Settings
 from experiments.suites.imagenet import synsets
 from experiments.trained import labelled_source
+from models.cost import cost_of
 from tests.experiments.trees import write
 
 
@@ -47,6 +48,7 @@ def test_the_table_its_links_and_its_dashes(
     assert "test_vit, IN-C (mCE, lower is better)" in printed.err
     table = json.loads((out / "table2.json").read_text())
     ours, theirs = {row["label"]: row for row in table["rows"]}["my run"], table["rows"][0]
+    assert theirs["gflops"] == pytest.approx(cost_of(timm.create_model("test_vit", device="meta"), 160).gflops)
     cells = theirs["cells"]
     assert {name for name, cell in cells.items() if cell["value"] is not None} == {"Clean", "FGSM", "PGD", "IN-A"}
     assert cells["IN-A"]["value"] == pytest.approx(100 / 200)  # one image, 200 times

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import pytest
 import timm
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models import cost
-from vars_dyn.attention import KINDS
+from vars_dyn.attention import KINDS, attention_class, solvers
 
 
 def test_a_flop_is_a_multiply_accumulate() -> None:
@@ -18,6 +20,51 @@ def test_a_flop_is_a_multiply_accumulate() -> None:
     parameters, gflops = cost.cost_of(model, img_size=32)
     assert parameters * 1e6 == pytest.approx(8 * 48 + 5130)
     assert gflops * 1e9 == pytest.approx(64 * 8 * 48 + 5120)
+
+
+class _Undecided(nn.Module):
+    """A model that reads a number on its way, as adaptive solvers do, and so cannot run without numbers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.model(x)
+        return found if float(found.sum()) < math.inf else -found
+
+
+@pytest.mark.parametrize(("device", "wrapped"), [("cpu", False), ("meta", False), ("cpu", True)])
+def test_attention_is_counted_on_every_device(device: str, wrapped: bool) -> None:
+    """A ViT of two blocks: 4 N^2 C FLOPs of each attention's two products are 2 N^2 C multiply-accumulates."""
+    C, N, patches = 24, 17, 16
+    model: nn.Module = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=C, depth=2, num_heads=3, num_classes=5
+    ).to(device)
+    if wrapped:
+        model = _Undecided(model)
+    block = 4 * N * C**2 + 2 * N**2 * C + 8 * N * C**2
+    expected = patches * C * 3 * 8**2 + 2 * block + 5 * C
+    assert cost.cost_of(model, img_size=32).gflops * 1e9 == pytest.approx(expected)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_attention_costs_on_the_cpu_what_it_does_on_meta(kind: str) -> None:
+    model = timm.create_model("vars_deit_micro", attention=kind, img_size=32, stem="patch", depth=1)
+    meta = timm.create_model("vars_deit_micro", attention=kind, img_size=32, stem="patch", depth=1, device="meta")
+    assert cost.cost_of(model, 32) == cost.cost_of(meta, 32)
+
+
+def test_an_attention_that_integrates_is_counted_too() -> None:
+    layer = attention_class("vars_d", solver=solvers.Ode(field="reduced", horizon=1.0, method="rkc", rtol=0.1, atol=0.1))
+    options = {"img_size": 32, "stem": "patch", "depth": 1, "embed_dim": 16, "num_heads": 2}
+    model = timm.create_model("vars_deit_micro", attention=layer, **options)
+    other = timm.create_model("vars_deit_micro", attention="vars_d", **options)
+    with pytest.raises(RuntimeError):
+        model.to("meta")(torch.zeros(1, 3, 32, 32, device="meta"))
+    model = timm.create_model("vars_deit_micro", attention=layer, **options)
+    assert cost.cost_of(model, 32).gflops > 0.5 * cost.cost_of(other, 32).gflops
 
 
 @pytest.mark.parametrize("name", ["vars_deit_tiny", "vars_gfnet_tiny", "vars_rvt_tiny"])
