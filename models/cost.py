@@ -69,7 +69,8 @@ def _products(model: nn.Module, img_size: int) -> int:
     """Multiplications and additions of one image."""
     shape = (1, 3, img_size, img_size)
     state = {
-        name: torch.empty_like(value, device="meta") for name, value in (*model.named_parameters(), *model.named_buffers())
+        name: torch.empty_like(value, device="meta")
+        for name, value in (*model.named_parameters(), *model.named_buffers())
     }
     try:
         with FlopCounterMode(display=False) as counter:
