@@ -1,10 +1,11 @@
 """The 15 common corruptions, at five severities, on the fly and seeded.
 
-Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019. The
-severities are those of CIFAR-10-C (make_cifar_c.py of hendrycks/robustness) at 32 x 32; lengths in pixels grow with the
-image's shorter side. Unlike there, frost is a texture made here, no photograph. ImageNet-C has severities of its own:
-its files are read from their folders. The random numbers depend on the corruption and the seed, not on the severity, so
-a higher severity is more of the same.
+Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019. On
+32 x 32 pixels they are those of CIFAR-10-C, whose functions are in ImageNet-C/create_c/make_cifar_c.py of
+https://github.com/hendrycks/robustness, peculiarities included: results are cut down to bytes, not rounded. Lengths in
+pixels grow with the image's shorter side. Unlike there, frost is a texture made here, no photograph (see `_ice`).
+ImageNet-C has severities of its own: its files are read from their folders. The random numbers depend on the
+corruption and the seed, not on the severity, so a higher severity is more of the same.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from jaxtyping import Float, UInt8
 
 from experiments.corruptions import blur, digital, noise, weather
 
-__all__ = ["ALEXNET_ERRORS", "CORRUPTIONS", "SEVERITIES", "corrupt", "corrupt_all"]
+__all__ = ["ALEXNET_ERRORS", "CORRUPTIONS", "SEVERITIES", "VERSION", "corrupt", "corrupt_all"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
+
+#: To be raised with every change of the bytes: what was made by another version is neither read nor gone on with.
+VERSION = 2
 
 _Corruption = Callable[[Float[np.ndarray, "h w 3"], int, np.random.Generator], Float[np.ndarray, "h w 3"]]
 
@@ -74,7 +78,7 @@ def corrupt(image: UInt8[np.ndarray, "h w 3"], name: str, severity: int, seed: i
         raise ValueError(f"image has shape {image.shape} and dtype {image.dtype}; (H, W, 3) of uint8 is wanted")
     generator = np.random.default_rng([list(CORRUPTIONS).index(name), seed])
     result = CORRUPTIONS[name](image.astype(np.float64) / 255, severity, generator)
-    return np.round(np.clip(result, 0, 1) * 255).astype(np.uint8)
+    return (np.clip(result, 0, 1) * 255).astype(np.uint8)  # cut down, not rounded, as in CIFAR-10-C
 
 
 def corrupt_all(

@@ -17,13 +17,27 @@ def scale_of(image: Array) -> float:
     return min(image.shape[:2]) / 32
 
 
-def gaussian_blur(image: Array, sigma: float) -> Array:
-    """Gaussian blur of each colour."""
-    return ndimage.gaussian_filter(image, (sigma, sigma, *[0] * (image.ndim - 2)), mode="nearest", truncate=3)
+def truncated(image: Array) -> Array:
+    """The image as bytes hold it: cut down to the next lower of 256 values, as NumPy's conversion does."""
+    return np.floor(np.clip(image, 0, 1) * 255) / 255
+
+
+def gaussian_blur(image: Array, sigma: float, mode: str = "nearest", truncate: float = 4) -> Array:
+    """Gaussian blur of each colour, by default as scikit-image's `gaussian`."""
+    sigmas = (sigma, sigma, *[0] * (image.ndim - 2))
+    return ndimage.gaussian_filter(image, sigmas, mode=mode, truncate=truncate)
 
 
 def motion_blurred(image: Array, radius: float, sigma: float, angle: float) -> Array:
-    """ImageMagick's motion blur: half a Gaussian of 2 ceil(radius) + 1 samples along `angle` (degrees)."""
+    """ImageMagick's motion blur of an image, as bytes hold it: see `smeared`.
+
+    ImageMagick 6 rounds to 16 bits and cuts these down to eight.
+    """
+    return truncated(smeared(image, radius, sigma, angle) + 0.5 / (257 * 255))
+
+
+def smeared(image: Array, radius: float, sigma: float, angle: float) -> Array:
+    """The image blurred by half a Gaussian of 2 ceil(radius) + 1 samples along `angle` (degrees)."""
     count = 2 * math.ceil(radius) + 1
     steps = np.arange(count)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
@@ -42,9 +56,15 @@ def motion_blurred(image: Array, radius: float, sigma: float, angle: float) -> A
 
 @functools.lru_cache(maxsize=256)
 def _zoom_matrix(size: int, factor: float) -> Float[np.ndarray, "size size"]:
-    """Linear interpolation that enlarges the centre of `size` samples by `factor`."""
-    centre = (size - 1) / 2
-    at = np.clip((np.arange(size) - centre) / factor + centre, 0, size - 1)
+    """Linear interpolation that enlarges the central ceil(size / factor) of `size` samples, then crops the result.
+
+    As `scipy.ndimage.zoom` does, it maps first and last sample onto first and last sample.
+    """
+    kept = math.ceil(size / factor)
+    enlarged = round(kept * factor)
+    at = np.arange(enlarged) * (kept - 1) / max(enlarged - 1, 1)
+    trim = (enlarged - size) // 2
+    at = at[trim : trim + size] + (size - kept) // 2
     low = np.minimum(at.astype(int), max(size - 2, 0))
     matrix = np.zeros((size, size))
     np.add.at(matrix, (np.arange(size), low), 1 - (at - low))
@@ -53,7 +73,10 @@ def _zoom_matrix(size: int, factor: float) -> Float[np.ndarray, "size size"]:
 
 
 def zoomed(image: Array, factor: float) -> Array:
-    """The centre of the image enlarged by `factor` to the image's size, bilinearly."""
+    """The centre of the image enlarged by `factor` to the image's size, bilinearly.
+
+    The crop is of whole pixels and so may lie off the centre by up to one, as CIFAR-10-C's does.
+    """
     rows, columns = (_zoom_matrix(size, factor) for size in image.shape[:2])
     planes = image[..., None] if image.ndim == 2 else image
     result = np.moveaxis(rows @ np.moveaxis(planes, -1, 0) @ columns.T, 0, -1)
@@ -61,20 +84,27 @@ def zoomed(image: Array, factor: float) -> Array:
 
 
 def plasma(size: int, decay: float, generator: np.random.Generator) -> Float[np.ndarray, "size size"]:
-    """A plasma fractal on a torus of `size`, a power of two, by the diamond-square algorithm; values in [0, 1]."""
+    """A plasma fractal on a torus of `size`, a power of two, by the diamond-square algorithm; values in [0, 1].
+
+    As in CIFAR-10-C, an offset is uniform in (-w, w) times w, where w falls by `decay` from scale to scale.
+    """
     field = np.zeros((size, size))
     step, wibble = size, 100.0
+
+    def offsets() -> Float[np.ndarray, "n n"]:
+        return wibble * generator.uniform(-wibble, wibble, (size // step, size // step))
+
     while step >= 2:
         half = step // 2
         corners = field[::step, ::step]
         total = corners + np.roll(corners, -1, 0)
         total = total + np.roll(total, -1, 1)
-        field[half::step, half::step] = total / 4 + wibble * generator.uniform(-1, 1, corners.shape)
+        field[half::step, half::step] = total / 4 + offsets()
         centres = field[half::step, half::step]
         beside = centres + np.roll(centres, 1, 0) + corners + np.roll(corners, -1, 1)
         above = centres + np.roll(centres, 1, 1) + corners + np.roll(corners, -1, 0)
-        field[::step, half::step] = beside / 4 + wibble * generator.uniform(-1, 1, corners.shape)
-        field[half::step, ::step] = above / 4 + wibble * generator.uniform(-1, 1, corners.shape)
+        field[::step, half::step] = beside / 4 + offsets()
+        field[half::step, ::step] = above / 4 + offsets()
         step, wibble = half, wibble / decay
     field -= field.min()
     return field / max(field.max(), 1e-12)

@@ -22,7 +22,10 @@ def contrast(image: Image, severity: int, generator: np.random.Generator) -> Ima
 
 
 def elastic_transform(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """A random affine map, then a smooth random displacement; lengths are shares of the width."""
+    """A random affine map, then a smooth random displacement; lengths are shares of the width.
+
+    Each of the two interpolates, as in the original.
+    """
     alpha, sigma, affine = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))[
         severity - 1
     ]
@@ -31,10 +34,16 @@ def elastic_transform(image: Image, severity: int, generator: np.random.Generato
     rows, columns = np.mgrid[:height, :width].astype(float)
     at = np.stack([rows, columns])
     shift = generator.uniform(-1, 1, at.shape)
-    if alpha:
-        at = at + np.stack([gaussian_blur(part, sigma * width) for part in shift]) * alpha * width
-    at = np.einsum("ij,jhw->ihw", matrix, at) + offset[:, None, None]
-    return np.stack([ndimage.map_coordinates(image[..., c], at, order=1, mode="mirror") for c in range(3)], -1)
+    mapped = _sampled(image, np.einsum("ij,jhw->ihw", matrix, at) + offset[:, None, None], "mirror")
+    if alpha == 0:
+        return mapped
+    smooth = np.stack([gaussian_blur(part, sigma * width, "reflect", truncate=3) for part in shift])
+    return _sampled(mapped, at + alpha * width * smooth, "reflect")
+
+
+def _sampled(image: Image, at: Float[np.ndarray, "2 h w"], mode: str) -> Image:
+    """The image at (row, column) coordinates, bilinearly."""
+    return np.stack([ndimage.map_coordinates(image[..., c], at, order=1, mode=mode) for c in range(3)], -1)
 
 
 def _affine(height: int, width: int, reach: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
-from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, corrupt_all
+from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, VERSION, corrupt_all
 from experiments.data import Labelled, folder_images
 from experiments.suites.base import Part, Tally, chunks
 from experiments.suites.classification import Batch, Classification, accuracy
@@ -58,7 +58,7 @@ class Corrupted(Classification):
         return None if self.how.corruptions.folder is None else Path(self.how.corruptions.folder)
 
     def options(self) -> Any:
-        return ["read"] if self.folder is not None else ["made", self.how.seed]
+        return ["read"] if self.folder is not None else ["made", self.how.seed, VERSION]
 
     def parts(self) -> Iterator[Part]:
         for name in self.how.corruptions.names or CORRUPTIONS:
@@ -87,7 +87,8 @@ class Corrupted(Classification):
             if cache is None:
                 yield corrupt_all(pixels, name, severity, seed, numbers), labels, first
                 continue
-            key = hashlib.sha256(pixels.tobytes() + f"{name} {severity} {seed} {first}".encode()).hexdigest()[:24]
+            made = f"{name} {severity} {seed} {first} {VERSION}"
+            key = hashlib.sha256(pixels.tobytes() + made.encode()).hexdigest()[:24]
             path = Path(cache) / f"{name}-{severity}-{key}.npy"
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, cor
 from experiments.drawn import SHAPES, draw
 
 GREY = np.full((32, 32, 3), 128, dtype=np.uint8)
-#: Their published tables do not rise in distance from the clean image.
-NOT_MONOTONE = ("elastic_transform", "glass_blur")
+#: Their published tables do not rise in distance from the clean image: frost dims what it brightens before.
+NOT_MONOTONE = ("elastic_transform", "glass_blur", "frost")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_distance_from_the_clean_image_rises_with_severity(name: str, drawn: np.
     assert distances[4] > 1.2 * distances[0]
 
 
-@pytest.mark.parametrize("name", NOT_MONOTONE)
+@pytest.mark.parametrize("name", ["elastic_transform", "glass_blur"])
 def test_the_other_two_change_the_image_but_not_its_brightness(name: str, drawn: np.ndarray) -> None:
     for severity in SEVERITIES:
         corrupted = corrupt_all(drawn, name, severity).astype(float)
@@ -70,7 +70,7 @@ def test_every_image_of_a_set_has_noise_of_its_own_wherever_batches_begin() -> N
 def test_gaussian_noise_has_its_sigma(severity: int, sigma: float) -> None:
     noise = corrupt(GREY, "gaussian_noise", severity).astype(float) / 255 - 128 / 255
     assert abs(noise.std() - sigma) < 0.05 * sigma
-    assert abs(noise.mean()) < 4 * sigma / noise.size**0.5
+    assert abs(noise.mean() + 0.5 / 255) < 4 * sigma / noise.size**0.5  # bytes are cut down, not rounded
 
 
 def test_shot_noise_has_the_variance_of_its_photons() -> None:
@@ -88,11 +88,13 @@ def test_impulse_noise_hits_its_share_with_black_and_white() -> None:
 def test_contrast_and_brightness_as_written_down() -> None:
     image = draw("cross", 0)
     mean = image.astype(float).mean((0, 1))
-    assert np.abs(corrupt(image, "contrast", 5) - ((image - mean) * 0.15 + mean)).max() <= 0.5 + 1e-9
+    lost = (image - mean) * 0.15 + mean - corrupt(image, "contrast", 5)
+    assert lost.min() > -1e-9  # bytes are cut down, as CIFAR-10-C's
+    assert lost.max() < 1
     dark = np.full((32, 32, 3), (20, 40, 80), dtype=np.uint8)
     brighter = corrupt(dark, "brightness", 2).astype(float)
     value = 80 + 0.1 * 255
-    assert np.abs(brighter - np.array([0.25, 0.5, 1]) * value).max() <= 0.5 + 1e-9
+    assert np.array_equal(brighter[0, 0], np.floor(np.array([0.25, 0.5, 1]) * value))
 
 
 @pytest.mark.parametrize("name", ["defocus_blur", "motion_blur", "zoom_blur", "glass_blur", "pixelate"])
