@@ -82,7 +82,7 @@ def compare(clean: np.ndarray, name: str, expected: dict[str, Any], draws: int) 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_statistics_of_the_original_on_photographs(name: str, samples: np.ndarray) -> None:
-    """corruptions_samples.json: the original functions on these tiles, random ones the mean of 40 draws.
+    """corruptions_samples.json: the original functions on these tiles, random ones the mean of 8 to 40 draws.
 
     They ran with scikit-image 0.26, OpenCV 5.0, SciPy 1.17 and ImageMagick 6.9.11.
     """

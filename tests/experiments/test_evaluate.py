@@ -18,6 +18,7 @@ from experiments.data import Labelled
 from experiments.evaluation import Attacks, Corruptions, Evaluation, evaluate
 from experiments.loop import train
 from experiments.settings import Data, Optimization, Settings
+from experiments.suites import corrupted
 
 DATA = Data(image_size=8, crop=1)
 
@@ -62,7 +63,7 @@ def test_one_answer_to_all_gives_exactly_one_class() -> None:
     assert [record["radius"] for record in found if record["on"] == "pgd"] == [1 / 255]
 
 
-def test_models_see_the_corrupted_images(tmp_path: Path) -> None:
+def test_models_see_the_corrupted_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = _labelled(6)
     seen: list[Tensor] = []
 
@@ -80,6 +81,10 @@ def test_models_see_the_corrupted_images(tmp_path: Path) -> None:
         expected = torch.from_numpy(corrupt_all(pixels, "shot_noise", 4, 9)).permute(0, 3, 1, 2) / 255
         assert torch.equal(torch.cat(seen), expected)
     assert len(list(tmp_path.iterdir())) == 2
+    # Images that another version made are not used.
+    monkeypatch.setattr(corrupted, "VERSION", corrupted.VERSION + 1)
+    list(evaluate(Watch(), images, DATA, how))
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_imagenet_c_folders_and_the_two_errors(tmp_path: Path) -> None:
