@@ -44,7 +44,7 @@ def _needles(image: Array, generator: np.random.Generator) -> Float[np.ndarray, 
     for angle in generator.uniform(0, 180, 3):
         seeds = generator.standard_normal(shape) * generator.standard_normal(shape)
         seeds *= generator.random(shape) < scale**-2
-        total += smeared(gaussian_blur(seeds, 0.3 * (scale - 1)), 2 * scale, 0.7 * scale, angle)
+        total += smeared(gaussian_blur(seeds, max(0.0, 0.3 * (scale - 1))), 2 * scale, 0.7 * scale, angle)
     return total
 
 
