@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 
 from experiments.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_all
 from experiments.corruptions._ice import ice
-from experiments.corruptions._images import motion_blurred
+from experiments.corruptions._images import motion_blurred, plasma
 
 DATA = Path(__file__).parents[1] / "data"
 CIFAR10 = Path(__file__).parents[2] / "data" / "cifar10" / "val"
@@ -179,12 +179,18 @@ def test_glass_blur_copies_from_above_and_left() -> None:
     assert len(np.unique(value)) < 900
 
 
-def test_fogs_offsets_fall_with_the_square_of_the_decay() -> None:
-    """Offsets are U(-w, w) w, w falling by 3 at severity 1: the finest of five scales adds next to nothing."""
-    fog = corrupt(np.full((32, 32, 3), 128, np.uint8), "fog", 1, seed=3)[..., 0].astype(float)
-    fine = fog[1::2, 1::2] - (fog[::2, ::2] + np.roll(fog, -2, 0)[::2, ::2] + np.roll(fog, -2, 1)[::2, ::2]) / 3
-    assert fog.std() > 4
-    assert np.median(np.abs(fine)) < 0.05 * fog.std() + 1
+def test_offsets_of_a_plasma_fall_with_the_square_of_the_decay() -> None:
+    """An offset is U(-w, w) w, where w falls by `decay` from each scale to the next."""
+    ratios = []
+    for seed in range(200):
+        field = plasma(32, 1.7, np.random.default_rng(seed))
+        spreads = []
+        for step in (4, 2):
+            corners = field[::step, ::step]
+            means = sum(np.roll(corners, (-y, -x), (0, 1)) for y in (0, 1) for x in (0, 1)) / 4
+            spreads.append((field[step // 2 :: step, step // 2 :: step] - means).std())
+        ratios.append(spreads[0] / spreads[1])
+    assert np.mean(ratios) == pytest.approx(1.7**2, rel=0.03)
 
 
 def test_elastic_transform_at_severity_1_is_affine(samples: np.ndarray) -> None:
