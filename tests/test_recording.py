@@ -29,7 +29,8 @@ import vars_dyn as vd
 from tests.recording_helpers import PASSING, assert_same_bits, even, record_to_the_end, small_field
 from vars_dyn.integrate import IntegrationError
 from vars_dyn.recording import StoreError, open_dataset, record, to_dataset
-from vars_dyn.recording.store import Writer, read_attributes
+from vars_dyn.recording.integrity import contents, read_attributes
+from vars_dyn.recording.store import Writer
 
 VARIABLES = ["z", "u", "code", "lyapunov", "gap", "relative_gap", "active"]
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 import vars_dyn as vd
 from tests.recording_helpers import assert_same_bits
-from vars_dyn.recording.store import read_attributes
+from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.simulate import main
 from vars_dyn.simulate.build import times_of
 from vars_dyn.simulate.options import parse

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vars_dyn.images import assemble
+from vars_dyn.recording import facts
 
 __all__ = [
     "plot_active",
@@ -76,7 +77,7 @@ def summary(dataset: xr.Dataset, signal: int | None = None) -> Figure:
 
 
 def _headline(dataset: xr.Dataset) -> str:
-    of = dataset.attrs
+    of = facts(dataset)
     signals = dataset.sizes["signal"]
     count = f"{signals} signal{'s' if signals != 1 else ''}"
     text = f"{of.get('field', 'trajectory')}: {count} to t = {of.get('t_end', math.nan):.4g}"
@@ -96,9 +97,10 @@ def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> N
     _potentials(ax, dataset, "u", signal)
     number = _chosen(dataset, signal)
     ax.set_title(f"encoding neurons u of signal {number}")
-    if "beta" in dataset.attrs and "threshold" in dataset.attrs:
-        theta = float(dataset["lam"][number]) / float(dataset.attrs["beta"])
-        for level in (theta,) if dataset.attrs["threshold"] == "nonnegative" else (theta, -theta):
+    of = facts(dataset)
+    if "beta" in of and "threshold" in of:
+        theta = float(dataset["lam"][number]) / float(of["beta"])
+        for level in (theta,) if of["threshold"] == "nonnegative" else (theta, -theta):
             ax.axhline(level, color=_INK, linewidth=0.8, linestyle="--", label="threshold" if level > 0 else None)
         ax.legend(loc="best", frameon=False, fontsize=8)
 
@@ -127,8 +129,9 @@ def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
         ax.set_yticks([])
         ax.text(0.5, 0.5, "zero throughout", transform=ax.transAxes, ha="center", color=_INK)
         return
-    if isinstance(dataset.attrs.get("stop_gap"), float):
-        ax.axhline(dataset.attrs["stop_gap"], color=_INK, linewidth=0.8, linestyle="--", label="gap to reach")
+    asked = facts(dataset).get("stop_gap")
+    if isinstance(asked, float):
+        ax.axhline(asked, color=_INK, linewidth=0.8, linestyle="--", label="gap to reach")
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, 1e-16 * largest), high)
@@ -138,7 +141,7 @@ def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
 def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
     """Active atoms per signal over time: median, and the range of the middle 80 % and of all signals."""
     time, active = dataset["time"].to_numpy(), dataset["active"].to_numpy()
-    atoms = math.prod(dataset.attrs.get("code_shape", [0]))
+    atoms = math.prod(facts(dataset).get("code_shape", [0]))
     if active.shape[1] > 1:
         low, high = np.percentile(active, [10, 90], axis=1)
         ax.fill_between(time, active.min(axis=1), active.max(axis=1), color=_BLUE, alpha=0.12, linewidth=0, label="all")

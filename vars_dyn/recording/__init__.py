@@ -1,7 +1,12 @@
 """Trajectories as labelled datasets: streamed to zarr stores that are whole at every moment, and resumable."""
 
+from vars_dyn._files import StoreError
+from vars_dyn.recording.dataset import to_dataset
+from vars_dyn.recording.integrity import is_store
 from vars_dyn.recording.quantities import VARIABLES
-from vars_dyn.recording.record import Progress, open_dataset, record, to_dataset
-from vars_dyn.recording.store import StoreError, is_store
+from vars_dyn.recording.reading import open_dataset
+from vars_dyn.recording.record import record
+from vars_dyn.recording.scalars import facts
+from vars_dyn.recording.writer import Progress
 
-__all__ = ["VARIABLES", "Progress", "StoreError", "is_store", "open_dataset", "record", "to_dataset"]
+__all__ = ["VARIABLES", "Progress", "StoreError", "facts", "is_store", "open_dataset", "record", "to_dataset"]

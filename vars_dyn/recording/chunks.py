@@ -6,22 +6,25 @@ in half the time; zarr-python makes the arrays, and it or any other reader of th
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numcodecs.vlen import VLenUTF8  # type: ignore[import-untyped]
 from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-__all__ = ["ENCODING", "read_chunk", "write_chunk", "write_file"]
+from vars_dyn._files import StoreError, write_bytes
+
+__all__ = ["ENCODING", "check_chunk", "chunk_bytes", "read_chunk", "write_chunk"]
 
 _LEVEL = 0  # zstd's own default
-#: How arrays must be created for the chunks written here to be theirs.
+#: How arrays must be created for the chunks written here to be theirs. The checksum tells damaged numbers.
 ENCODING: dict[str, Any] = {
-    "compressors": [ZstdCodec(level=_LEVEL)],
+    "compressors": [ZstdCodec(level=_LEVEL, checksum=True)],
     "filters": [],
     "chunk_key_encoding": {"name": "default", "separator": "."},
 }
@@ -31,40 +34,71 @@ def write_chunk(
     folder: Path, metadata: Mapping[str, Any], number: int, values: NDArray[np.generic], start: int
 ) -> None:
     """Put `values` into chunk `number` (along the first dimension) of the array in `folder`, from entry `start` on."""
-    shape = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-    dtype = _dtype(metadata)
-    if not shape or (start == 0 and len(values) == shape[0]):
-        full = np.ascontiguousarray(values, dtype=dtype)
+    shape = _shape(metadata)
+    checksum = bool(metadata["codecs"][-1]["configuration"].get("checksum", False))
+    if metadata["data_type"] == "string":
+        plain = VLenUTF8().encode(np.asarray(values, dtype=object))
     else:
-        full = read_chunk(folder, metadata, number) if start else np.full(shape, _fill(metadata), dtype=dtype)
-        full[start : start + len(values)] = values
-    write_file(_path(folder, metadata, number), bytes(Zstd(level=_LEVEL).encode(full.tobytes())))
+        dtype = _dtype(metadata)
+        if not shape or (start == 0 and len(values) == shape[0]):
+            full = np.ascontiguousarray(values, dtype=dtype)
+        else:
+            full = read_chunk(folder, metadata, number) if start else np.full(shape, _fill(metadata), dtype=dtype)
+            full[start : start + len(values)] = values
+        plain = full.tobytes()
+    write_bytes(_path(folder, metadata, number), bytes(Zstd(level=_LEVEL, checksum=checksum).encode(plain)))
 
 
 def read_chunk(folder: Path, metadata: Mapping[str, Any], number: int) -> NDArray[np.generic]:
-    """The chunk `number` along the first dimension, all of it."""
-    shape = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-    plain = Zstd().decode(_path(folder, metadata, number).read_bytes())
-    return np.frombuffer(plain, dtype=_dtype(metadata)).reshape(shape).copy()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment it is whole, the old or the new, and on the disk when this returns."""
-    partial = path.with_name(f"{path.name}.partial")
+    """The chunk `number` along the first dimension, all of it. StoreError where it is missing or damaged."""
+    path = _path(folder, metadata, number)
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+        if path.is_symlink():
+            raise StoreError(f"{path} is damaged: it is a symbolic link, where a chunk's file is wanted")
+        packed = path.read_bytes()
+        check_chunk(path, packed, metadata)
+        plain = Zstd().decode(packed)
+        return np.frombuffer(plain, dtype=_dtype(metadata)).reshape(_shape(metadata)).copy()
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing: the store is damaged") from None
+    except (RuntimeError, ValueError) as error:
+        raise error if isinstance(error, StoreError) else StoreError(f"{path} is damaged: {error}") from None
+
+
+def chunk_bytes(metadata: Mapping[str, Any]) -> int | None:
+    """The bytes of an unpacked chunk; None for text."""
+    if metadata["data_type"] == "string":
+        return None
+    return math.prod(_shape(metadata)) * int(_dtype(metadata).itemsize)
+
+
+def check_chunk(path: object, packed: bytes, metadata: Mapping[str, Any]) -> None:
+    """StoreError where a chunk's file does not unpack to the chunk's size; nothing is unpacked for that."""
+    size, wanted = _content_size(packed), chunk_bytes(metadata)
+    if size is None or (size != wanted if wanted is not None else size > 1 << 30):
+        found = "is no zstd frame" if size is None else f"unpacks to {size} bytes"
+        raise StoreError(f"{path} is damaged: it {found}, {wanted or 'less than 2^30'} bytes are wanted")
+
+
+def _content_size(packed: bytes) -> int | None:
+    """The size that a zstd frame says it unpacks to (RFC 8878, 3.1.1); None where it does not say."""
+    if packed[:4] != b"\x28\xb5\x2f\xfd" or len(packed) < 6:
+        return None
+    flag, single, dictionary = packed[4] >> 6, packed[4] >> 5 & 1, packed[4] & 3
+    length = (single, 2, 4, 8)[flag]
+    start = 5 + (1 - single) + (0, 1, 2, 4)[dictionary]
+    if not length or len(packed) < start + length:
+        return None
+    return int.from_bytes(packed[start : start + length], "little") + (256 if flag == 1 else 0)
 
 
 def _path(folder: Path, metadata: Mapping[str, Any], number: int) -> Path:
     dimensions = len(metadata["shape"])
     return folder / ".".join(["c", *([str(number)] + ["0"] * (dimensions - 1) if dimensions else [])])
+
+
+def _shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
 
 
 def _dtype(metadata: Mapping[str, Any]) -> np.dtype[Any]:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,21 +20,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from vars_dyn.recording.chunks import ENCODING, read_chunk, write_chunk, write_file
+from vars_dyn._files import StoreError, Workplace, lock, sync, write_bytes
+from vars_dyn.recording.chunks import ENCODING, read_chunk, write_chunk
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there two runs on one store are not told apart.
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["Array", "StoreError", "Writer", "is_store", "read_attributes", "tidy"]
-
-#: The attribute by which a store is known to be one of ours, and may be overwritten.
-MARK = "vars_dyn_version"
-
-
-class StoreError(ValueError):
-    """A store that cannot be created, opened, resumed or written; the message is one sentence."""
+__all__ = ["Array", "Writer"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +31,8 @@ class Array:
     """An array of a store: its name (with its group's), what it holds, and what it means.
 
     `growing` arrays gain entries along their first dimension; `values` is empty in it, giving shape and dtype only.
+    A `carried` array is one number or text and has no file of its own: its metadata carry it as their fill value, so
+    that a commit changes it together with all else that is seen.
     """
 
     name: str
@@ -51,52 +40,68 @@ class Array:
     values: NDArray[np.generic]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     growing: bool = False
+    carried: bool = False
 
 
 class Writer:
     """Writes into a store and commits. Holds a lock on it until closed; use as a context manager."""
 
-    def __init__(self, path: Path, lock: int | None) -> None:
+    def __init__(self, path: Path, held: int | None) -> None:
         self.path = path
-        self._lock = lock
+        self._lock = held
         self._unsynced: set[str] = set()
         # A run writes its arrays' own metadata, and only it does: what they hold is read once.
         self._metadata = {p.parent.relative_to(path).as_posix(): json.loads(p.read_text()) for p in _nodes(path)}
+        self.carries = any(is_carried(metadata) for metadata in self._metadata.values())
 
     @classmethod
-    def create(
-        cls, path: Path, arrays: Sequence[Array], attributes: Mapping[str, Any], *, planned: int, chunk: int
-    ) -> Self:
+    def create(cls, path: Path, arrays: Sequence[Array], *, planned: int, chunk: int) -> Self:
         """A new store of `arrays` at `path`, where nothing may be; growing arrays get chunks of `chunk` entries."""
         path.mkdir()
-        group = zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
-        for array in arrays:
-            shape = (planned, *array.values.shape[1:]) if array.growing else array.values.shape
-            group.create_array(
-                array.name,
-                shape=shape,
-                chunks=tuple(max(1, n) for n in ((chunk, *shape[1:]) if array.growing else shape)),
-                dtype=array.values.dtype,
-                fill_value=_fill(array.values.dtype),
-                dimension_names=array.dims,
-                attributes=dict(array.attributes),
-                **ENCODING,
-            )
-        writer = cls(path, _lock(path))
-        for array in arrays:
-            if not array.growing:
-                writer.write(array.name, array.values)
+        held = lock(path)
+        try:
+            group = zarr.create_group(path, zarr_format=3)
+            for array in arrays:
+                if array.carried:
+                    (path / array.name).mkdir()
+                    (path / array.name / "zarr.json").write_bytes(_as_bytes(_carrying(array)))
+                    continue
+                shape = (planned, *array.values.shape[1:]) if array.growing else array.values.shape
+                text = array.values.dtype.kind in "UOT"
+                group.create_array(
+                    array.name,
+                    shape=shape,
+                    chunks=tuple(max(1, n) for n in ((chunk, *shape[1:]) if array.growing else shape)),
+                    dtype=str if text else array.values.dtype,
+                    fill_value="" if text else _fill(array.values.dtype),
+                    dimension_names=array.dims,
+                    attributes=dict(array.attributes),
+                    **ENCODING,
+                )
+            writer = cls(path, held)
+            for array in arrays:
+                if not array.growing and not array.carried:
+                    writer.write(array.name, array.values)
+        except BaseException:
+            if held is not None:
+                os.close(held)
+            raise
         return writer
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """An existing store; StoreError where it is none or another process writes to it."""
-        if not is_store(path):
-            raise StoreError(f"{path} is no store that a simulation wrote; there is nothing to resume")
-        lock = _lock(path)
-        for leftover in path.rglob("*.partial"):
-            leftover.unlink()
-        return cls(path, lock)
+    def open(cls, path: Path, check: Callable[[Path], None]) -> Self:
+        """An existing store that `check` finds no fault with; StoreError where another process writes to it."""
+        held = lock(path)
+        try:
+            check(path)
+            for folder in [path, *(node.parent for node in _nodes(path))]:
+                for leftover in folder.glob("*.partial"):
+                    leftover.unlink()
+            return cls(path, held)
+        except BaseException:
+            if held is not None:
+                os.close(held)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -110,28 +115,18 @@ class Writer:
             os.close(self._lock)
             self._lock = None
 
-    def publish(self, path: Path, *, overwrite: bool) -> None:
-        """Move the store to `path`, in the place of another of ours if `overwrite`; StoreError if something is there.
+    def publish(self, work: Workplace, permit: Callable[[], int | None]) -> None:
+        """Move the store from its workplace to where it belongs.
 
-        Killed between its two renamings, overwriting leaves the old store under a hidden name, which `tidy` gives back.
+        What is there goes if `permit`, called just before, gives a lock on it. StoreError where the place is not free.
         """
-        old = None
-        if overwrite and is_store(path):
-            with _held(path):
-                old = path.with_name(f".{path.name}.{os.getpid()}.old")
-                path.rename(old)
         try:
-            self.path.rename(path)
+            work.publish(permit)
         except OSError as error:
-            if old is not None:
-                old.rename(path)
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise exists(path) from None
+                raise StoreError(f"{work.target} exists: it was made by another process meanwhile") from None
             raise
-        if old is not None:
-            shutil.rmtree(old)
-        self.path = path
-        _sync(path.parent)
+        self.path = work.target
 
     def read(self, name: str) -> NDArray[np.generic]:
         """What an array that does not grow holds."""
@@ -154,17 +149,31 @@ class Writer:
     def plan(self, length: int) -> None:
         """Set the length that growing arrays have in their own metadata."""
         for name, metadata in self._metadata.items():
-            if _grows(metadata) and metadata["shape"][0] != length:
+            if grows(metadata) and metadata["shape"][0] != length:
                 metadata["shape"][0] = length
-                write_file(self.path / name / "zarr.json", _as_bytes(metadata))
+                write_bytes(self.path / name / "zarr.json", _as_bytes(metadata))
 
-    def commit(self, length: int, attributes: Mapping[str, Any], *, without: Iterable[str] = ()) -> None:
-        """Make the first `length` entries of growing arrays, and `attributes`, what the store is seen to hold.
+    def settle(self, values: Mapping[str, NDArray[np.generic]]) -> None:
+        """Set what carried arrays have in their own metadata."""
+        for name, value in values.items():
+            if self._metadata[name]["fill_value"] != (fill := as_fill(value)):
+                self._metadata[name]["fill_value"] = fill
+                write_bytes(self.path / name / "zarr.json", _as_bytes(self._metadata[name]))
+
+    def commit(
+        self,
+        length: int,
+        attributes: Mapping[str, Any],
+        values: Mapping[str, NDArray[np.generic]],
+        *,
+        without: Iterable[str] = (),
+    ) -> None:
+        """Make the first `length` entries of growing arrays, what is carried, and `attributes`, what is seen.
 
         Arrays `without` are left out of what is seen.
         """
         for name in self._unsynced:
-            _sync(self.path / name)
+            sync(self.path / name)
         self._unsynced.clear()
         hidden = set(without)
         members = {}
@@ -172,8 +181,10 @@ class Writer:
             if name == "." or name in hidden:  # "." is the root itself
                 continue
             seen = dict(metadata)
-            if _grows(metadata):
+            if grows(metadata):
                 seen["shape"] = [length, *metadata["shape"][1:]]
+            if name in values:
+                seen["fill_value"] = as_fill(values[name])
             if metadata["node_type"] == "group":
                 seen["consolidated_metadata"] = _consolidated({})
             members[name] = seen
@@ -183,50 +194,46 @@ class Writer:
             "attributes": dict(attributes),
             "consolidated_metadata": _consolidated(members),
         }
-        write_file(self.path / "zarr.json", _as_bytes(root))
-        _sync(self.path)
+        write_bytes(self.path / "zarr.json", _as_bytes(root))
+        sync(self.path)
 
 
-def tidy(path: Path) -> None:
-    """Remove what killed processes left beside the store `path`; give back a store that one was about to replace."""
-    for leftover in path.parent.glob(f".{path.name}.*.*"):
-        if leftover.suffix not in (".new", ".old") or not leftover.is_dir():
-            continue
-        try:
-            with _held(leftover):
-                if leftover.suffix == ".old" and not path.exists():
-                    leftover.rename(path)
-                else:
-                    shutil.rmtree(leftover)
-        except (StoreError, OSError):
-            continue
-
-
-def is_store(path: Path) -> bool:
-    """Whether `path` is a store that `Writer` made."""
-    return MARK in read_attributes(path)
-
-
-def read_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of the store at `path` at its last commit; empty where it is none."""
-    try:
-        return dict(json.loads((path / "zarr.json").read_text()).get("attributes", {}))
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def exists(path: Path) -> StoreError:
-    """The error for something that is in a new store's way."""
-    what = (
-        "a simulation's store"
-        if is_store(path)
-        else "something that is no simulation's store, and is never overwritten,"
-    )
-    return StoreError(f"{path} exists: {what} is there; choose another place, or overwrite or resume a store")
-
-
-def _grows(metadata: Mapping[str, Any]) -> bool:
+def grows(metadata: Mapping[str, Any]) -> bool:
+    """Whether an array gains entries while a run goes on."""
     return (metadata.get("dimension_names") or [None])[0] == "time"
+
+
+def is_carried(metadata: Mapping[str, Any]) -> bool:
+    """Whether an array's metadata carry its value; the arrays that have files are packed."""
+    return metadata["node_type"] == "array" and len(metadata["codecs"]) == 1
+
+
+def as_fill(value: NDArray[np.generic]) -> Any:
+    """A number or text as zarr's metadata hold it."""
+    plain = value.item()
+    if isinstance(plain, float) and plain != plain:
+        return "NaN"
+    if plain in (float("inf"), float("-inf")):
+        return "Infinity" if plain > 0 else "-Infinity"
+    return plain
+
+
+def _carrying(array: Array) -> dict[str, Any]:
+    kind = array.values.dtype.kind
+    codec = {"name": "vlen-utf8", "configuration": {}} if kind == "U" else {"name": "bytes"}
+    return {
+        "shape": [],
+        "data_type": "string" if kind == "U" else array.values.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": []}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": as_fill(array.values),
+        "codecs": [codec if kind in "Ub" else codec | {"configuration": {"endian": "little"}}],
+        "attributes": dict(array.attributes),
+        "dimension_names": [],
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
 
 
 def _consolidated(members: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,41 +255,4 @@ def _fill(dtype: np.dtype[Any]) -> Any:
 
 
 def _as_bytes(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document).encode()
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder reach the disk."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(path: Path) -> int | None:
-    """A lock on a folder that ends with the process; StoreError where another holds it."""
-    if fcntl is None:
-        return None
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreError(f"{path} is being written by another process") from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    lock = _lock(path)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
+    return json.dumps(document, allow_nan=False).encode()

@@ -7,18 +7,20 @@ from typing import Any
 
 import xarray as xr
 
+from vars_dyn.recording import facts
+
 __all__ = ["as_json", "as_table", "is_done"]
 
 
 def is_done(dataset: xr.Dataset) -> bool:
     """Whether the run got what was asked for: the gap on every signal, or, with none asked for, t_max."""
-    wanted = "reached t_max" if dataset.attrs["stop_gap"] == "none" else "settled"
-    return bool(dataset.attrs["status"] == wanted)
+    of = facts(dataset)
+    return bool(of["status"] == ("reached t_max" if of["stop_gap"] == "none" else "settled"))
 
 
 def as_json(dataset: xr.Dataset, figure: str | None) -> dict[str, Any]:
     """The run in one object; a number that there is not is null."""
-    of = dataset.attrs
+    of = facts(dataset)
     return {
         "store": str(dataset.encoding["source"]),
         "figure": figure,
@@ -46,7 +48,7 @@ def as_json(dataset: xr.Dataset, figure: str | None) -> dict[str, Any]:
 def as_table(dataset: xr.Dataset, figure: str | None) -> str:
     """The run in a short table, a line for each thing that one asks first."""
     found = as_json(dataset, figure)
-    asked = dataset.attrs["stop_gap"]
+    asked = facts(dataset)["stop_gap"]
     active = found["active_fraction"]
     gap = (
         "there is none"

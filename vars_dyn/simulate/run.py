@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from PIL import Image
 from tqdm import tqdm
 
 import vars_dyn
+from vars_dyn._files import Workplace, check_place, is_our_picture, replacing, tidy_all
 from vars_dyn.integrate import IntegrationError
 from vars_dyn.plotting import summary
 from vars_dyn.recording import Progress, StoreError, is_store, record
-from vars_dyn.recording.store import read_attributes
+from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.simulate import report
 from vars_dyn.simulate.build import dictionary_of, field_of, integration_of, threads_of, times_of
 from vars_dyn.simulate.inputs import read_signals
@@ -29,6 +31,8 @@ from vars_dyn.simulate.options import FREE, Options, parse, stored
 
 __all__ = ["main"]
 
+#: Names that this command gives where it is given none.
+_NUMBERED = re.compile(r"run-\d{4,}\.(zarr|png|pdf|svg)")
 #: Exit statuses, as the help text lists them.
 _DONE, _NOT_REACHED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
@@ -72,7 +76,10 @@ def _run(options: Options) -> int:
     times, integration = times_of(options.integrator), integration_of(options.integrator)
     torch.set_num_threads(threads_of(options.run, field))
     with _place(options) as (store, figure):
-        _check_figure(figure, options, signals.attributes.get("input"))
+        inputs = signals.attributes.get("input")
+        sources = [Path(name) for name in (*inputs, *_files_of(options.dictionary.dictionary))]
+        check_place("--out", store, sources)
+        _check_figure(figure, sources)
         with _bar(times[-1].item()) as progress:
             dataset = record(
                 field,
@@ -87,7 +94,8 @@ def _run(options: Options) -> int:
                 overwrite=recording.overwrite,
                 progress=progress,
                 coordinates=signals.coordinates,
-                attributes={**signals.attributes, "seed": options.run.seed, "options": stored(options)},
+                attributes={name: value for name, value in signals.attributes.items() if name != "input"},
+                origin={"input": inputs, "seed": options.run.seed, "options": stored(options)},
                 **integration,
             )
     if figure is not None:
@@ -130,35 +138,29 @@ def _same_number(old: Any, new: Any) -> bool:
 
 @contextmanager
 def _place(options: Options) -> Iterator[tuple[Path, Path | None]]:
-    """Where the store and the figure go; a fresh number is held by an empty folder until the store is there."""
+    """Where the store and the figure go; a fresh number is held by a hidden folder until the run has ended."""
     recording = options.record
     if recording.out is not None:
         yield recording.out, _figure_of(options, recording.out)
         return
-    store = _fresh()
+    with _fresh() as work:
+        yield work.target, _figure_of(options, work.target)
+
+
+def _fresh() -> Workplace:
+    """The first of run-0001.zarr, run-0002.zarr, ... with neither store nor figure there, held for this process."""
+    here = Path()
     try:
-        yield store, _figure_of(options, store)
-    except BaseException:
-        if store.is_dir() and not any(store.iterdir()):
-            store.rmdir()
-        raise
-
-
-def _fresh() -> Path:
-    """The first of run-0001.zarr, run-0002.zarr, ... with neither store nor figure there, made as an empty folder."""
-    number = 1
-    while True:
-        store = Path(f"run-{number:04d}.zarr")
-        if not store.exists() and not store.with_suffix(".png").exists():
-            try:
-                store.mkdir()
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise StoreError(f"{store.resolve()} cannot be written: {error.strerror}") from error
-            else:
-                return store
-        number += 1
+        tidy_all(here, _NUMBERED)
+        for number in itertools.count(1):
+            store = Path(f"run-{number:04d}.zarr")
+            if not os.path.lexists(store) and not os.path.lexists(store.with_suffix(".png")):
+                work = Workplace.claim(store)
+                if work is not None:
+                    return work
+    except OSError as error:
+        raise StoreError(f"{here.resolve()} cannot be written: {error.strerror}") from error
+    raise AssertionError("there is a number after every number")
 
 
 def _figure_of(options: Options, store: Path) -> Path | None:
@@ -168,44 +170,39 @@ def _figure_of(options: Options, store: Path) -> Path | None:
     return options.record.figure
 
 
-def _check_figure(figure: Path | None, options: Options, inputs: Any) -> None:
+def _files_of(dictionary: str) -> list[str]:
+    """The file or folder that a dictionary is read from, where it is read from one."""
+    return (
+        [] if dictionary == "gabor" or dictionary.startswith("random:") else [dictionary.partition(".safetensors:")[0]]
+    )
+
+
+def _check_figure(figure: Path | None, sources: Sequence[Path]) -> None:
     """ValueError where the figure cannot be drawn, or would take the place of something that is no figure of ours."""
     if figure is None:
         return
     if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--figure is {figure}; a name ending in .png, .pdf or .svg is wanted")
-    if str(figure.resolve()) in (inputs or []):
+    if figure.resolve() in [source.resolve() for source in sources]:
         raise ValueError(f"--figure {figure} is an INPUT; another name is wanted")
+    check_place("--figure", figure)
     if figure.is_dir():
         raise ValueError(f"--figure {figure} is a folder; the name of a picture is wanted")
-    if figure.exists() and not options.record.overwrite and not _is_ours(figure):
-        raise ValueError(
-            f"--figure {figure} exists and is no figure of a simulation; another name, or --overwrite, is wanted"
-        )
+    if os.path.lexists(figure) and not is_our_picture(figure):
+        raise ValueError(f"--figure {figure} exists and is no figure of a simulation; another name is wanted")
     folder = figure.parent
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"--figure {figure} cannot be written: {folder} is no folder that may be written to")
 
 
-def _is_ours(figure: Path) -> bool:
-    try:
-        with Image.open(figure, formats=("PNG",)) as image:
-            return str(image.info.get("Software", "")).startswith("vars_dyn")
-    except (OSError, ValueError, SyntaxError):
-        return False
-
-
 def _save(dataset: xr.Dataset, figure: Path) -> None:
     """Draw the summary, complete before it gets its name."""
-    partial = figure.with_name(f".{figure.stem}.{os.getpid()}{figure.suffix}")
     mark = f"vars_dyn {vars_dyn.__version__}"
     metadata = {".png": {"Software": mark}, ".pdf": {"Creator": mark}, ".svg": {"Creator": mark}}[figure.suffix.lower()]
     try:
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        summary(dataset).savefig(partial, dpi=100, metadata=metadata)
-        partial.replace(figure)
+        with replacing(figure) as partial:
+            summary(dataset).savefig(partial, dpi=100, metadata=metadata)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise StoreError(
             f"--figure {figure} cannot be written: {error.strerror or error}; "
             f"the store {dataset.encoding['source']} is complete"

@@ -1,0 +1,58 @@
+"""Coordinates of the signals that a user gives: numbers, text or dates, as every reader of a store takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vars_dyn.recording.quantities import Layout
+from vars_dyn.recording.store import Array
+
+__all__ = ["signal_coordinates"]
+
+
+_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+
+
+def signal_coordinates(layout: Layout, given: Mapping[str, NDArray[np.generic]] | None) -> list[Array]:
+    """One array per coordinate. Raises ValueError for what is not one value per signal of a kind that can be stored."""
+    arrays = []
+    for name, values in (given or {}).items():
+        if np.shape(values) != (layout.signals,):
+            raise ValueError(
+                f"the coordinate {name} has shape {np.shape(values)}; one value per signal, {layout.signals}, is wanted"
+            )
+        if not name.isidentifier():
+            raise ValueError(f"a coordinate has the name {name!r}; letters, digits and underscores are wanted")
+        long_name = f"{name.replace('_', ' ')} of the signal"
+        values, units = _storable(name, np.asarray(values))
+        arrays.append(Array(name, ("signal",), values, units | {"long_name": long_name}))
+    return arrays
+
+
+def _storable(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.generic], dict[str, str]]:
+    """The values as they are stored, and their units; dates as numbers after the CF conventions."""
+    kind = values.dtype.kind
+    if kind == "U" or (kind in "OT" and all(isinstance(value, str) for value in values.tolist())):
+        return values.astype(object), {"units": "1"}
+    if kind == "M":
+        return _since_the_first(name, values.astype("datetime64[ns]"))
+    if kind in "iub" or values.dtype.name in ("float16", "float32", "float64"):
+        return values, {"units": "1"}
+    raise ValueError(f"the coordinate {name} is of dtype {values.dtype}; real numbers, text or dates are wanted")
+
+
+def _since_the_first(name: str, dates: NDArray[np.datetime64]) -> tuple[NDArray[np.generic], dict[str, str]]:
+    """Whole numbers of the longest unit that holds every date exactly."""
+    if np.isnat(dates).any():
+        raise ValueError(f"the coordinate {name} holds NaT; a date for every signal is wanted")
+    first = dates.min() if len(dates) else np.datetime64(0, "ns")
+    for unit in _UNITS:
+        base = first.astype(f"datetime64[{unit}]")
+        numbers = (dates - base).astype(f"timedelta64[{unit}]")
+        if bool((base + numbers == dates).all()):
+            break
+    # A year after Christ in four digits, and a fraction only where there is one, as the conventions have it.
+    return numbers.astype(np.int64), {"units": f"{_UNITS[unit]} since {str(base).replace('T', ' ')}"}

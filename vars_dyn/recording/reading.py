@@ -1,0 +1,120 @@
+"""Stores as datasets, read lazily: the numbers of the run that was opened, or an error, never another run's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
+
+from vars_dyn._files import StoreError
+from vars_dyn.recording.chunks import check_chunk
+from vars_dyn.recording.integrity import Contents, contents
+from vars_dyn.recording.store import is_carried
+
+__all__ = ["open_dataset"]
+
+
+def open_dataset(store: str | os.PathLike[str]) -> xr.Dataset:
+    """The dataset of a store, read lazily.
+
+    Numbers are read when they are used, and are those of the run that was opened: StoreError where another run has
+    taken its place meanwhile, or where a chunk is missing or damaged. (`xarray.open_zarr` opens a store too, without
+    these checks.) Raises StoreError where there is no store, or a damaged one.
+    """
+    path = Path(store)
+    found = contents(path)
+    with _damage_said(path, "it"):
+        lazy = xr.open_zarr(_OneRun(path, found), chunks=None, consolidated=True)
+    variables = {str(name): _checked(path, str(name), variable) for name, variable in lazy.variables.items()}
+    coordinates = {name: variables[name] for name in lazy.coords if name in variables}
+    data = {name: variable for name, variable in variables.items() if name not in coordinates}
+    dataset = xr.Dataset(data, coordinates, lazy.attrs)
+    dataset.encoding["source"] = str(path.resolve())
+    return dataset
+
+
+def _checked(path: Path, name: str, variable: xr.Variable) -> xr.Variable:
+    """A variable whose numbers are read with errors in a sentence; what is in memory stays as it is."""
+    if isinstance(variable, xr.IndexVariable):
+        return variable
+    if not variable.ndim and variable.dtype.kind in "TUO":
+        return xr.Variable((), np.asarray(str(variable.to_numpy().item())), variable.attrs)
+    if not variable.ndim:
+        return variable.load()
+    lazy = indexing.LazilyIndexedArray(_Checked(path, name, variable))
+    return xr.Variable(variable.dims, lazy, variable.attrs, variable.encoding)
+
+
+class _Checked(BackendArray):
+    """A variable of a store as an array of xarray's."""
+
+    def __init__(self, path: Path, name: str, variable: xr.Variable) -> None:
+        self.path, self.name, self.variable = path, name, variable
+        self.shape, self.dtype = variable.shape, variable.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[np.generic]:
+        with _damage_said(self.path, f"its array {self.name}"):
+            return self.variable[key].to_numpy()
+
+
+class _OneRun(LocalStore):
+    """A folder of zarr files that gives the chunks of one run only, and none that is not what the metadata say."""
+
+    def __init__(self, root: Path, found: Contents | None = None, *, read_only: bool = True) -> None:
+        super().__init__(root, read_only=True)
+        self._arrays: Mapping[str, Mapping[str, Any]] = {} if found is None else found.arrays
+        self._identity = self._run()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        array, _, file = key.rpartition("/")
+        metadata = self._arrays.get(array)
+        if metadata is None or file == "zarr.json":
+            return await super().get(key, prototype, byte_range)
+        if is_carried(metadata):
+            return None  # its value is in the metadata, whatever lies in its folder
+        path = self.root / key
+        if path.is_symlink():
+            raise StoreError(f"{path} is a symbolic link, where a chunk's file is wanted")
+        value = await super().get(key, prototype, byte_range)
+        if self._run() != self._identity:
+            raise StoreError(f"{self.root} holds another run than the one that was opened; open it again")
+        if value is None:
+            raise StoreError(f"{path} is missing: the store is damaged")
+        check_chunk(path, value.as_numpy_array()[:64].tobytes(), metadata)
+        return value
+
+    def _run(self) -> object:
+        """What tells the run at this place from another: its identity, or the folder where it has none."""
+        try:
+            if "run" in self._arrays:
+                return (self.root / "run" / "zarr.json").read_bytes()
+            status = self.root.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _damage_said(path: Path, what: str) -> Iterator[None]:
+    """Turn what zarr and its codecs raise where files are damaged into one sentence."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(f"{path} is damaged: {what} cannot be read: {said}") from error

@@ -1,0 +1,103 @@
+"""Going on with a store where its last commit left it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vars_dyn._files import StoreError
+from vars_dyn.integrate import Snapshot
+from vars_dyn.recording import provenance, snapshots
+from vars_dyn.recording.integrity import Contents, contents
+from vars_dyn.recording.plan import Plan, of_times, times_digest
+from vars_dyn.recording.store import Writer
+from vars_dyn.recording.writer import Recording
+
+__all__ = ["resumed"]
+
+
+def resumed(path: Path, plan: Plan) -> Recording | None:
+    """The store's recording, ready to go on; None where it is already at its end."""
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; there is no store to resume")
+    writer = Writer.open(path, contents)
+    try:
+        found = contents(path)
+        old = found.facts
+        _check_identity(path, old, plan)
+        if old["status"] == "settled" or (old["status"] == "reached t_max" and old["t_max"] == float(plan.times[-1])):
+            writer.close()
+            return None
+        slot, index = int(old["snapshot_slot"]), int(old["snapshot_index"])
+        snapshot = _snapshot(path, plan, writer, slot, index)
+        known = {**old, **plan.given, **of_times(plan.times), "resumed": _history(old)}
+        chunks = plan.chunks(snapshot, index)
+        recording = Recording(path, plan, snapshot, index, slot, known, float(old["wall_seconds"]), chunks)
+        recording.writer = writer
+        _check_arrays(path, plan, found)
+        writer.plan(plan.points)
+        recording.show(found.arrays["time"]["shape"][0], known | {"status": "running"}, without=plan.end_names)
+    except BaseException:
+        writer.close()
+        raise
+    return recording
+
+
+def _snapshot(path: Path, plan: Plan, writer: Writer, slot: int, index: int) -> Snapshot:
+    """The snapshot to go on from; StoreError where it is not that of the time that the store says it is of."""
+    try:
+        snapshot = snapshots.read(plan.field, writer.read, slot)
+    except StoreError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        said = " ".join(str(error).split())
+        raise StoreError(f"{path} is damaged: its snapshot cannot be read: {said}") from error
+    if snapshot.time != float(plan.times[index]):
+        raise StoreError(
+            f"{path} is damaged: its snapshot is of time {snapshot.time}, {float(plan.times[index])} is wanted"
+        )
+    if not all(bool(part.isfinite().all()) for part in snapshot.state):
+        raise StoreError(f"{path} is damaged: its snapshot holds NaN or infinity")
+    return snapshot
+
+
+def _check_arrays(path: Path, plan: Plan, found: Contents) -> None:
+    """StoreError where the arrays that are written to are not of the shapes that this run has."""
+    for quantity in plan.quantities:
+        shape = found.arrays[quantity.name]["shape"]
+        if tuple(shape[1:]) != quantity.shape or found.arrays[quantity.name]["data_type"] != quantity.dtype.name:
+            raise StoreError(f"{path} is damaged: its array {quantity.name} is not of shape (time, {quantity.shape})")
+    if found.arrays["time"]["chunk_grid"]["configuration"]["chunk_shape"] != [plan.chunk]:
+        raise StoreError(f"{path} is damaged: its chunks are not of {plan.chunk} times, as it says")
+
+
+def _check_identity(path: Path, old: Mapping[str, Any], plan: Plan) -> None:
+    """StoreError where the store was written with other parameters, naming the first and both values."""
+    difference = provenance.first_difference({name: old.get(name) for name in plan.identity}, plan.identity)
+    if difference is not None:
+        name, before, after = difference
+        raise StoreError(f"{path} cannot be resumed with another {name}: it has {before}, this run has {after}")
+    t_max, index = float(plan.times[-1]), int(old["snapshot_index"])
+    if t_max < old["t_max"]:
+        raise StoreError(f"{path} cannot be resumed with a smaller t_max: it has {old['t_max']}, this run has {t_max}")
+    if index >= len(plan.times) or times_digest(plan.times, index) != old["snapshot_times_sha256"]:
+        raise StoreError(f"{path} cannot be resumed with other times: those up to {old['t_end']} are not the store's")
+    changed = provenance.first_difference({k: old.get(k) for k in provenance.versions()}, provenance.versions())
+    if changed is not None:
+        name, before, after = changed
+        warnings.warn(
+            f"{path} was begun with {name} {before} and goes on with {after}: the last bits may differ", stacklevel=2
+        )
+
+
+def _history(old: Mapping[str, Any]) -> list[Any]:
+    """When and by what command the run was resumed, this time included."""
+    entry = {
+        "command": provenance.command_line(),
+        "date": provenance.now(),
+        "from_time": old["t_end"],
+        **provenance.versions(),
+    }
+    return [*old.get("resumed", []), entry]

@@ -1,0 +1,146 @@
+"""What is known of a run as scalar variables of its dataset, so that joined runs keep each one's value.
+
+xarray's `concat` keeps the attributes of the first dataset it is given, and with the defaults that it announces its
+coordinates too. Data variables are joined in any case. So parameters and results are scalar data variables, and so is
+`provenance`: all facts, these and those with no variable of their own, as the text of a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from vars_dyn._files import StoreError
+from vars_dyn.recording import provenance
+from vars_dyn.recording.quantities import meaning
+
+__all__ = ["MARK", "as_text", "as_values", "attributes_of", "facts", "from_text", "meanings", "plain"]
+
+#: The fact, and the attribute, by which a store is known to be one of ours.
+MARK = "vars_dyn_version"
+TITLE = "Trajectory of a vars_dyn field"
+
+_TAU = {"units": "tau"}
+#: Facts that have a variable of their own where a run has them, and what they mean.
+_KNOWN: dict[str, Mapping[str, str]] = {
+    "field": meaning("name of the field"),
+    "alpha": meaning("alpha, the leak of the layer's neurons z"),
+    "beta": meaning("beta, the leak of the encoding neurons u"),
+    "gamma": meaning("gamma, the strength of the inhibition between encoding neurons"),
+    "tau_z": _TAU | {"long_name": "time constant of the layer's neurons z"},
+    "tau_u": _TAU | {"long_name": "time constant of the encoding neurons u"},
+    "threshold": meaning("kind of the threshold g"),
+    "dtype": meaning("floating-point type of the states"),
+    "method": meaning("method of integration"),
+    "rtol": meaning("relative tolerance of the integration"),
+    "atol": meaning("absolute tolerance of the integration"),
+    "stop_gap": meaning("relative gap at which a signal counts as settled; NaN: none was asked for"),
+    "step": _TAU | {"long_name": "step of the integration that was asked for; NaN: none"},
+    "cap_steps": meaning("whether steps were kept below the stability limit; none: by default"),
+    "check_every": _TAU | {"long_name": "time between two looks at the gap; NaN: by default"},
+    "seed": meaning("seed of what was drawn at random"),
+    "t_max": _TAU | {"long_name": "time to integrate to"},
+    "run": meaning("identity of the run"),
+    "status": meaning("how the run ended"),
+    "equilibrium": meaning("whether every signal has settled at the gap asked for"),
+    "t_end": _TAU | {"long_name": "time that was integrated to"},
+    "evaluations": meaning("evaluations of the right-hand side"),
+    "accepted": meaning("steps accepted"),
+    "rejected": meaning("steps rejected"),
+    "wall_seconds": {"units": "s", "long_name": "time that the run took"},
+}
+_INTEGERS = ("seed", "evaluations", "accepted", "rejected")
+_TEXTS = ("cap_steps",)
+_PROVENANCE = meaning("all that is known of the run, a JSON object")
+_LARGEST = 1 << 20  # entries of an attribute
+
+
+def meanings(found: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """The names of the scalar variables of a run with these facts, and their attributes."""
+    known = {name: about for name, about in _KNOWN.items() if name in found}
+    further = {name: meaning(f"parameter {name}") for name in found.get("parameters", ()) if name not in known}
+    return known | further | {"provenance": _PROVENANCE}
+
+
+def as_values(found: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+    """The values of the scalar variables of a run with these facts."""
+    return {name: _value(name, found) for name in meanings(found)}
+
+
+def _value(name: str, found: Mapping[str, Any]) -> NDArray[np.generic]:
+    if name == "provenance":
+        return np.asarray(as_text(found))
+    value = found[name]
+    if name in _TEXTS:
+        return np.asarray(str(value).lower())
+    if isinstance(value, bool) or (name in _INTEGERS and isinstance(value, int)):
+        return np.asarray(value)
+    if value == "none":
+        return np.asarray(math.nan)
+    return np.asarray(float(value) if isinstance(value, (int, float)) else str(value))
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The facts as strict JSON."""
+    return json.dumps(found, allow_nan=False)
+
+
+def from_text(text: str) -> dict[str, Any]:
+    """The facts of a text; ValueError where it is none."""
+    found = json.loads(text, parse_constant=_refuse_constant)
+    if not isinstance(found, dict):
+        raise ValueError("the provenance is no JSON object")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def facts(dataset: xr.Dataset) -> dict[str, Any]:
+    """All that is known of a run: its attributes, parameters, results and provenance by name.
+
+    Where a run has not set a value, it is the text "none". Of joined runs, select one first: StoreError otherwise.
+    """
+    text = dataset.variables.get("provenance")
+    if text is None:  # the facts of stores of version 0.1 are attributes
+        return {str(name): value for name, value in dataset.attrs.items()}
+    if text.ndim:
+        raise StoreError(f"the dataset holds {text.size} runs; select one, as by isel({text.dims[0]}=0)")
+    return {**dataset.attrs, **from_text(str(text.to_numpy().item()))}
+
+
+def attributes_of(given: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a dataset: what the user gave and is no fact of ours, a title, and the version's mark."""
+    own = {name: value for name, value in given.items() if name not in _KNOWN}
+    return {**own, "title": TITLE, MARK: found[MARK]}
+
+
+def plain(name: str, value: Any) -> Any:
+    """`value` as an attribute that strict JSON, and with it every reader of the store, takes.
+
+    Arrays become lists, and None "none". Raises ValueError for numbers that JSON has not.
+    """
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "mMV":
+        value = value.astype(str)
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy, torch, xarray
+        if np.prod(value.shape) > _LARGEST:
+            raise ValueError(
+                f"attribute {name} has {np.prod(value.shape)} entries; keep it in a file, and its name here"
+            )
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): plain(f"{name}.{k}", v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(name, v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f'attribute {name} holds {value}, which JSON has not; a finite number, text or "none" is wanted'
+        )
+    return provenance.plain(value)

@@ -1,0 +1,174 @@
+"""A store that is being written: integrate, record and commit, chunk by chunk."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from vars_dyn._files import explained
+from vars_dyn.dynamics.base import State
+from vars_dyn.integrate import IntegrationError, Snapshot
+from vars_dyn.recording import scalars, snapshots
+from vars_dyn.recording.plan import Plan, as_float64
+from vars_dyn.recording.store import Writer
+
+__all__ = ["Progress", "Recording"]
+
+
+class Progress(NamedTuple):
+    """How far a recording is: reported after every chunk of times.
+
+    Attributes:
+        time, t_max: the time reached and the time to reach, in membrane time constants.
+        relative_gap: the largest relative gap of all signals; NaN where none was asked for.
+        settled: how many of the signals have settled.
+        signals: how many there are.
+    """
+
+    time: float
+    t_max: float
+    relative_gap: float
+    settled: int
+    signals: int
+
+
+@dataclass
+class Recording:
+    """A store that is being written, from a snapshot on."""
+
+    path: Path
+    plan: Plan
+    writer: Writer = dataclass_field(init=False)
+    snapshot: Snapshot
+    index: int  # of `snapshot.time` in the plan's times
+    slot: int
+    facts: dict[str, Any]
+    seconds: float
+    chunks: Iterator[tuple[Tensor, State, Snapshot]]
+    hashed: int = 0  # so many of the times went into `hash`
+    hash: Any = dataclass_field(default_factory=hashlib.sha256)
+
+    def run(self, progress: Callable[[Progress], None] | None) -> None:
+        """Integrate, record and commit, chunk by chunk."""
+        plan, began = self.plan, time.perf_counter() - self.seconds
+        position = 0 if self.index == 0 else self.index + 1
+        now = self.snapshot
+        try:
+            for _, states, now in self.chunks:
+                self.write(states, position)
+                position += len(states[0])
+                # At the end of the run no snapshot is kept: a later t_max may have other times there.
+                if position % plan.stride == 0 and self.index + 1 < position < len(plan.times):
+                    self.snapshot, self.index, self.slot = now, position - 1, 1 - self.slot
+                    self.seconds = time.perf_counter() - began
+                    self.commit(position, now)
+                if progress is not None:
+                    progress(_progress(plan, now))
+        except IntegrationError as error:
+            self.seconds = time.perf_counter() - began
+            self._fail(error, position, now)
+            raise
+        self.seconds = time.perf_counter() - began
+        self._finish(position, now)
+
+    def write(self, states: State, position: int) -> None:
+        """Write the recorded ones of the states at the times from `position`, a multiple of `every`, on."""
+        every = self.plan.every
+        picked = [tuple(part[k] for part in states) for k in range(0, len(states[0]), every)]
+        times = self.plan.times[position : position + len(states[0]) : every]
+        with explained(self.path):
+            self.writer.write("time", as_float64(times), position // every)
+            for quantity in self.plan.quantities:
+                self.writer.write(quantity.name, quantity.over(picked), position // every)
+
+    def commit(self, position: int, snapshot: Snapshot) -> None:
+        """Commit all that is written, with the snapshot to go on from."""
+        with explained(self.path):
+            for array in snapshots.arrays(self.plan.layout, snapshot, self.slot):
+                self.writer.write(array.name, array.values)
+            self.show(self._points(position), self.facts_at("running", snapshot), without=self.plan.end_names)
+
+    def show(self, points: int, found: dict[str, Any], *, without: Sequence[str] = ()) -> None:
+        """Commit so many time points, and what is known of the run."""
+        plan = self.plan
+        names = " ".join(array.name for array in plan.layout.coordinates() + plan.coordinates)
+        if self.writer.carries:
+            shown = scalars.attributes_of(plan.attributes, found) | ({"coordinates": names} if names else {})
+            self.writer.commit(points, shown, scalars.as_values(found), without=without)
+        else:  # a store of version 0.1, which is gone on with as it was begun
+            self.writer.commit(points, found, {}, without=without)
+
+    def _finish(self, position: int, now: Snapshot) -> None:
+        """Commit the last, perhaps incomplete, chunk and the state at the end; the snapshot stays where it was."""
+        settled = not bool(now.live.any())
+        points = self._points(position)
+        following = points * self.plan.every
+        if (
+            settled
+            and following < len(self.plan.times)
+            and float(self.plan.times[following - self.plan.every]) < now.time
+        ):
+            # All settled between two recorded times: the state, which does not move any more, is recorded once.
+            self.write(tuple(part[None] for part in now.state), following)
+            points += 1
+        self._close(points, now, "settled" if settled else "reached t_max")
+
+    def _fail(self, error: IntegrationError, position: int, now: Snapshot) -> None:
+        """Keep what there is of the trajectory."""
+        found = error.trajectory
+        if found is not None and len(found.times):
+            self.write(found.states, position)
+            position += len(found.times)
+            now = now._replace(time=float(found.times[-1]), state=tuple(part[-1] for part in found.states))
+        self._close(self._points(position), now, f"failed: {error}")
+
+    def _close(self, points: int, now: Snapshot, status: str) -> None:
+        """Commit everything, for good."""
+        with explained(self.path):
+            for array in self.plan.end_arrays(now):
+                self.writer.write(array.name, array.values)
+            found = self.facts_at(status, now)
+            self.show(points, found)
+            self.writer.plan(points)
+            if self.writer.carries:
+                self.writer.settle(scalars.as_values(found))
+
+    def _times_digest(self) -> str:
+        """The hash of the times up to the snapshot: a resumed run must have gone through the same ones."""
+        self.hash.update(self.plan.times[self.hashed : self.index + 1].numpy().tobytes())
+        self.hashed = self.index + 1
+        return str(self.hash.hexdigest())
+
+    def _points(self, position: int) -> int:
+        return -(-position // self.plan.every)
+
+    def facts_at(self, status: str, snapshot: Snapshot) -> dict[str, Any]:
+        """All that is known of the run, which has come to a snapshot."""
+        gap = self.plan.integration.get("gap")
+        settled = not bool(snapshot.live.any())
+        found = {
+            **self.facts,
+            "status": status,
+            "equilibrium": bool(gap is not None and settled),
+            "t_end": float(snapshot.time),
+            **{name: int(value) for name, value in snapshot.statistics._asdict().items()},
+            "wall_seconds": round(self.seconds, 3),
+            "snapshot_slot": self.slot,
+            "snapshot_index": self.index,
+            "snapshot_times_sha256": self._times_digest(),
+        }
+        return {name: scalars.plain(name, value) for name, value in found.items()}
+
+
+def _progress(plan: Plan, snapshot: Snapshot) -> Progress:
+    settled = int((~snapshot.live).sum())
+    gap = float(snapshot.relative_gap.max()) if snapshot.relative_gap.numel() else math.nan
+    return Progress(float(snapshot.time), float(plan.times[-1]), gap, settled, plan.layout.signals)
