@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def _storable(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.generi
     raise ValueError(f"the coordinate {name} is of dtype {values.dtype}; real numbers, text or dates are wanted")
 
 
-def _since_the_first(name: str, dates: NDArray[np.datetime64]) -> tuple[NDArray[np.generic], dict[str, str]]:
+def _since_the_first(name: str, dates: NDArray[Any]) -> tuple[NDArray[np.generic], dict[str, str]]:
     """Whole numbers of the longest unit that holds every date exactly."""
     if np.isnat(dates).any():
         raise ValueError(f"the coordinate {name} holds NaT; a date for every signal is wanted")

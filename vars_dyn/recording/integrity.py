@@ -107,7 +107,7 @@ def exists(path: Path) -> StoreError:
 def _foreign(folder: Path) -> str | None:
     """The first thing in a group's or array's folder that is no part of it."""
     is_group = json.loads((folder / "zarr.json").read_text()).get("node_type") == "group"
-    for entry in os.scandir(folder):
+    for entry in list(os.scandir(folder)):  # read to its end, and so closed
         if entry.is_symlink():
             return entry.path
         if entry.is_dir():

@@ -66,7 +66,7 @@ class _Checked(BackendArray):
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
-    def _read(self, key: tuple[Any, ...]) -> NDArray[np.generic]:
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         with _damage_said(self.path, f"its array {self.name}"):
             return self.variable[key].to_numpy()
 
