@@ -29,6 +29,7 @@ import vars_dyn
 from experiments import commands
 from experiments.data import as_images, labelled
 from experiments.settings import Data
+from vars_dyn import _files
 from vars_dyn.attention import attention_class
 from vars_dyn.attention.solvers import Equilibrium, Ode
 
@@ -218,9 +219,7 @@ def _done(options: Overfit, out: Path) -> list[dict[str, Any]]:
 def _write(options: Overfit, records: Sequence[dict[str, Any]], out: Path) -> None:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "vars_dyn": vars_dyn.__version__}
     about = {"options": asdict(options), "threads": torch.get_num_threads(), **versions}
-    part = out / "overfit.json.part"
-    part.write_text(json.dumps({**about, "records": records}, indent=1))
-    part.replace(out / "overfit.json")
+    _files.write_text(out / "overfit.json", json.dumps({**about, "records": records}, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

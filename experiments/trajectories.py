@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from experiments.data import Labelled, as_images, evaluation_images
 from experiments.settings import Settings
+from vars_dyn import _files
 from vars_dyn.attention import VarsAttention
 
 __all__ = ["open_trajectories", "probe_images", "write"]
@@ -40,12 +40,9 @@ def write(
     folder = run / "trajectories"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch-{epoch:04d}.zarr"
-    partial = folder / f".{path.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs={"epoch": epoch, "seed": settings.seed}), **layers})
-    tree.to_zarr(partial, zarr_format=3, consolidated=False)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with _files.replacing_folder(path) as partial:
+        tree.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
     return path
 
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 import vars_dyn as vd
 from tests.recording_helpers import assert_same_bits
+from vars_dyn._files import Workplace
 from vars_dyn.recording import facts
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.simulate import main
@@ -624,3 +625,78 @@ def test_killed_and_resumed_from_the_command_line(here: Path, capsys: pytest.Cap
     assert main(["--resume", "--out", "killed.zarr", "--figure", "none"]) == 1
     capsys.readouterr()
     assert_same_bits(xr.open_zarr("killed.zarr"), xr.open_zarr("whole.zarr"))
+
+
+# Beside other runs and other people's files
+
+
+def test_a_default_run_that_is_killed_leaves_nothing_for_long(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed at once, while the store is made, and while it runs; and a figure that is being drawn."""
+    environment = os.environ | {"PYTHONPATH": str(Path(vd.__file__).parents[1])}
+    options = ["signals.npy", "--dictionary", "random:9", "--lam", "0.1x", "--t-max", "1e5", "--gap", "1e-15"]
+    command = [sys.executable, "-m", "vars_dyn.simulate", *options, "--chunk", "1", "--times", "even", "--dt", "1"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(here.glob(".run-0001.zarr.*")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    hidden = Workplace.begin(Path("run-0001.png"))
+    assert hidden._lock is not None
+    os.close(hidden._lock)  # as a killed process leaves it
+    assert list(here.glob(".run-0001.*"))
+    status, found, _ = run("signals.npy", *SMALL, capsys=capsys)
+    assert status == 0
+    assert not list(here.glob(".run-*"))
+    assert sorted(path.name for path in here.glob("run-*")) == ["run-0001.zarr"]
+    assert found["status"] == "settled"
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_only_figures_of_simulations_are_replaced(suffix: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure = Path(f"figure.{suffix}")
+    figure.write_bytes(Path("images/b.png").read_bytes())
+    before = figure.read_bytes()
+    arguments = ("signals.npy", *SMALL, "--out", "run.zarr", "--overwrite", "--figure", str(figure))
+    assert f"{figure} exists and is no figure of a simulation" in refused(*arguments, capsys=capsys)
+    assert figure.read_bytes() == before
+    figure.unlink()
+    for _ in range(2):
+        assert main([*arguments]) == 0
+    figure.rename("kept")
+    figure.symlink_to("kept")
+    capsys.readouterr()
+    assert "a symbolic link" in refused(*arguments, capsys=capsys)
+
+
+def test_a_store_is_not_put_where_its_input_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signals.npy", *SMALL, "--out", "first.zarr", "--figure", "none"]) == 0
+    capsys.readouterr()
+    to = ("--out", "first.zarr", "--overwrite", "--figure", "none")
+    assert "where the input" in refused("first.zarr/signals", *SMALL, *to, capsys=capsys)
+    with_atoms = ("signals.npy", *SMALL, "--dictionary", "first.zarr/dictionary", *to)
+    assert "where the input" in refused(*with_atoms, capsys=capsys)
+    inside = ("signals.npy", *SMALL, "--out", "first.zarr/second.zarr", "--figure", "none")
+    assert "inside the zarr store" in refused(*inside, capsys=capsys)
+    inside = ("signals.npy", *SMALL, "--out", "second.zarr", "--figure", "first.zarr/run.png")
+    assert "inside the zarr store" in refused(*inside, capsys=capsys)
+
+
+def test_a_full_disk_when_going_on(here: Path) -> None:
+    """The store is on the small disk already; going on fills it."""
+    begin = "--times even --dt 0.01 --t-max 1 --gap 1e-15 --chunk 4 --out disk/run.zarr --figure none"
+    again = f"{sys.executable} -m vars_dyn.simulate --resume --t-max 400 --out disk/run.zarr --figure none"
+    done = on_a_disk_of_its_own(here, "size=900k", f"{begin}; echo $?; {again}")
+    lines = done.stdout.splitlines()
+    assert lines[-2:] == ["2", "run.zarr"], done.stderr
+    assert "run.zarr cannot be written: the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["signals/c.0.0", "z/c.0.0.0", "zarr.json", "z/zarr.json", "run/zarr.json"])
+def test_a_damaged_store_is_refused_in_a_line(damage: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signals.npy", *SMALL, "--t-max", "2", "--out", "run.zarr", "--figure", "none"]) == 1
+    capsys.readouterr()
+    file = Path("run.zarr") / damage
+    file.write_bytes(file.read_bytes()[:-20])
+    said = refused("--out", "run.zarr", "--resume", "--t-max", "3", capsys=capsys)
+    assert "damaged" in said or "no store" in said

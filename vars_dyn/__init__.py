@@ -15,7 +15,7 @@ from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Rec
 from vars_dyn.equilibrium import differentiability, equilibrium
 from vars_dyn.integrate import IntegrationError, Trajectory, integrate
 from vars_dyn.problems import SparseProblem
-from vars_dyn.recording import open_dataset, record, to_dataset
+from vars_dyn.recording import facts, open_dataset, record, to_dataset
 from vars_dyn.solvers import Solution, solve
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
@@ -51,6 +51,7 @@ __all__ = [
     "VarsAttention",
     "differentiability",
     "equilibrium",
+    "facts",
     "integrate",
     "open_dataset",
     "record",

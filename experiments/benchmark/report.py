@@ -12,6 +12,7 @@ from typing import Any
 from experiments.benchmark.alternating import Measured, Ratio, ratios
 from experiments.benchmark.contract import Row
 from experiments.benchmark.machine import machine
+from vars_dyn import _files
 
 __all__ = ["as_json", "goals", "header", "heading", "page", "section", "version_of", "write"]
 
@@ -100,9 +101,7 @@ def page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> st
 
 def write(path: Path, text: str) -> None:
     """Whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text)
-    draft.replace(path)
+    _files.write_text(path, text)
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> list[str]:

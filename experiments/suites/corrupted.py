@@ -16,6 +16,7 @@ from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, VER
 from experiments.data import Labelled, folder_images
 from experiments.suites.base import Part, Tally, chunks
 from experiments.suites.classification import Batch, Classification, accuracy
+from vars_dyn import _files
 
 __all__ = ["Corrupted", "Corruptions", "ImageNetC"]
 
@@ -91,10 +92,8 @@ class Corrupted(Classification):
             key = hashlib.sha256(pixels.tobytes() + made.encode()).hexdigest()[:24]
             path = Path(cache) / f"{name}-{severity}-{key}.npy"
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".partial.npy")
-                np.save(partial, corrupt_all(pixels, name, severity, seed, numbers), allow_pickle=False)
-                partial.replace(path)
+                with _files.replacing(path) as partial:
+                    np.save(partial, corrupt_all(pixels, name, severity, seed, numbers), allow_pickle=False)
             yield np.load(path, allow_pickle=False), labels, first
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
