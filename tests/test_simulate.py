@@ -692,7 +692,7 @@ def test_a_full_disk_when_going_on(here: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("damage", ["signals/c.0.0", "z/c.0.0.0", "zarr.json", "z/zarr.json", "run/zarr.json"])
+@pytest.mark.parametrize("damage", ["signals/c.0.0", "dictionary/c.0.0", "zarr.json", "z/zarr.json", "run/zarr.json"])
 def test_a_damaged_store_is_refused_in_a_line(damage: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["signals.npy", *SMALL, "--t-max", "2", "--out", "run.zarr", "--figure", "none"]) == 1
     capsys.readouterr()

@@ -237,7 +237,8 @@ def _tidy(target: Path) -> None:
             try:
                 note = _note(folder)
                 if note is None:
-                    folder.rmdir()  # killed before it noted anything: empty, or not ours
+                    (folder / f"{_NOTE}.partial").unlink(missing_ok=True)
+                    folder.rmdir()  # killed before it had noted anything: empty now, or not ours
                 elif note.get("target") == target.name and (held is not None or _is_gone(note)):
                     _clear(target, folder)
             finally:

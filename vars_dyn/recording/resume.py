@@ -12,7 +12,7 @@ from vars_dyn.integrate import Snapshot
 from vars_dyn.recording import provenance, snapshots
 from vars_dyn.recording.integrity import Contents, contents
 from vars_dyn.recording.plan import Plan, of_times, times_digest
-from vars_dyn.recording.store import Writer
+from vars_dyn.recording.store import Writer, grows, is_carried
 from vars_dyn.recording.writer import Recording
 
 __all__ = ["resumed"]
@@ -36,7 +36,7 @@ def resumed(path: Path, plan: Plan) -> Recording | None:
         chunks = plan.chunks(snapshot, index)
         recording = Recording(path, plan, snapshot, index, slot, known, float(old["wall_seconds"]), chunks)
         recording.writer = writer
-        _check_arrays(path, plan, found)
+        _check_arrays(path, plan, writer, found)
         writer.plan(plan.points)
         recording.show(found.arrays["time"]["shape"][0], known | {"status": "running"}, without=plan.end_names)
     except BaseException:
@@ -63,12 +63,16 @@ def _snapshot(path: Path, plan: Plan, writer: Writer, slot: int, index: int) -> 
     return snapshot
 
 
-def _check_arrays(path: Path, plan: Plan, found: Contents) -> None:
-    """StoreError where the arrays that are written to are not of the shapes that this run has."""
+def _check_arrays(path: Path, plan: Plan, writer: Writer, found: Contents) -> None:
+    """StoreError where arrays are not of this run's shapes, or what was written once cannot be read."""
     for quantity in plan.quantities:
         shape = found.arrays[quantity.name]["shape"]
         if tuple(shape[1:]) != quantity.shape or found.arrays[quantity.name]["data_type"] != quantity.dtype.name:
             raise StoreError(f"{path} is damaged: its array {quantity.name} is not of shape (time, {quantity.shape})")
+    for name, metadata in found.arrays.items():
+        whole = not grows(metadata) and not is_carried(metadata) and metadata["data_type"] != "string"
+        if whole and not name.startswith("snapshot/"):
+            writer.read(name)
     if found.arrays["time"]["chunk_grid"]["configuration"]["chunk_shape"] != [plan.chunk]:
         raise StoreError(f"{path} is damaged: its chunks are not of {plan.chunk} times, as it says")
 
