@@ -79,7 +79,9 @@ class _OneRun(LocalStore):
         self._arrays: Mapping[str, Mapping[str, Any]] = {} if found is None else found.arrays
         self._identity = self._run()
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         array, _, file = key.rpartition("/")
         metadata = self._arrays.get(array)
         if metadata is None or file == "zarr.json":

@@ -89,7 +89,7 @@ class Writer:
         return writer
 
     @classmethod
-    def open(cls, path: Path, check: Callable[[Path], None]) -> Self:
+    def open(cls, path: Path, check: Callable[[Path], object]) -> Self:
         """An existing store that `check` finds no fault with; StoreError where another process writes to it."""
         held = lock(path)
         try:
