@@ -199,9 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = commands.parser_for("ablate", "Vary iterations, lambda, solver and threshold of a VARS model's layers.")
     commands.add_model(parser)
-    parser.add_argument("--on", type=str, default="clean,corruptions", help="suites that measure, by commas")
-    parser.add_argument("--out", type=str | None, default=None, help="folder of the results; default: the run's")
-    parser.add_argument("--retrain", type=bool, default=False, help="train every cell as the checkpoint was")
+    parser.add_option("on", str, default="clean,corruptions", help="suites that measure, by commas")
+    parser.add_option("out", str | None, default=None, help="folder of the results; default: the run's")
+    parser.add_option("retrain", bool, default=False, help="train every cell as the checkpoint was")
     parser.add_class_arguments(Grid, None)
     parser.add_class_arguments(Evaluation, None, skip={"on"})
 

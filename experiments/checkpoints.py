@@ -25,10 +25,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["Checkpoint", "find", "get_random_state", "last", "load_weights", "read", "set_random_state", "write"]
+__all__ = [
+    "Checkpoint",
+    "find",
+    "get_random_state",
+    "last",
+    "load_weights",
+    "read",
+    "read_state",
+    "read_tensors",
+    "set_random_state",
+    "write",
+]
 
 _NAME = "epoch-{:04d}"
 _TENSOR = "__tensor__"
+
+#: Bytes of a state.json: generators' states and the optimizer's numbers take some hundred kilobytes.
+_LARGEST = 1 << 28
 
 
 @dataclass
@@ -61,24 +75,32 @@ def write(folder: Path, checkpoint: Checkpoint, keep: tuple[int, ...] = ()) -> P
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    tensors: dict[str, Tensor] = {}
-    optimizer = _split(checkpoint.optimizer, tensors, "optimizer")
-    files = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": tensors}
-    for name, content in files.items():
-        if content is not None:
-            plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
-            save_file(plain, partial / f"{name}.safetensors")
-    (partial / "state.json").write_text(json.dumps({**checkpoint.state, "optimizer": optimizer}, indent=1))
-    for path in [*partial.iterdir(), partial]:
-        _flush(path)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    try:
+        _write_files(partial, checkpoint)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except Exception:  # a full disk: what is half there would keep it full
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     _flush(folder)
     kept = {_NAME.format(epoch) for epoch in keep} | {final.name}
     for path in folder.iterdir():
         if path.name not in kept and path.name.removeprefix(".").startswith("epoch-"):
             shutil.rmtree(path)
     return final
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    tensors: dict[str, Tensor] = {}
+    optimizer = _split(checkpoint.optimizer, tensors, "optimizer")
+    files = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": tensors}
+    for name, content in files.items():
+        if content is not None:
+            plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+            save_file(plain, folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps({**checkpoint.state, "optimizer": optimizer}, indent=1))
+    for path in [*folder.iterdir(), folder]:
+        _flush(path)
 
 
 def last(run: Path) -> Path | None:
@@ -94,9 +116,9 @@ def find(path: str | Path) -> Path:
         return path
     newest = last(path) if path.is_dir() else None
     if newest is not None:
-        best = json.loads((newest / "state.json").read_text())["best"]["epoch"]
-        best_path = newest.with_name(_NAME.format(best))
-        return best_path if best_path.is_dir() else newest
+        best = read_state(newest).get("best") or {"epoch": None}
+        named = newest if best["epoch"] is None else newest.with_name(_NAME.format(best["epoch"]))
+        return named if (named / "state.json").is_file() else newest
     if path.is_file():
         raise ValueError(
             f"{path} is a file; a folder with model.safetensors and state.json is wanted (pickles are never loaded)"
@@ -106,15 +128,79 @@ def find(path: str | Path) -> Path:
 
 def read(path: Path, weights_only: bool = False) -> Checkpoint:
     """The checkpoint in the folder `path`, on the CPU; ValueError if it is incomplete or damaged."""
+    state = read_state(path)
+    model = read_tensors(path / "model.safetensors")
+    ema = read_tensors(path / "ema.safetensors") if (path / "ema.safetensors").exists() else None
+    tensors = {} if weights_only else read_tensors(path / "optimizer.safetensors")
+    optimizer = state.pop("optimizer", None)
+    if weights_only:
+        return Checkpoint(model, state, ema, {}, path)
     try:
-        state = json.loads((path / "state.json").read_text())
-        model = load_file(path / "model.safetensors")
-        ema = load_file(path / "ema.safetensors") if (path / "ema.safetensors").exists() else None
-        tensors = {} if weights_only else load_file(path / "optimizer.safetensors")
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no readable checkpoint ({' '.join(str(error).split())})") from None
-    optimizer = state.pop("optimizer")
-    return Checkpoint(model, state, ema, {} if weights_only else _join(optimizer, tensors), path)
+        joined = _join(optimizer, tensors)
+        if not isinstance(joined, dict):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"{path} is no readable checkpoint (state.json has no whole optimizer)") from None
+    return Checkpoint(model, state, ema, joined, path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What state.json of a checkpoint holds; ValueError where a field is missing or holds what it cannot."""
+    file = path / "state.json"
+    try:
+        if not file.is_file() or file.stat().st_size > _LARGEST:
+            raise ValueError(f"no regular file, or one above {_LARGEST} bytes")
+        state = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refused)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no readable checkpoint (state.json: {' '.join(str(error).split())})") from None
+    wrong = _wrong(state)
+    if wrong is not None:
+        raise ValueError(f"{path} is no readable checkpoint (state.json {wrong})")
+    return state
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"it holds {name}; numbers are wanted")
+
+
+def _wrong(state: Any) -> str | None:
+    """What is wrong with a state; None: nothing."""
+    if not isinstance(state, dict):
+        return "holds no object"
+    classes, epoch, best = state.get("classes"), state.get("epoch"), state.get("best")
+    if type(epoch) is not int or not 0 <= epoch < 10**6:
+        return f"has the epoch {epoch!r:.40}; an integer of at least 0 is wanted"
+    if "classes" in state and not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
+        return "has no list of classes' names in classes"
+    if "config" in state and not isinstance(state["config"], dict):
+        return "has no settings in config"
+    if best is not None and not (
+        isinstance(best, dict)
+        and type(best.get("epoch")) is int
+        and 0 <= best["epoch"] <= epoch
+        and isinstance(best.get("accuracy", 0), int | float)
+        and 0 <= best.get("accuracy", 0) <= 1
+    ):
+        return "has no epoch and accuracy in best"
+    if type(state.get("updates", 0)) is not int or state.get("updates", 0) < 0:
+        return f"has {state['updates']!r:.40} updates; an integer of at least 0 is wanted"
+    if not isinstance(state.get("random", []), list):
+        return "has no list of generators' states in random"
+    return None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file of safetensors; ValueError if it is none, or holds a number that is not finite."""
+    try:
+        if not file.is_file():
+            raise OSError(f"{file.name} is no regular file")
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{file.parent} is no readable checkpoint ({' '.join(str(error).split())})") from None
+    for name, value in tensors.items():
+        if (value.is_floating_point() or value.is_complex()) and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{file} holds numbers that are not finite in {name}; finite weights are wanted")
+    return tensors
 
 
 def load_weights(
@@ -126,16 +212,25 @@ def load_weights(
     """
     own = model.state_dict()
     head = {name for name in own if new_head is not None and name.startswith(f"{new_head}.")}
-    misfits = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    misfits = [name for name in own if name not in weights or not _fits(weights[name], own[name])]
     extra = [name for name in weights if name not in own and not (new_head and name.startswith(f"{new_head}."))]
     wrong = [name for name in misfits if name not in head] + extra
     if wrong:
         what = wrong[0]
-        have = f"has shape {tuple(weights[what].shape)}" if what in weights else "is missing"
-        want = f"shape {tuple(own[what].shape)} is wanted" if what in own else "the model has no such weight"
+        have = f"has {_form(weights[what])}" if what in weights else "is missing"
+        want = f"{_form(own[what])} is wanted" if what in own else "the model has no such weight"
         raise ValueError(f"{source} is a checkpoint of another model: {what} {have}, {want}")
     model.load_state_dict({name: weights[name] for name in own if name not in misfits}, strict=False)
     return misfits
+
+
+def _fits(given: Tensor, own: Tensor) -> bool:
+    return given.shape == own.shape and given.is_floating_point() == own.is_floating_point()
+
+
+def _form(value: Tensor) -> str:
+    kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
+    return f"shape {tuple(value.shape)}{kind}"
 
 
 def _split(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
@@ -173,14 +268,23 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back where `get_random_state` found them."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(_bytes(state["torch"]))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(_bytes(state["cuda"]))
+    """Put the generators back where `get_random_state` found them; ValueError for what is no such state."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = state["numpy"]
+        if kind != "MT19937" or len(keys) != 624 or not 0 <= int(rest[0]) <= 624:
+            raise ValueError("NumPy's is of another generator")  # which it would take, and read beyond its end
+        np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+        torch.set_rng_state(_bytes(state["torch"]))
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(_bytes(state["cuda"]))
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError, AttributeError) as error:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+        raise ValueError(f"random holds no states of generators ({' '.join(str(error).split())})") from None
 
 
 def _bytes(text: str) -> Tensor:

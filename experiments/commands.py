@@ -3,57 +3,245 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import sys
+import threading
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_loader
 
-from experiments.settings import Attention
+from experiments import plain
+from experiments.settings import Attention, Data
+from vars_dyn import _yaml
 
-__all__ = ["add_data", "add_model", "parser_for", "run"]
+__all__ = ["Parser", "add_data", "add_model", "parser_for", "run"]
+
+#: The longest message of a failure; what came may be quoted in it, and be long.
+_LONGEST = 600
+
+# Texts of options go through the reader of plain data too, which knows no aliases, tags or deep nesting.
+set_loader("plain", _yaml.value_of, exceptions=(ValueError,))
 
 
-def parser_for(program: str, description: str) -> ArgumentParser:
+class Parser(ArgumentParser):
+    """A parser that checks configurations and values as plain data by their options' types first.
+
+    jsonargparse alone imports whatever a value names as `class_path`, and makes one where a type is Any. So nothing
+    reaches it here but mappings of options that there are, with numbers, texts and lists of the types they are
+    declared with. Options are written out in full.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.kinds: dict[str, Any] = {}
+        self.given: set[str] = set()
+        own = {"parser_mode": "plain", "allow_abbrev": False, "exit_on_error": False}
+        super().__init__(*arguments, **{**own, **keywords})  # jsonargparse makes parsers of this class for parts
+
+    def add_option(self, name: str, kind: Any, **keywords: Any) -> None:
+        """Add an option `--name` of a type; keywords are argparse's."""
+        self.kinds[name] = keywords.pop("checked_as", kind)
+        self.add_argument(f"--{name}", type=kind, **keywords)
+
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *others: Any, **keywords: Any) -> Any:
+        """As jsonargparse's, of a dataclass."""
+        hints, skipped = get_type_hints(theclass), keywords.get("skip") or ()
+        own = {each.name: hints[each.name] for each in fields(theclass) if each.name not in skipped}
+        self.kinds.update({f"{nested_key}.{name}" if nested_key else name: kind for name, kind in own.items()})
+        if nested_key:
+            self.kinds[nested_key] = theclass
+        return super().add_class_arguments(theclass, nested_key, *others, **keywords)
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Any:
+        """As jsonargparse's; ValueError for what is no option or has another type.
+
+        The names that the command line itself gives are in `given` afterwards.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        self.given = set()
+        for name, value in _options(words):
+            if name == "config":
+                self._check_mapping(_yaml.load(Path(value)))
+            else:
+                self._check_option(name, value)
+        return super().parse_args(words, *others, **keywords)
+
+    def _check_mapping(self, values: Mapping[str, Any], prefix: str = "") -> None:
+        for key, value in values.items():
+            name = f"{prefix}{key}"
+            if name in self.kinds:
+                plain.check(self.kinds[name], value, name)
+            elif isinstance(value, Mapping) and any(each.startswith(f"{name}.") for each in self.kinds):
+                self._check_mapping(value, f"{name}.")
+            else:
+                raise ValueError(f"{name!r} is no option of {self.prog}; --help lists those that there are")
+
+    def _check_option(self, name: str, text: str) -> None:
+        if name in ("help", "print_config") or name.startswith("print_config="):
+            return
+        kind = self._kind(name)
+        self.given.add(name)
+        if not isinstance(text, str):
+            raise ValueError(f"{name} has no value; one is wanted")
+        if str in _members(kind):
+            plain.check(str, text, name)
+        if kind is str:
+            return
+        try:
+            value = _yaml.value_of(text)
+        except ValueError as error:
+            if str in _members(kind):
+                return
+            raise ValueError(f"{name} is {text[:80]!r}: {error}") from None
+        whole = any(_is_group(each) for each in _members(kind))
+        if whole and isinstance(value, str) and Path(value[:4096]).is_file():
+            value = _yaml.load(Path(value))
+        if str in _members(kind) and not isinstance(value, Mapping | list):
+            return  # text may look like a number
+        plain.check(kind, value, name)
+
+    def _kind(self, name: str) -> Any:
+        parts = name.split(".")
+        for count in range(len(parts), 0, -1):
+            outer = ".".join(parts[:count])
+            if outer in self.kinds:
+                return plain.within(self.kinds[outer], parts[count:], f"--{name}")
+        raise ValueError(f"there is no option --{name}; --help lists those that there are")
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if type(None) in get_args(kind) or get_origin(kind) is None else (kind,)
+
+
+def _is_group(kind: Any) -> bool:
+    return hasattr(kind, "__dataclass_fields__")
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The options on a command line with the texts of their values, None where there is none."""
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if word == "--":
+            return
+        if not word.startswith("--"):
+            continue
+        name, equals, value = word[2:].partition("=")
+        if name in ("help", "print_config"):
+            yield name, None
+        elif equals:
+            yield name, value
+        else:
+            yield name, words[position] if position < len(words) else None
+            position += 1
+
+
+def parser_for(program: str, description: str) -> Parser:
     """A parser that takes `--config FILE`, repeatedly (a later file wins, the command line wins over files)."""
-    parser = ArgumentParser(prog=f"python -m experiments.{program}", description=description, exit_on_error=False)
+    parser = Parser(prog=f"python -m experiments.{program}", description=description)
     parser.add_argument("--config", action="config", help="YAML file of options; may be given several times")
     return parser
 
 
-def add_model(parser: ArgumentParser) -> None:
+def add_model(parser: Parser) -> None:
     """Arguments that say which trained model is meant, and where data lie."""
     parser.add_argument(
         "checkpoint", help="a run's folder (its best checkpoint), a checkpoint's, or timm:NAME[=WEIGHTS]"
     )
     add_data(parser)
-    parser.add_argument("--weights", type=str | None, default=None, help="safetensors of a timm:NAME model")
+    parser.add_option("weights", str | None, default=None, help="safetensors of a timm:NAME model")
     parser.add_class_arguments(Attention, "attention", instantiate=True)
 
 
-def add_data(parser: ArgumentParser) -> None:
+def add_data(parser: Parser) -> None:
     """Arguments that say where images lie."""
-    parser.add_argument("--data", type=str | None, default=None, help="the folder that has imagenet-c, PACS, ... in it")
-    parser.add_argument(
-        "--validation", type=dict[str, Any], default={}, help="options of the validation images unlike in training"
+    parser.add_option("data", str | None, default=None, help="the folder that has imagenet-c, PACS, ... in it")
+    parser.add_option(
+        "validation",
+        dict[str, bool | int | float | str | list[str] | list[float] | None],
+        checked_as=Data,
+        default={},
+        help="options of the validation images unlike in training",
     )
 
 
 def run(
-    parser: ArgumentParser, command: Callable[[Namespace], int | None], arguments: Sequence[str] | None = None
+    parser: Parser,
+    command: Callable[[Namespace], int | None],
+    arguments: Sequence[str] | None = None,
+    again: Sequence[str] | None = (),
 ) -> int:
-    """Parse and run: the exit status, 2 after one line on standard error if input is bad, 1 if the run failed."""
+    """Parse and run: the exit status, 2 after one line on standard error if input is bad, 1 if the run failed.
+
+    Interrupted (130) or told to stop (143), it prints the command that goes on: the same with the options `again`;
+    where that is None there is nothing to go on from.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return command(parser.parse_args(arguments)) or 0
+        with _streams(), _stoppable():
+            return command(parser.parse_args(words)) or 0
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
+    except KeyboardInterrupt as stop:
+        status, told = (143, "told to stop") if isinstance(stop, _Terminated) else (130, "interrupted")
+        if again is None:
+            return _fail(f"{told}; nothing was kept", status)
+        more = [word for word in again if word not in words]
+        return _fail(f"{told}; to go on: {parser.prog} {shlex.join([*words, *more])}", status)
     except ArgumentError as error:
         return _fail(_readable(error), 2)
     except ArithmeticError as error:
         return _fail(str(error), 1)
     except (ValueError, ModuleNotFoundError) as error:
         return _fail(str(error), 2)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _fail(f"{error.filename}: {reason}" if error.filename else reason, 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            return _fail(f"there is not enough memory for this ({_readable(error)}); something smaller is wanted", 2)
+        raise
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM end the command as an interrupt does, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Give streams that are closed a place to go: progress bars write to them unasked."""
+    closed = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+    with ExitStack() as stack:
+        for name in closed:
+            setattr(sys, name, stack.enter_context(Path(os.devnull).open("w")))
+        try:
+            yield
+        finally:
+            for name in closed:
+                setattr(sys, name, None)
 
 
 def _readable(error: Exception) -> str:
@@ -65,19 +253,8 @@ def _fail(message: str, status: int) -> int:
     # An error in a loader's worker comes with the worker's traceback, whose last line is the message.
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["failed without a message"]
     text = lines[-1].removeprefix("ValueError: ") if lines[0].startswith("Caught ") else " ".join(lines)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {text}", file=sys.stderr)
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+    if os.environ.get("LOCAL_RANK", "0") == "0" and sys.stderr is not None:
+        with suppress(OSError, ValueError):  # standard error may be closed
+            print(f"error: {text}", file=sys.stderr, flush=True)
     return status
-
-
-def as_plain(value: Any) -> Any:
-    """A dataclass of options as what JSON holds."""
-    from dataclasses import fields, is_dataclass
-
-    if is_dataclass(value):
-        return {field.name: as_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): as_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_plain(item) for item in value]
-    return value if isinstance(value, bool | int | float | str | None) else str(value)

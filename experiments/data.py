@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -224,7 +224,24 @@ def training_loader(dataset: Images, batches: EpochBatches, workers: int) -> Dat
 
 def training_transform(data: Data, augmentation: Augmentation) -> Callable[[Image.Image], Tensor]:
     """timm's augmentation, with the crop that the settings ask for; normalised tensors (3, H, W)."""
-    chain: Any = create_transform(
+    try:
+        chain = _timm_chain(data, augmentation)
+    except (AssertionError, KeyError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        raise ValueError(
+            f"augmentation.auto_augment is {augmentation.auto_augment!r}, of which timm makes no policy: "
+            f"{' '.join(str(error).split()) or type(error).__name__}"
+        ) from None
+    if augmentation.crop != "resized":
+        size = data.image_size
+        first = [_Square(size)]
+        if augmentation.crop == "padded":
+            first.append(transforms.RandomCrop(size, padding=size // 8))
+        chain.transforms[:1] = first
+    return cast("Callable[[Image.Image], Tensor]", chain)
+
+
+def _timm_chain(data: Data, augmentation: Augmentation) -> Any:
+    return create_transform(
         data.image_size,
         is_training=True,
         scale=(augmentation.scale, 1.0),
@@ -237,13 +254,6 @@ def training_transform(data: Data, augmentation: Augmentation) -> Callable[[Imag
         mean=tuple(data.mean),
         std=tuple(data.std),
     )
-    if augmentation.crop != "resized":
-        size = data.image_size
-        first = [_Square(size)]
-        if augmentation.crop == "padded":
-            first.append(transforms.RandomCrop(size, padding=size // 8))
-        chain.transforms[:1] = first
-    return chain
 
 
 class _Square:

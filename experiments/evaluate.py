@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from torch import nn
 
 from experiments import commands, pictures, plots, records
 from experiments.data import Labelled, evaluation_images
 from experiments.evaluation import KINDS, Evaluation, evaluate_on
+from experiments.plain import as_plain
 from experiments.settings import Settings
 from experiments.suites import SUITES, Subject
 from experiments.trained import Trained, load, trained
@@ -21,12 +22,12 @@ from vars_dyn.attention.base import TokenMixer
 __all__ = ["about", "evaluation_of", "load", "main", "measure", "measure_subject", "measure_trained", "opened"]
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> commands.Parser:
     parser = commands.parser_for("evaluate", "Measure a trained model: a JSON record per number, a table, figures.")
     commands.add_model(parser)
-    parser.add_argument("--on", type=str, default=",".join(KINDS), help=f"of {', '.join(SUITES)}, by commas")
-    parser.add_argument("--out", type=str | None, default=None, help="folder of the results; default: the run's")
-    parser.add_argument("--label", type=str | None, default=None, help="name of the run in tables; default: its folder")
+    parser.add_option("on", str, default=",".join(KINDS), help=f"of {', '.join(SUITES)}, by commas")
+    parser.add_option("out", str | None, default=None, help="folder of the results; default: the run's")
+    parser.add_option("label", str | None, default=None, help="name of the run in tables; default: its folder")
     parser.add_class_arguments(Evaluation, None, skip={"on"})
     return parser
 
@@ -66,7 +67,7 @@ def about(found: Trained, label: str | None = None) -> dict[str, Any]:
         "seed": found.settings.seed,
         "checkpoint": found.path,
         "epoch": found.epoch,
-        "config": commands.as_plain(found.settings),
+        "config": as_plain(found.settings),
     }
 
 
@@ -74,6 +75,14 @@ def evaluation_of(values: Namespace, on: Sequence[str] | None = None) -> Evaluat
     """The options of an evaluation among the values of a command, on its suites or those given."""
     options = {name: getattr(values, name) for name in Evaluation.__dataclass_fields__ if name != "on"}
     return Evaluation(on=tuple(values.on.split(",")) if on is None else on, **options)
+
+
+def idle(given: Iterable[str], on: Sequence[str]) -> None:
+    """ValueError for an option of the command line that belongs to suites which are not measured."""
+    for name in given:
+        suites = [suite for suite in SUITES if name.partition(".")[0] in SUITES[suite].groups]
+        if suites and not set(suites) & set(on):
+            raise ValueError(f"--{name} does nothing, as it is for {', '.join(suites)}, and --on has {', '.join(on)}")
 
 
 def opened(values: Namespace) -> tuple[Evaluation, Path | None, Trained]:
@@ -97,8 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return commands.run(parser, lambda values: _main(parser, values), arguments)
 
 
-def _main(parser: ArgumentParser, values: Namespace) -> None:
+def _main(parser: commands.Parser, values: Namespace) -> None:
     values = parser.instantiate(values)
+    idle(parser.given, evaluation_of(values).on)
     how, root, found = opened(values)
     out = Path(values.out) if values.out else found.out
     measured = measure_trained(found, how, out, root, values.label)

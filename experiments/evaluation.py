@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from experiments.data import Labelled
+from experiments.limits import whole
 from experiments.settings import Data
 from experiments.suites import SUITES, Subject, run
 from experiments.suites.attacked import Attacks
@@ -74,14 +75,27 @@ class Evaluation:
         for name in self.on:
             if name not in SUITES:
                 raise ValueError(f"on has {name!r}; of {', '.join(SUITES)}, separated by commas, is wanted")
-        self.corruptions.check()
-        self.pacs.check()
-        self.segmentation.check()
-        self.gaze.check()
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; an integer of at least 1 is wanted")
-        if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}; an integer of at least 0 is wanted")
+        if not self.on:
+            raise ValueError(f"on is empty; of {', '.join(SUITES)} is wanted")
+        for group in (self.corruptions, self.attacks, self.pacs, self.segmentation, self.gaze):
+            group.check()
+        whole("seed", self.seed, 0, 2**63 - 1)
+        whole("batch_size", self.batch_size, 1)
+        whole("workers", self.workers, 0, 1024)
+        device_of(self.device)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that an evaluation is made on; ValueError for one that this machine does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(f"device is {name!r}, which this machine does not have ({reason}); cpu is wanted") from None
+    return device
 
 
 def evaluate(model: nn.Module, images: Labelled, data: Data, how: Evaluation | None = None) -> Iterator[dict[str, Any]]:
@@ -100,7 +114,7 @@ def evaluate_on(subject: Subject, how: Evaluation | None = None, parts: Path | N
     measured again.
     """
     how = how or Evaluation()
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if how.device == "auto" else how.device)
+    device = device_of(how.device)
     was_training = subject.model.training
     subject.model.to(device).eval()
     if subject.images is not None:

@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         FIGURES[values.figure](models_of(options), options)
         print(options.out)
 
-    return commands.run(parser, command, arguments)
+    return commands.run(parser, command, arguments, None)
 
 
 if __name__ == "__main__":

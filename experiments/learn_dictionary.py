@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps(found))
 
-    return commands.run(parser, command, arguments)
+    return commands.run(parser, command, arguments, None)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -22,9 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from experiments import checkpoints, logs, trajectories
+from experiments import checkpoints, logs, losses, trajectories
 from experiments.checkpoints import Checkpoint
-from experiments.commands import as_plain
 from experiments.data import (
     EpochBatches,
     Images,
@@ -35,16 +33,14 @@ from experiments.data import (
     training_loader,
     training_transform,
 )
+from experiments.guards import alone, there_is, told
 from experiments.networks import Normalized, build_model
+from experiments.plain import as_plain
+from experiments.resuming import begin, restore
 from experiments.settings import Settings
 from vars_dyn.attention import VarsAttention
-from vars_dyn.recording.provenance import first_difference
 
 __all__ = ["train"]
-
-#: Settings that may differ between a run and its resumption: they do not touch what is computed.
-FREE = ("out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress", "data.workers",
-        "data.root", "data.in_memory", "data.download")  # fmt: skip
 
 #: Updates between two of the stored L of released VARS-S layers, as in the released code.
 _BOUND_EVERY = 100
@@ -80,11 +76,20 @@ def train(settings: Settings, images: tuple[Labelled, Labelled] | None = None) -
     checkpoints/, log.jsonl and trajectories/. With devices > 1 this starts the other processes.
 
     Raises:
-        ValueError: bad input. FloatingPointError: the loss is not a finite number; the message names the last good
-            checkpoint.
+        ValueError: bad input, another process that trains into the same folder, or a full disk. FloatingPointError:
+            the loss is not a finite number; the message names the last good checkpoint.
     """
+    settings.check()
     folder = Path(settings.out)
-    start = _start(settings, folder)
+    start = begin(settings, folder)
+    there_is(settings.accelerator)
+    with alone(folder):
+        return _run_of(settings, folder, start, images)
+
+
+def _run_of(
+    settings: Settings, folder: Path, start: Checkpoint | None, images: tuple[Labelled, Labelled] | None
+) -> Path:
     if images is None:
         images = labelled(settings.data, train=True), labelled(settings.data, train=False)
     if images[0].classes != images[1].classes:
@@ -95,38 +100,10 @@ def train(settings: Settings, images: tuple[Labelled, Labelled] | None = None) -
     fabric = _fabric(settings)
     run = _prepare(settings, folder, fabric, images)
     if start is not None:
-        _restore(run, start)
+        restore(run, start)
     elif settings.finetune is not None:
         _finetune(run, settings.finetune)
     return _train(run, start)
-
-
-def _start(settings: Settings, folder: Path) -> Checkpoint | None:
-    """The checkpoint to resume from; ValueError if there is a run that is not to be resumed, or was another."""
-    path = checkpoints.last(folder)
-    if not settings.resume:
-        if path is not None:
-            raise ValueError(f"{folder} has a run already, up to {path.name}; give --resume or another --out")
-        return None
-    if path is None:
-        return None
-    start = checkpoints.read(path)
-    difference = first_difference(*(_fixed(config) for config in (start.state["config"], as_plain(settings))))
-    if difference is not None:
-        name, before, now = difference
-        raise ValueError(f"{name} is {now!r}, but the run in {folder} has {before!r}; a run is resumed as it was begun")
-    return start
-
-
-def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration flat, without what may change."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            flat.update(_fixed(value, f"{prefix}{name}."))
-        elif f"{prefix}{name}" not in FREE:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _fabric(settings: Settings) -> Fabric:
@@ -143,7 +120,7 @@ def _fabric(settings: Settings) -> Fabric:
             strategy="ddp" if many else "auto",
             precision=precision,
         )
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # Fabric has errors of its own
         raise ValueError(f"accelerator, devices or precision do not fit this machine: {error}") from None
     fabric.launch()
     return fabric
@@ -155,35 +132,41 @@ def _prepare(settings: Settings, folder: Path, fabric: Fabric, images: tuple[Lab
     network = build_model(settings.model, len(images[0].classes), settings.data.image_size, options.drop_path)
     network = fabric.to_device(network)
     ema = ModelEmaV3(network, decay=options.ema) if options.ema else None
-    optimizer = create_optimizer_v2(network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
-    steps = len(images[0]) // options.batch_size
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=options.schedule,
-        num_epochs=settings.epochs,
-        warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # halves are fine: it is multiplied by the updates
-        warmup_lr=options.lr / 100,
-        min_lr=options.min_lr,
-        step_on_epochs=False,
-        updates_per_epoch=max(steps, 1),
-    )
-    scheduler.step_update(0)
+    optimizer, scheduler = _stepping(settings, network, len(images[0]) // options.batch_size)
     model, optimizer = fabric.setup(network, optimizer)
     fabric.seed_everything(settings.seed + 1 + fabric.global_rank, verbose=False)  # dropout and mixup of each its own
     return _Run(settings, folder, fabric, images, network, model, optimizer, scheduler, ema)
 
 
-def _restore(run: _Run, start: Checkpoint) -> None:
-    source = str(start.path)
-    checkpoints.load_weights(run.network, start.model, source)
-    if run.ema is not None and start.ema is not None:
-        checkpoints.load_weights(run.ema.module, start.ema, source)
-    run.optimizer.load_state_dict(start.optimizer)
-    run.epoch, run.updates, run.best = (start.state[name] for name in ("epoch", "updates", "best"))
-    run.scheduler.step_update(run.updates)
-    states = start.state["random"]
-    if len(states) == run.fabric.world_size:
-        checkpoints.set_random_state(states[run.fabric.global_rank])
+def _stepping(settings: Settings, network: nn.Module, steps: int) -> tuple[Optimizer, Scheduler]:
+    """The optimizer and its schedule; ValueError for names and numbers that timm does not take."""
+    options = settings.optimization
+    try:
+        optimizer = create_optimizer_v2(network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
+    except Exception as error:  # optimizers of many authors
+        raise ValueError(
+            f"optimization.optimizer is {options.optimizer!r}, which timm cannot make here: {error}"
+        ) from None
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=options.schedule,
+            num_epochs=settings.epochs,
+            warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # halves are fine: times the updates
+            warmup_lr=options.lr / 100,
+            min_lr=options.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=max(steps, 1),
+        )
+        if scheduler is None:
+            raise ValueError("constant is the schedule that stays")
+        scheduler.step_update(0)
+    except (AssertionError, ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"optimization.schedule is {options.schedule!r}, which timm cannot make for {settings.epochs} epochs: "
+            f"{error}"
+        ) from None
+    return optimizer, scheduler
 
 
 def _finetune(run: _Run, source: str) -> None:
@@ -222,10 +205,12 @@ def _train(run: _Run, start: Checkpoint | None) -> Path:
         if run.best is None or figures["accuracy"] > run.best["accuracy"]:
             run.best = {"epoch": run.epoch, "accuracy": figures["accuracy"]}
         if log is not None:
-            if probe is not None:
-                trajectories.write(run.folder, run.epoch, run.evaluated, fabric.to_device(probe), settings)
-            log.epoch(run.epoch, {**figures, "best": run.best["accuracy"]})
-        path = _checkpoint(run)
+            with told(path, run.folder):
+                if probe is not None:
+                    trajectories.write(run.folder, run.epoch, run.evaluated, fabric.to_device(probe), settings)
+                log.epoch(run.epoch, {**figures, "best": run.best["accuracy"]})
+        with told(path, run.folder):
+            path = _checkpoint(run)
     if log is not None:
         log.close()
     return path
@@ -234,7 +219,7 @@ def _train(run: _Run, start: Checkpoint | None) -> Path:
 def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
     """One pass over the training images: mean loss, learning rate, speed."""
     settings, fabric = run.settings, run.fabric
-    loss_of, mixing = _loss(settings, len(run.images[0].classes))
+    loss_of, mixing = losses.loss_of(settings, len(run.images[0].classes))
     run.model.train()
     total, began, cpu = 0.0, time.perf_counter(), time.process_time()
     shown = settings.progress and fabric.is_global_zero
@@ -300,38 +285,6 @@ def _update_bounds(network: nn.Module) -> None:
 def _reduced(fabric: Fabric, value: Tensor, how: str) -> Tensor:
     """The mean or the sum of all processes' values."""
     return cast(Tensor, fabric.all_reduce(value, reduce_op=how))
-
-
-def _loss(settings: Settings, classes: int) -> tuple[Any, Mixup | None]:
-    """The loss of logits and labels (or their mixed distributions), and what mixes them."""
-    augmentation = settings.augmentation
-    smoothing = augmentation.smoothing
-    mixing = None
-    if augmentation.mixup or augmentation.cutmix:
-        mixing = Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=smoothing, num_classes=classes)
-    if settings.optimization.loss == "ce":
-        return (F.cross_entropy if mixing else _Smooth(smoothing)), mixing
-    return _Binary(classes, 0.0 if mixing else smoothing), mixing
-
-
-class _Smooth:
-    def __init__(self, smoothing: float) -> None:
-        self.smoothing = smoothing
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-
-
-class _Binary:
-    """Binary cross-entropy per class against one-hot or mixed labels."""
-
-    def __init__(self, classes: int, smoothing: float) -> None:
-        self.classes, self.smoothing = classes, smoothing
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if labels.ndim == 1:
-            labels = F.one_hot(labels, self.classes) * (1 - self.smoothing) + self.smoothing / self.classes
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
 @torch.no_grad()

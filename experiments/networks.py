@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 import models  # noqa: F401  # registers the project's models
+from experiments.limits import checked_sizes
 from experiments.settings import Attention, Model
 from vars_dyn.attention import KINDS, attention_class, replace_attention
 
@@ -20,7 +25,8 @@ def build_model(settings: Model, num_classes: int, image_size: int, drop_path: f
     if not timm.is_model(name):
         raise ValueError(f"model.name is {name!r}; a model of timm, vars_rvt_*, vars_deit_* or vars_gfnet_* is wanted")
     ours = name.startswith("vars_")
-    arguments = {**settings.sizes, "num_classes": num_classes}
+    arguments: dict[str, Any] = {**checked_sizes(settings.sizes), "num_classes": num_classes}
+    _affordable(settings.sizes, image_size, num_classes)
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     if ours:
@@ -31,9 +37,34 @@ def build_model(settings: Model, num_classes: int, image_size: int, drop_path: f
         model = timm.create_model(name, **arguments)
     except TypeError as error:
         raise ValueError(f"model.sizes is {settings.sizes}, which {name} does not take: {error}") from None
+    except (ArithmeticError, AssertionError, IndexError, RuntimeError, MemoryError) as error:
+        raise ValueError(
+            f"model.name, model.sizes and data.image_size are {name}, {settings.sizes} and {image_size}, "
+            f"which do not fit together: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from None
     if not ours and attention.kind is not None:
         model = replace_attention(model, attention.kind, **attention.options())
     return model
+
+
+def _affordable(sizes: Mapping[str, Any], image_size: int, num_classes: int) -> None:
+    """ValueError for a model whose weights alone do not fit this machine's memory: a bound from below, roughly."""
+    depth, patch = sizes.get("depth", 1), sizes.get("patch_size", 16)
+    if isinstance(sizes.get("base_dims"), list) and isinstance(sizes.get("heads"), list):
+        widths = [base * count for base, count in zip(sizes["base_dims"], sizes["heads"], strict=False)]
+    else:
+        widths = [sizes.get("embed_dim", 16)]
+    depths = depth if isinstance(depth, list) else [depth]
+    blocks = sum(
+        many * width**2 * (2 + 2 * sizes.get("mlp_ratio", 1.0)) for many, width in zip(depths, widths, strict=False)
+    )
+    count = blocks + widths[0] * (image_size / patch) ** 2 + widths[-1] * num_classes
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    if 4 * count > memory:
+        raise ValueError(
+            f"model.sizes is {dict(sizes)} for images of {image_size} pixels: more than {count / 1e6:.0f} million "
+            f"weights, {4 * count / 1e9:.0f} GB where this machine has {memory / 1e9:.0f}; a smaller model is wanted"
+        )
 
 
 def _layer(attention: Attention) -> str | type[nn.Module]:

@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = parser.instantiate(values)
         _main(Overfit(**{name: getattr(values, name) for name in Overfit.__dataclass_fields__}))
 
-    return commands.run(parser, command, arguments)
+    return commands.run(parser, command, arguments, ("--resume=true",))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from experiments.data import labelled
 from experiments.drawn import SHAPES, draw, write_images
 from experiments.evaluation import Evaluation
 from experiments.loop import train
+from experiments.plain import as_plain
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
 
 __all__ = ["main", "quickstart"]
@@ -37,7 +38,7 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
     train(settings)
     model, settings, state = evaluate.load(out)
     (out / "records.jsonl").unlink(missing_ok=True)
-    about = {"label": "vars_d", "seed": 0, "checkpoint": state["path"], "config": commands.as_plain(settings)}
+    about = {"label": "vars_d", "seed": 0, "checkpoint": state["path"], "config": as_plain(settings)}
     images = labelled(settings.data, train=False)
     found = evaluate.measure(model, images, settings, Evaluation(device="cpu"), about, out)
     (out / "table.md").write_text(records.table(found, records.COLUMNS))
@@ -50,8 +51,8 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = commands.parser_for("quickstart", "Train and measure a small VARS-D transformer on images drawn here.")
-    parser.add_argument("--out", type=str, default="runs/quickstart", help="folder of everything that it makes")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the images")
+    parser.add_option("out", str, default="runs/quickstart", help="folder of everything that it makes")
+    parser.add_option("epochs", int, default=8, help="passes over the images")
 
     def command(values: object) -> None:
         out = Path(getattr(values, "out", ""))

@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = read(Path(file) for file in values.files)
         print(table(found, columns(found)))
 
-    return commands.run(parser, command, arguments)
+    return commands.run(parser, command, arguments, None)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from experiments.corruptions import CORRUPTIONS
 from experiments.data import labelled
 from experiments.evaluation import Evaluation
 from experiments.loop import train
+from experiments.plain import as_plain
 from experiments.settings import Attention, Settings
 
 __all__ = ["Ablation", "Series", "jobs", "main", "report", "run"]
@@ -158,7 +159,7 @@ def _run(job: Job) -> None:
         "checkpoint": state["path"],
         "epoch": state["epoch"],
         "varied": dict(job.varied),
-        "config": commands.as_plain(settings),
+        "config": as_plain(settings),
     }
     began = time.process_time()
     found = evaluate.measure(model, labelled(settings.data, train=False), settings, job.evaluation, about, partial)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from experiments.limits import ACCELERATORS, PRECISIONS, between, checked_sizes, of, whole
 from vars_dyn.attention import solvers
 
 __all__ = ["Attention", "Augmentation", "Data", "Model", "Ode", "Optimization", "Settings"]
+
+Size = bool | int | float | str | list[int]
 
 
 @dataclass
@@ -27,6 +31,12 @@ class Ode:
     method: str = "dopri5"
     rtol: float = 1e-4
     atol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "rtol"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"ode.{name} is {getattr(self, name)}; a finite number above 0 is wanted")
+        between("ode.atol", self.atol, 0)
 
 
 @dataclass
@@ -51,6 +61,10 @@ class Attention:
     variant: str | None = None
     gradient: str | None = None
 
+    def __post_init__(self) -> None:
+        between("model.attention.lam", self.lam, 0)
+        whole("model.attention.num_steps", self.num_steps, 1, 100_000)
+
     def options(self) -> dict[str, Any]:
         """What is given, as arguments of the attention class."""
         given = {name: value for name, value in vars(self).items() if name != "kind" and value is not None}
@@ -69,12 +83,16 @@ class Model:
     Attributes:
         name: any model of timm; vars_rvt_*, vars_deit_* and vars_gfnet_* are this project's.
         attention: its attention; in other models of timm it replaces theirs.
-        sizes: further arguments of the model's constructor, such as depth: [2].
+        sizes: further arguments of the model's constructor, such as depth: [2]; see
+            `experiments.limits.SIZES`.
     """
 
     name: str = "vars_rvt_micro"
     attention: Attention = field(default_factory=Attention)
-    sizes: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_sizes(self.sizes)
 
 
 @dataclass
@@ -111,6 +129,19 @@ class Data:
     workers: int = 0
     download: bool = False
 
+    def __post_init__(self) -> None:
+        whole("data.image_size", self.image_size, 1, 8192)
+        whole("data.workers", self.workers, 0, 1024)
+        for name in ("train_images", "val_images"):
+            whole(f"data.{name}", getattr(self, name), 1)
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"data.crop is {self.crop}; a number above 0, up to 1, is wanted")
+        for name, positive in (("mean", False), ("std", True)):
+            value = getattr(self, name)
+            if len(value) != 3 or not all(math.isfinite(each) and (each > 0 or not positive) for each in value):
+                what = "finite numbers above 0" if positive else "finite numbers"
+                raise ValueError(f"data.{name} is {value}; three {what}, of red, green and blue, are wanted")
+
 
 @dataclass
 class Augmentation:
@@ -140,6 +171,15 @@ class Augmentation:
     cutmix: float = 0.0
     smoothing: float = 0.0
     repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"augmentation.scale is {self.scale}; a number above 0, up to 1, is wanted")
+        for name in ("flip", "erasing", "cutmix", "mixup", "color_jitter"):
+            most = 1 if name in ("flip", "erasing") else 100
+            between(f"augmentation.{name}", getattr(self, name), 0, most)
+        between("augmentation.smoothing", self.smoothing, 0, 1, open_above=True)
+        whole("augmentation.repeats", self.repeats, 1)
 
 
 @dataclass
@@ -171,6 +211,15 @@ class Optimization:
     loss: Literal["ce", "bce"] = "ce"
     ema: float = 0.0
     drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "warmup_epochs", "min_lr", "clip"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"optimization.{name} is {value}; a finite number of at least 0 is wanted")
+        for name in ("ema", "drop_path"):
+            between(f"optimization.{name}", getattr(self, name), 0, 1, open_above=True)
+        whole("optimization.batch_size", self.batch_size, 1)
 
 
 @dataclass
@@ -212,8 +261,16 @@ class Settings:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; an integer of at least 1 is wanted")
-        if self.probe_images < 0:
-            raise ValueError(f"probe_images is {self.probe_images}; an integer of at least 0 is wanted")
+        for name, most in (("epochs", 1_000_000), ("devices", 1024), ("nodes", 65536)):
+            whole(name, getattr(self, name), 1, most)
+        whole("stop_after", self.stop_after, 1)
+        whole("probe_images", self.probe_images, 0)
+        whole("seed", self.seed, 0, 2**32 - 1 - 65536)  # what NumPy and Fabric take, with room for every process
+        of("accelerator", self.accelerator, ACCELERATORS)
+        of("precision", self.precision, PRECISIONS)
+
+    def check(self) -> None:
+        """ValueError for a value that was put in later and that the constructors would have refused."""
+        groups = (self.model.attention, self.model, self.data, self.augmentation, self.optimization, self)
+        for group in groups if self.model.attention.ode is None else (self.model.attention.ode, *groups):
+            group.__post_init__()

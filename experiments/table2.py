@@ -146,11 +146,9 @@ def _latex(rows: Sequence[Row], head: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status: 1 if some data could not be used."""
     parser = commands.parser_for("table2", "Measure models on all of Table 2; given again, it goes on.")
-    parser.add_argument(
-        "--models", type=list[str], required=True, help="MODEL or LABEL=MODEL: checkpoints, timm:NAME=FILE"
-    )
+    parser.add_option("models", list[str], required=True, help="MODEL or LABEL=MODEL: checkpoints, timm:NAME=FILE")
     commands.add_data(parser)
-    parser.add_argument("--out", type=str, default="runs/table2", help="folder of the table and its records")
+    parser.add_option("out", str, default="runs/table2", help="folder of the table and its records")
     parser.add_class_arguments(Evaluation, None, skip={"on"})
 
     def command(values: Namespace) -> int:

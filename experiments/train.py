@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from experiments import commands
 from experiments.loop import train
@@ -14,7 +14,7 @@ from experiments.settings import Settings
 __all__ = ["main", "read_settings"]
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> commands.Parser:
     parser = commands.parser_for("train", "Train a model; all options may stand in the YAML file of --config.")
     parser.add_class_arguments(Settings, None, instantiate=True)
     return parser
@@ -26,7 +26,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     return _settings(parser, parser.parse_args(list(arguments)))
 
 
-def _settings(parser: ArgumentParser, values: Namespace) -> Settings:
+def _settings(parser: commands.Parser, values: Namespace) -> Settings:
     values = parser.instantiate(values)
     return Settings(**{name: getattr(values, name) for name in Settings.__dataclass_fields__})
 
@@ -34,11 +34,28 @@ def _settings(parser: ArgumentParser, values: Namespace) -> Settings:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
-    return commands.run(parser, lambda values: _main(_settings(parser, values)), _flags(arguments))
+    given = _flags(arguments)
+    return commands.run(parser, lambda values: _main(parser, _settings(parser, values)), given, ("--resume=true",))
 
 
-def _main(settings: Settings) -> None:
+def _main(parser: commands.Parser, settings: Settings) -> None:
+    _idle(parser.given, settings)
     train(settings)
+
+
+def _idle(given: set[str], settings: Settings) -> None:
+    """ValueError for an option of the command line that does nothing beside the others."""
+    data, augmentation = settings.data, settings.augmentation
+    idle = {
+        "data.download": data.source == "folder" and f"data.source is {data.source}",
+        "data.train": data.source != "folder" and f"data.source is {data.source}",
+        "data.val": data.source != "folder" and f"data.source is {data.source}",
+        "augmentation.scale": augmentation.crop != "resized" and f"augmentation.crop is {augmentation.crop}",
+        "model.attention.ode": settings.model.attention.solver != "ode" and "model.attention.solver is not ode",
+    }
+    for name, why in idle.items():
+        if why and any(each == name or each.startswith(f"{name}.") for each in given):
+            raise ValueError(f"--{name} does nothing, as {why}; leave it out")
 
 
 def _flags(arguments: Sequence[str] | None) -> list[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors.torch import load_file
 
-from experiments import checkpoints
+from experiments import checkpoints, plain
 from experiments.data import Labelled, labelled
 from experiments.networks import Normalized, build_model
-from experiments.settings import Attention, Augmentation, Data, Model, Ode, Optimization, Settings
+from experiments.settings import Attention, Data, Model, Settings
 from experiments.suites.imagenet import synsets
 from vars_dyn.attention import replace_attention
 
@@ -53,8 +52,14 @@ def labelled_source(text: str) -> tuple[str, str]:
     label, equals, source = text.partition("=")
     if equals:
         return label, source
-    path = Path(text)
-    return (path.parents[1] if path.parent.name == "checkpoints" else path).name, text
+    return run_of(Path(text)).name, text
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint (or a run) is of."""
+    path = checkpoint.absolute()
+    path = Path(os.path.normpath(path))
+    return path.parents[1] if path.parent.name == "checkpoints" else path
 
 
 def trained(
@@ -79,6 +84,10 @@ def trained(
     Raises:
         ValueError: there is no such model, or it does not fit its weights.
     """
+    if attention is not None and attention.kind is None and attention.options():
+        raise ValueError(f"attention has {', '.join(attention.options())} but no kind; --attention.kind is wanted too")
+    if weights is not None and not source.startswith("timm:"):
+        raise ValueError(f"weights is given, but {source} has its own; it is wanted with timm:NAME alone")
     if source.startswith("timm:"):
         name, _, file = source.removeprefix("timm:").partition("=")
         own = {} if root is None else {"root": str(root / "imagenet")}
@@ -86,9 +95,10 @@ def trained(
     else:
         model, settings, state = load(source, validation)
         images = labelled(settings.data, train=False) if with_images else None
-        out = Path(settings.out)
+        # Where the checkpoint lies, not where it says that it was made: it may come from elsewhere.
+        run = run_of(Path(state["path"]))
         found = Trained(
-            model, settings, state["classes"], state["path"], state["epoch"], images, out.name, out / "evaluation"
+            model, settings, state["classes"], state["path"], state["epoch"], images, run.name, run / "evaluation"
         )
     if attention is not None and attention.kind is not None:
         replace_attention(found.model.network, attention.kind, **attention.options())
@@ -100,31 +110,20 @@ def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[No
     """The model of a checkpoint (its moving average where there is one), for images in [0, 1]; settings and state."""
     path = checkpoints.find(checkpoint)
     stored = checkpoints.read(path, weights_only=True)
-    settings = _settings(stored.state["config"])
+    try:
+        settings = plain.read(Settings, stored.state["config"], "")
+    except ValueError as error:
+        raise ValueError(f"{path} is no checkpoint of a training run: {error}") from None
     settings.data = changed(settings.data, data or {})
     network = build_model(settings.model, len(stored.state["classes"]), settings.data.image_size)
     checkpoints.load_weights(network, stored.weights, str(path))
     return Normalized(network, settings.data.mean, settings.data.std), settings, {**stored.state, "path": str(path)}
 
 
-def _settings(config: dict[str, Any]) -> Settings:
-    """Settings from what a checkpoint holds of them."""
-    groups = {"data": Data, "augmentation": Augmentation, "optimization": Optimization}
-    config = copy.deepcopy(config)
-    attention = Attention(**config["model"].pop("attention"))
-    if isinstance(attention.ode, dict):
-        attention.ode = Ode(**attention.ode)
-    made = {name: kind(**config[name]) for name, kind in groups.items()}
-    return Settings(**{**config, **made, "model": Model(**config["model"], attention=attention)})
-
-
 def changed(data: Data, changes: dict[str, Any]) -> Data:
-    """`data` with some options changed; ValueError for an option that there is not."""
-    names = [field.name for field in fields(Data)]
-    for name in changes:
-        if name not in names:
-            raise ValueError(f"validation has the option {name!r}; of {', '.join(names)} is wanted")
-    return Data(**{**{name: getattr(data, name) for name in names}, **changes})
+    """`data` with some options changed; ValueError for an option that there is not, or of another type."""
+    plain.check(Data, changes, "validation")
+    return replace(data, **changes)
 
 
 def _timm_model(name: str, weights: str | None, data: dict[str, Any], with_images: bool) -> Trained:
@@ -141,7 +140,7 @@ def _timm_model(name: str, weights: str | None, data: dict[str, Any], with_image
     images = labelled(settings.data, train=False) if with_images else None
     classes = synsets() if images is None else images.classes
     network = build_model(settings.model, len(classes), settings.data.image_size)
-    checkpoints.load_weights(network, load_file(weights), weights)
+    checkpoints.load_weights(network, checkpoints.read_tensors(Path(weights)), weights)
     model = Normalized(network, settings.data.mean, settings.data.std)
     return Trained(
         model, settings, list(classes), weights, None, images, name, Path("runs") / f"timm-{name}/evaluation"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments import attacks
+from experiments.limits import between, whole
 from experiments.suites.base import Part, Tally, chunks
 from experiments.suites.classification import Classification
 
@@ -33,11 +34,19 @@ class Attacks:
     steps: int = 5
     images: int | None = None
 
+    def check(self) -> None:
+        """ValueError for a ball, a step or a number that cannot be."""
+        for name in ("radius", "step"):
+            between(f"attacks.{name}", getattr(self, name), 0, 255)
+        whole("attacks.steps", self.steps, 1, 100_000)
+        whole("attacks.images", self.images, 1)
+
 
 class Fgsm(Classification):
     """The fast gradient sign method."""
 
     name = "fgsm"
+    groups = ("attacks",)
 
     def options(self) -> Any:
         return [asdict(self.how.attacks), self.how.seed]

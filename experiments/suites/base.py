@@ -127,10 +127,12 @@ class Suite(ABC):
     Attributes:
         name: its name in `--on` and in the records' field "on".
         needs: the folder below `Subject.root` that it reads; None: it measures on `Subject.images`.
+        groups: the groups of `Evaluation`'s options that it takes.
     """
 
     name: ClassVar[str]
     needs: ClassVar[str | None] = None
+    groups: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, subject: Subject, how: Evaluation) -> None:
         self.subject, self.how = subject, how

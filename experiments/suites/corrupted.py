@@ -43,6 +43,8 @@ class Corruptions:
         for name in self.names:
             if name not in CORRUPTIONS:
                 raise ValueError(f"corruptions.names has {name!r}; of {', '.join(CORRUPTIONS)} is wanted")
+        if not self.severities:
+            raise ValueError("corruptions.severities is empty; integers from 1 to 5 are wanted")
         for severity in self.severities:
             if severity not in SEVERITIES:
                 raise ValueError(f"corruptions.severities has {severity}; integers from 1 to 5 are wanted")
@@ -52,6 +54,7 @@ class Corrupted(Classification):
     """Validation images, corrupted here with a seed, or those of a folder like ImageNet-C's."""
 
     name = "corruptions"
+    groups = ("corruptions",)
 
     @property
     def folder(self) -> Path | None:

@@ -45,7 +45,7 @@ class Gaze:
     def check(self) -> None:
         """ValueError for a number that is not positive."""
         for name, value in asdict(self).items():
-            if not value > 0:
+            if not 0 < value < float("inf"):
                 raise ValueError(f"gaze.{name} is {value}; a number above 0 is wanted")
 
 
@@ -59,6 +59,7 @@ class Mit1003(OfMaps):
 
     name = "mit1003"
     needs = "MIT1003"
+    groups = ("maps", "gaze")
 
     def parts(self) -> Iterator[Part]:
         root = self.subject.folder(self.needs)

@@ -18,10 +18,10 @@ import numpy as np
 
 from experiments import checkpoints
 from experiments.checkpoints import Checkpoint
-from experiments.commands import as_plain
 from experiments.data import Labelled, folder_classes, image_files, read_image
 from experiments.loop import train
 from experiments.networks import Normalized, build_model
+from experiments.plain import as_plain
 from experiments.settings import Settings
 from experiments.suites.base import Part, Subject, Tally
 from experiments.suites.classification import Classification, accuracy
@@ -54,6 +54,8 @@ class Pacs:
     def check(self) -> None:
         """ValueError for an unknown split or domain, or a share that is none."""
         for name, values, known in (("splits", self.splits, SPLITS), ("targets", self.targets, DOMAINS)):
+            if not values:
+                raise ValueError(f"pacs.{name} is empty; of {', '.join(known)} is wanted")
             for value in values:
                 if value not in known:
                     raise ValueError(f"pacs.{name} has {value!r}; of {', '.join(known)} is wanted")
@@ -66,6 +68,7 @@ class PacsTransfer(Classification):
 
     name = "pacs"
     needs = "PACS"
+    groups = ("pacs",)
 
     def options(self) -> Any:
         chosen = {name: value for name, value in asdict(self.how.pacs).items() if name not in ("splits", "targets")}

@@ -59,6 +59,7 @@ class VocSegmentation(OfMaps):
 
     name = "voc-segmentation"
     needs = "VOCdevkit/VOC2012"
+    groups = ("maps", "segmentation")
 
     def parts(self) -> Iterator[Part]:
         root = self.subject.folder(self.needs)

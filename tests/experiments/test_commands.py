@@ -12,9 +12,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, quickstart, series, train
-from experiments.commands import as_plain
 from experiments.loop import train as train_run
 from experiments.networks import build_model
+from experiments.plain import as_plain
 from experiments.settings import Settings
 from experiments.train import read_settings
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from experiments import checkpoints, loop
-from experiments.commands import as_plain
 from experiments.logs import read_log
 from experiments.loop import train
+from experiments.plain import as_plain
 from experiments.settings import Attention, Augmentation, Model, Optimization, Settings
 from experiments.trajectories import open_trajectories
 
