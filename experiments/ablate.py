@@ -9,8 +9,9 @@ ablation.png; given again, the command goes on.
 from __future__ import annotations
 
 import itertools
+import json
 import math
-import shutil
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +30,11 @@ from experiments import commands, plots, records
 from experiments.evaluate import opened
 from experiments.evaluation import Evaluation, evaluate_on
 from experiments.loop import train
+from experiments.outputs import refuse_foreign
 from experiments.settings import Ode
 from experiments.suites import Subject
 from experiments.trained import Trained, trained
+from vars_dyn import _files
 from vars_dyn.attention import VarsAttention, solvers
 
 __all__ = ["Cell", "Grid", "ablate", "main", "varied"]
@@ -184,15 +187,22 @@ def write(dataset: xr.Dataset, path: Path) -> None:
     """Write a dataset to a zarr store that appears whole."""
     text = {name: each.astype(object) for name, each in dataset.coords.items() if each.dtype.kind == "U"}
     dataset = dataset.assign_coords(text)  # zarr has no specification of texts of fixed length
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _files.replacing_folder(path) as partial:
         # Without it every opening warns; with it zarr warns that the specification of format 3 is yet to have it.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        dataset.to_zarr(partial, zarr_format=3, consolidated=True)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+        dataset.to_zarr(partial, mode="a", zarr_format=3, consolidated=True)
+
+
+def _refuse_another(path: Path) -> None:
+    """ValueError where something lies that is no ablation."""
+    if not os.path.lexists(path):
+        return
+    try:
+        about = json.loads((path / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        about = {}
+    if path.is_symlink() or not {"checkpoint", "retrained"} <= set(about):
+        raise ValueError(f"{path} exists, and is no ablation; another --out is wanted")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -210,6 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grid = Grid(**{name: getattr(values, name) for name in Grid.__dataclass_fields__})
         how, root, found = opened(values)
         out = Path(values.out) if values.out else found.out.with_name("ablation")
+        _refuse_another(out / "ablation.zarr")
+        refuse_foreign([out / "ablation.png"], beside=out / "ablation.zarr" / "zarr.json")
         dataset = ablate(found, grid, how, out, root, values.retrain)
         write(dataset, out / "ablation.zarr")
         plots.grid(dataset, _base(found.model), out / "ablation.png")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 _NAME = "epoch-{:04d}"
+#: The names of checkpoints, whole ones and others: no other name is ever removed.
+_WHOLE, _OWN = re.compile(r"epoch-\d{4,6}"), re.compile(r"epoch-\d{4,6}|\.epoch-\d{4,6}\.partial")
 _TENSOR = "__tensor__"
 
 #: Bytes of a state.json: generators' states and the optimizer's numbers take some hundred kilobytes.
@@ -85,7 +88,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: tuple[int, ...] = ()) -> P
     _flush(folder)
     kept = {_NAME.format(epoch) for epoch in keep} | {final.name}
     for path in folder.iterdir():
-        if path.name not in kept and path.name.removeprefix(".").startswith("epoch-"):
+        if path.name not in kept and _OWN.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
     return final
 
@@ -105,8 +108,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
 
 def last(run: Path) -> Path | None:
     """The last complete checkpoint of a run; None if it has none."""
-    found = sorted(path for path in (run / "checkpoints").glob("epoch-*") if (path / "state.json").is_file())
-    return found[-1] if found else None
+    found = [path for path in (run / "checkpoints").glob("epoch-*") if _WHOLE.fullmatch(path.name)]
+    whole = [path for path in found if (path / "state.json").is_file()]
+    return max(whole, key=lambda path: int(path.name.removeprefix("epoch-")), default=None)
 
 
 def find(path: str | Path) -> Path:

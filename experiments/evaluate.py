@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,10 +16,12 @@ from torch import nn
 from experiments import commands, pictures, plots, records
 from experiments.data import Labelled, evaluation_images
 from experiments.evaluation import KINDS, Evaluation, evaluate_on
+from experiments.outputs import refuse_foreign
 from experiments.plain import as_plain
 from experiments.settings import Settings
 from experiments.suites import SUITES, Subject
 from experiments.trained import Trained, load, trained
+from vars_dyn import _files
 from vars_dyn.attention.base import TokenMixer
 
 __all__ = ["about", "evaluation_of", "load", "main", "measure", "measure_subject", "measure_trained", "opened"]
@@ -27,35 +32,44 @@ def _parser() -> commands.Parser:
     commands.add_model(parser)
     parser.add_option("on", str, default=",".join(KINDS), help=f"of {', '.join(SUITES)}, by commas")
     parser.add_option("out", str | None, default=None, help="folder of the results; default: the run's")
+    parser.add_option("overwrite", bool, default=False, help="replace files that no evaluation made")
     parser.add_option("label", str | None, default=None, help="name of the run in tables; default: its folder")
     parser.add_class_arguments(Evaluation, None, skip={"on"})
     return parser
 
 
+#: What the command may write beside records.jsonl.
+_WRITTEN = ("table.md", "severity.png", "attention.png", "imagenet-c.png", "voc-segmentation.png", "pacs.md")
+
+
 def measure(
     model: nn.Module, images: Labelled, settings: Settings, how: Evaluation, about: dict[str, Any], out: Path
 ) -> list[dict[str, Any]]:
-    """Evaluate, append every record with `about` (label, seed, config ...) to `out`/records.jsonl, and return them."""
+    """Evaluate, put every record with `about` (label, seed, config ...) into `out`/records.jsonl, and return them."""
     return measure_subject(Subject(model, settings.data, images.classes, images, settings, out=out), how, about)
 
 
 def measure_subject(subject: Subject, how: Evaluation, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records, which are appended to records.jsonl as they come; what an interrupted run measured is kept."""
+    """The records, which are put into records.jsonl suite by suite; those of the same measurement are replaced.
+
+    Others stay: of other suites, models, labels and options, and what an interrupted run measured.
+    """
     out = subject.out or Path()
-    origin = records.provenance()
+    origin = {**records.provenance(), "weights": subject.digest()[:16]}
     found = []
-    for figure in evaluate_on(subject, how, out / "parts"):
-        record = {**figure, **about, "evaluation_seed": how.seed, **origin}
-        records.append(out / "records.jsonl", [record])
-        found.append(record)
+    for name, figures in itertools.groupby(evaluate_on(subject, how, out / "parts"), lambda figure: figure["on"]):
+        which = [SUITES[name](subject, how).measurement(), about.get("label"), about.get("seed"), how.seed]
+        origin["measurement"] = hashlib.sha256(json.dumps(which, sort_keys=True).encode()).hexdigest()[:16]
+        own = [{**figure, **about, "evaluation_seed": how.seed, **origin} for figure in figures]
+        records.merge(out / "records.jsonl", own)
+        found += own
     return found
 
 
 def measure_trained(
     found: Trained, how: Evaluation, out: Path, root: Path | None = None, label: str | None = None
 ) -> list[dict[str, Any]]:
-    """Evaluate a trained model into the folder `out`, whose records.jsonl is written anew."""
-    (out / "records.jsonl").unlink(missing_ok=True)
+    """Evaluate a trained model into the folder `out`, whose records.jsonl keeps what else was measured."""
     subject = Subject(found.model, found.settings.data, found.classes, found.images, found.settings, root, out)
     return measure_subject(subject, how, about(found, label))
 
@@ -111,13 +125,18 @@ def _main(parser: commands.Parser, values: Namespace) -> None:
     idle(parser.given, evaluation_of(values).on)
     how, root, found = opened(values)
     out = Path(values.out) if values.out else found.out
+    refuse_foreign((out / name for name in _WRITTEN), values.overwrite, out / "records.jsonl")
+    if (out / "records.jsonl").exists():
+        records.read([out / "records.jsonl"])  # before hours of work that could not be put there
     measured = measure_trained(found, how, out, root, values.label)
-    table = records.table(measured, records.columns(measured))
-    (out / "table.md").write_text(table)
+    shown = records.latest(records.read([out / "records.jsonl"]))
+    table = records.table(shown, records.columns(shown))
+    _files.write_bytes(out / "table.md", table.encode())
     for name in how.on:
         SUITES[name].report([record for record in measured if record["on"] == name], out)
     if "corruptions" in how.on:
-        plots.severity(measured, out / "severity.png")
+        own = {measured[0]["label"]}
+        plots.severity([record for record in shown if record["label"] in own], out / "severity.png")
         if found.images is not None and any(isinstance(layer, TokenMixer) for layer in found.model.modules()):
             pixels, _ = evaluation_images(found.images, found.settings.data, 0, 3)
             pictures.under_corruption({found.name: found.model}, pixels, out / "attention.png")

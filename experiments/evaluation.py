@@ -75,8 +75,6 @@ class Evaluation:
         for name in self.on:
             if name not in SUITES:
                 raise ValueError(f"on has {name!r}; of {', '.join(SUITES)}, separated by commas, is wanted")
-        if not self.on:
-            raise ValueError(f"on is empty; of {', '.join(SUITES)} is wanted")
         for group in (self.corruptions, self.attacks, self.pacs, self.segmentation, self.gaze):
             group.check()
         whole("seed", self.seed, 0, 2**63 - 1)

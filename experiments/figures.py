@@ -23,6 +23,7 @@ from experiments import commands, pictures
 from experiments.ablate import Cell, layers_of, varied
 from experiments.corruptions import CORRUPTIONS, SEVERITIES
 from experiments.data import read_image
+from experiments.outputs import refuse_foreign
 from experiments.suites.mapped import whole_image
 from experiments.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
 from experiments.trained import Trained, labelled_source, trained
@@ -48,6 +49,7 @@ class Options:
         head: of figure atoms.
         threshold: of the masks of figure atoms.
         gaze: what is a fixation, of figure fixations.
+        overwrite: replace files that no figure of this package is.
     """
 
     models: list[str]
@@ -61,6 +63,7 @@ class Options:
     head: int = 0
     threshold: float = 0.5
     gaze: Gaze = field(default_factory=Gaze)
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("models", "images"):
@@ -160,6 +163,26 @@ FIGURES: dict[str, Callable[[dict[str, Trained], Options], None]] = {
 }
 
 
+#: Options that only some figures take.
+_OWN = {
+    "corruptions": ("corruption",),
+    "num_steps": ("updates",),
+    "animation": ("updates",),
+    "count": ("atoms",),
+    "head": ("atoms",),
+    "threshold": ("atoms",),
+    "gaze": ("fixations",),
+}
+
+
+def _idle(given: set[str], figure: str) -> None:
+    """ValueError for an option of the command line that this figure does not take."""
+    for name in given:
+        takers = _OWN.get(name.partition(".")[0], (figure,))
+        if figure not in takers:
+            raise ValueError(f"--{name} does nothing in figure {figure}; it is for {', '.join(takers)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = commands.parser_for("figures", "Draw attention maps and atoms of trained models at images.")
@@ -169,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command(values: Namespace) -> None:
         values = parser.instantiate(values)
         options = Options(**{name: getattr(values, name) for name in Options.__dataclass_fields__})
+        _idle(parser.given, values.figure)
+        refuse_foreign((Path(p) for p in (options.out, options.animation) if p is not None), options.overwrite)
         FIGURES[values.figure](models_of(options), options)
         print(options.out)
 

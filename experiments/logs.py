@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vars_dyn import _files
 from vars_dyn.recording.provenance import command_line, now, versions
 
-__all__ = ["Log", "read_log"]
+__all__ = ["Log", "read_log", "refuse_another"]
 
 
 class Log:
@@ -18,10 +19,9 @@ class Log:
     def __init__(self, folder: Path, epoch: int = 0, tensorboard: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
+        refuse_another(folder)
         kept = [line for line in read_log(folder) if line.get("epoch", 0) <= epoch]
-        fresh = self.path.with_suffix(".partial")
-        fresh.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-        fresh.replace(self.path)
+        _files.write_bytes(self.path, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
         self._write({"event": "start", "epoch": epoch, "date": now(), "command": command_line(), **versions()})
         self.board = _board(folder, epoch) if tensorboard else None
 
@@ -44,15 +44,32 @@ class Log:
             file.write(f"{json.dumps(line)}\n")
 
 
+def refuse_another(folder: Path) -> None:
+    """ValueError where log.jsonl is no log of a run, whose lines would be lost."""
+    path = folder / "log.jsonl"
+    lines = _lines(path)
+    read = read_log(folder)
+    if any("event" not in line for line in read) or len(lines) > len(read) + 1 or (lines and not read):
+        raise ValueError(f"{path} is no log of a training run; another --out is wanted")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"{path} cannot be read as a log ({error})") from None
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log; a line cut off by a kill is left out."""
-    path = folder / "log.jsonl"
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in _lines(folder / "log.jsonl"):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines
 
 

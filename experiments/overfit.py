@@ -28,6 +28,7 @@ import models  # noqa: F401  # registers the models
 import vars_dyn
 from experiments import commands
 from experiments.data import as_images, labelled
+from experiments.outputs import marked, refuse_foreign
 from experiments.settings import Data
 from vars_dyn import _files
 from vars_dyn.attention import attention_class
@@ -145,7 +146,7 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log")
     axes[1].set(xlabel="epoch", ylabel="training accuracy")
     axes[1].legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=marked(path))
     plt.close(figure)
 
 
@@ -185,6 +186,7 @@ def _main(options: Overfit) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
+    refuse_foreign([out / "overfit.png"], beside=out / "overfit.json")
     done = {record["mode"]: record for record in _done(options, out)}
     for record in overfit(options, images, torch.tensor(chosen.labels), tuple(done.values())):
         done.pop(record["mode"], None)
@@ -208,7 +210,12 @@ def _done(options: Overfit, out: Path) -> list[dict[str, Any]]:
         return []
     if not options.resume:
         raise ValueError(f"{path} exists; resume, or another out is wanted")
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["options"], dict) or not all("mode" in each for each in found["records"]):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path} holds no numbers of this command; another out is wanted") from None
     other = sorted(name for name, value in _kept(options).items() if found["options"].get(name) != value)
     if other:
         raise ValueError(f"{path} was made with another {', '.join(other)}; the same options are wanted to resume it")

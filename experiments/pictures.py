@@ -21,6 +21,7 @@ from experiments import saliency
 from experiments.corruptions import corrupt_all
 from experiments.data import as_images
 from experiments.maps import attention_map, view
+from experiments.outputs import MARK
 from experiments.plots import save
 from vars_dyn.attention import upsampled
 
@@ -86,8 +87,17 @@ def animation(model: nn.Module, images: Images, path: Path, layer: str | None = 
         return shown
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    FuncAnimation(figure, draw, len(steps)).save(path, PillowWriter(fps=3), dpi=80)
+    FuncAnimation(figure, draw, len(steps)).save(path, _Marked(fps=3), dpi=80)
     plt.close(figure)
+
+
+class _Marked(PillowWriter):
+    """Writes GIFs that say what made them, which Matplotlib's own do not."""
+
+    def finish(self) -> None:
+        first, *others = self._frames
+        options = {"save_all": True, "append_images": others, "duration": int(1000 / self.fps), "loop": 0}
+        first.save(self.outfile, **options, comment=MARK)
 
 
 def atoms(

@@ -114,7 +114,8 @@ def _dataclass(kind: Any, value: Mapping[str, Any], name: str, build: bool) -> A
     own = [each.name for each in dataclasses.fields(kind) if each.init]
     for key in value:
         if key not in own:
-            raise ValueError(f"{_inside(name, key)!r} is no option; {_inside(name, '')}{{{', '.join(own)}}} are there")
+            where = f"{name} has the option" if name else "there is no option"
+            raise ValueError(f"{where} {key!r:.80}; of {', '.join(own)} is wanted")
     found = {key: _read(hints[key], item, _inside(name, key), build) for key, item in value.items()}
     if not build:
         return found

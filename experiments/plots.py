@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.corruptions import CORRUPTIONS
 from experiments.logs import read_log
+from experiments.outputs import marked
 from experiments.records import mean_and_deviation
 
 __all__ = ["ablation", "grid", "save", "severity", "thresholds", "training_curves"]
@@ -142,5 +143,5 @@ def grid(dataset: xr.Dataset, base: Mapping[str, float], path: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, metadata=marked(path))
     plt.close(figure)

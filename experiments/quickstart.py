@@ -16,14 +16,20 @@ from experiments.data import labelled
 from experiments.drawn import SHAPES, draw, write_images
 from experiments.evaluation import Evaluation
 from experiments.loop import train
+from experiments.outputs import refuse_foreign
 from experiments.plain import as_plain
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
+from vars_dyn import _files
 
 __all__ = ["main", "quickstart"]
 
 
 def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: int = 20) -> None:
     """Images of each shape, a run, its evaluation, a table and three figures, all in `out`."""
+    pictures_ = ("training.png", "severity.png", "attention.png", "table.md")
+    refuse_foreign((out / name for name in pictures_), beside=out / "log.jsonl")
+    if (out / "images").exists() and not (out / "log.jsonl").exists() and any((out / "images").iterdir()):
+        raise ValueError(f"{out / 'images'} exists, and is no folder that this command drew; give another --out")
     write_images(out / "images", train_images, val_images)
     settings = Settings(
         out=str(out),
@@ -37,11 +43,10 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
     )
     train(settings)
     model, settings, state = evaluate.load(out)
-    (out / "records.jsonl").unlink(missing_ok=True)
     about = {"label": "vars_d", "seed": 0, "checkpoint": state["path"], "config": as_plain(settings)}
     images = labelled(settings.data, train=False)
     found = evaluate.measure(model, images, settings, Evaluation(device="cpu"), about, out)
-    (out / "table.md").write_text(records.table(found, records.COLUMNS))
+    _files.write_bytes(out / "table.md", records.table(found, records.COLUMNS).encode())
     plots.training_curves({"vars_d": [out]}, out / "training.png")
     plots.severity(found, out / "severity.png")
     shapes = np.stack([draw(shape, 10**6) for shape in SHAPES[:3]])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import commands
+from vars_dyn import _files
 from vars_dyn.recording.provenance import command_line, now, versions
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "cell",
     "columns",
     "commit",
+    "latest",
     "main",
     "mean_and_deviation",
+    "merge",
     "provenance",
     "read",
     "table",
@@ -51,6 +54,29 @@ def provenance() -> dict[str, Any]:
     return {"commit": commit(), **versions(), "command": command_line(), "date": now()}
 
 
+def merge(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
+    """Put records into a file, in place of those of the same measurement; all others stay as they are.
+
+    A measurement is one suite with its options, by one label, of one model; records say which in `measurement`. The
+    file is whole at every moment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    again = {record["measurement"] for record in measured}
+    found = [record for record in read([path]) if record.get("measurement") not in again] if path.exists() else []
+    _files.write_bytes(path, "".join(f"{json.dumps(record)}\n" for record in [*found, *measured]).encode())
+
+
+def latest(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of each label and seed, the records of the model that was measured last, by the last measurement of each suite.
+
+    Records that do not say what they measure, as earlier versions wrote them, count as one measurement.
+    """
+    model = {(r["label"], r["seed"]): r.get("weights") for r in found}
+    kept = [r for r in found if model[r["label"], r["seed"]] == r.get("weights")]
+    last = {(r["label"], r["seed"], r["on"]): r.get("measurement") for r in kept}
+    return [r for r in kept if last[r["label"], r["seed"], r["on"]] == r.get("measurement")]
+
+
 def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Add records to a file of one JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,14 +86,33 @@ def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The records in files; ValueError that names a line that is none."""
-    records = []
+    records, paths = [], list(paths)
+    shown = ", ".join(map(str, paths))
     for path in paths:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"{path} cannot be read ({error})") from None
+        for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 raise ValueError(f"{path}, line {number}, is no JSON record") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}, line {number}, is no JSON record")
+            records.append(record)
+    for record in records:
+        if not set(record) >= _FIELDS or not _is_number(record["value"]):
+            raise ValueError(f"{shown} holds what is no record; {', '.join(sorted(_FIELDS))} in each are wanted")
     return records
+
+
+#: What every record has.
+_FIELDS = {"label", "seed", "metric", "on", "value"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -162,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = [file for file in values.files if not Path(file).is_file()]
         if missing:
             raise ValueError(f"{missing[0]} is no file; the records.jsonl of an evaluation is wanted")
-        found = read(Path(file) for file in values.files)
+        found = [record for file in values.files for record in latest(read([Path(file)]))]
         print(table(found, columns(found)))
 
     return commands.run(parser, command, arguments, None)

@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
-from experiments import checkpoints
+from experiments import checkpoints, logs
 from experiments.checkpoints import Checkpoint
 from experiments.plain import as_plain
 from experiments.settings import Settings
@@ -42,6 +42,7 @@ class Resumed(Protocol):
 
 def begin(settings: Settings, folder: Path) -> Checkpoint | None:
     """The checkpoint to resume from; ValueError if there is a run that is not to be resumed, or was another."""
+    logs.refuse_another(folder)
     path = checkpoints.last(folder)
     if not settings.resume:
         if path is not None:

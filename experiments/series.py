@@ -24,6 +24,7 @@ from experiments.corruptions import CORRUPTIONS
 from experiments.data import labelled
 from experiments.evaluation import Evaluation
 from experiments.loop import train
+from experiments.outputs import refuse_foreign
 from experiments.plain import as_plain
 from experiments.settings import Attention, Settings
 
@@ -208,6 +209,18 @@ def report(series: Series) -> None:
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def _refuse_foreign(series: Series) -> None:
+    """ValueError for what lies where the report goes and is none."""
+    folder, out = Path(series.report or series.out), Path(series.out)
+    drawn = [folder / f"{name}.png" for name in ("severity", "training", *series.ablations)]
+    refuse_foreign([folder / "records.jsonl", *drawn], beside=folder / "records.jsonl")
+    tables = [out / f"{name}.md" for name in ("summary", "corruptions", "differences", *series.ablations)]
+    made = [job.records for job in jobs(series) if job.records.is_file()]
+    refuse_foreign(tables, beside=made[0] if made else None)
+    if series.page is not None and not Path(series.page).is_file():
+        raise ValueError(f"page is {series.page!r}; an existing Markdown file is wanted")
+
+
 def _fill(page: Path, tables: Mapping[str, str]) -> None:
     """Put tables between their marks in a page; ValueError if it has none of them."""
     if not page.is_file():
@@ -281,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command(values: Namespace) -> int:
         values = parser.instantiate(values)
         series = Series(**{name: getattr(values, name) for name in Series.__dataclass_fields__})
+        _refuse_foreign(series)
         failed = [] if series.only_report else run(series)
         report(series)
         for line in failed:

@@ -263,6 +263,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name, most in (("epochs", 1_000_000), ("devices", 1024), ("nodes", 65536)):
             whole(name, getattr(self, name), 1, most)
+        if not self.out.strip():
+            raise ValueError("out is empty; a folder is wanted")
         whole("stop_after", self.stop_after, 1)
         whole("probe_images", self.probe_images, 0)
         whole("seed", self.seed, 0, 2**32 - 1 - 65536)  # what NumPy and Fabric take, with room for every process

@@ -19,12 +19,14 @@ import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anyt
 from experiments.benchmark import report
 from experiments.benchmark.processes import measure_rows
 from experiments.benchmark.rows import ROWS
+from experiments.outputs import refuse_foreign
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description="Speed beside the peers.")
+    program = "python -m experiments.benchmark"
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="Speed beside the peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to run, by default all: {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, help="folder for table.md and benchmark.json")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each contender, at least 5")
@@ -44,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if options.out:
+            refuse_foreign([options.out / name for name in ("benchmark.json", "table.md")],
+                           beside=options.out / "benchmark.json")  # fmt: skip
             options.out.mkdir(parents=True, exist_ok=True)
+    except ValueError as error:
+        return _refused(str(error))
     except OSError as error:
         return _refused(f"--out {options.out} cannot be made: {error.strerror}")
     command = " ".join(["python -m experiments.benchmark", *given])

@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from experiments.data import Labelled
+from experiments.plain import as_plain
 from experiments.settings import Data, Settings
 from vars_dyn.attention import VarsAttention
 from vars_dyn.recording.provenance import digest
@@ -140,6 +141,16 @@ class Suite(ABC):
     def options(self) -> Any:
         """What tallies depend on beside the model and the images, as JSON holds it."""
         return {}
+
+    def selection(self) -> Any:
+        """Which parts there are, as JSON holds it: what records depend on beside `options`."""
+        return [str(self.subject.root.absolute()) if self.needs and self.subject.root is not None else None]
+
+    def measurement(self) -> list[Any]:
+        """What this measures, as JSON holds it: measured again, the records are the same."""
+        settings = self.subject.settings
+        images = None if self.needs or settings is None else as_plain(settings.data)
+        return [self.name, self.subject.digest(), self.options(), self.selection(), images]
 
     @abstractmethod
     def parts(self) -> Iterator[Part]:

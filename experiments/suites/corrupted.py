@@ -64,6 +64,10 @@ class Corrupted(Classification):
     def options(self) -> Any:
         return ["read"] if self.folder is not None else ["made", self.how.seed, VERSION]
 
+    def selection(self) -> Any:
+        chosen = self.how.corruptions
+        return [super().selection(), sorted(chosen.names or CORRUPTIONS), sorted(chosen.severities), str(self.folder)]
+
     def parts(self) -> Iterator[Part]:
         for name in self.how.corruptions.names or CORRUPTIONS:
             for severity in self.how.corruptions.severities:

@@ -74,6 +74,9 @@ class PacsTransfer(Classification):
         chosen = {name: value for name, value in asdict(self.how.pacs).items() if name not in ("splits", "targets")}
         return [chosen, self.how.seed, as_plain(_training(self.how.pacs.config))]
 
+    def selection(self) -> Any:
+        return [super().selection(), sorted(self.how.pacs.splits), sorted(self.how.pacs.targets)]
+
     def parts(self) -> Iterator[Part]:
         root = self.subject.folder(self.needs)
         for split in self.how.pacs.splits:

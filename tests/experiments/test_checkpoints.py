@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import random
 from pathlib import Path
@@ -59,6 +60,38 @@ def test_older_checkpoints_go_but_the_best(tmp_path: Path) -> None:
     assert last is not None
     assert last.name == "epoch-0003"
     assert checkpoints.find(tmp_path).name == "epoch-0001"
+
+
+def test_only_checkpoints_are_removed_and_the_last_is_by_number(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for name in ("epoch-0001-of-mine", "epoch-final", ".epoch-notes", "epoch-9999", "epoch-10000"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "state.json").write_text("{}")
+    (folder / "epoch-0005").write_text("a file")
+    last = checkpoints.last(tmp_path)
+    assert last is not None
+    assert last.name == "epoch-10000"
+    checkpoints.write(folder, _checkpoint(10001))
+    kept = {"epoch-0001-of-mine", "epoch-final", ".epoch-notes", "epoch-0005", "epoch-10001"}
+    assert {path.name for path in folder.iterdir()} == kept
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_leaves_the_last_whole_checkpoint_and_no_rest(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    checkpoints.write(run / "checkpoints", _checkpoint(1))
+
+    def full(*_: Any) -> None:
+        raise OSError(code, "No space left on device")
+
+    for name in ("save_file", "_flush"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, name, full)
+            with pytest.raises(OSError, match="No space"):
+                checkpoints.write(run / "checkpoints", _checkpoint(2))
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0001"]
 
 
 class Killed(BaseException):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,3 +174,69 @@ def test_attacks_on_fewer_images_and_bad_kinds() -> None:
     assert (record["images"], record["radius"]) == (8, 2 / 255)
     with pytest.raises(ValueError, match="on has 'noise'"):
         Evaluation(on=("noise",))
+
+
+def _records(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+
+
+def test_suites_measured_one_after_the_other_stand_beside_each_other(
+    settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = settings(epochs=1)
+    path = train(made)
+    out = Path(made.out) / "evaluation"
+    for arguments in (["clean"], ["fgsm"], ["fgsm", "--attacks.radius", "4"], ["clean", "--label", "other"]):
+        assert command.main([made.out, "--on", *arguments]) == 0
+    first = _records(out)
+    assert [(r["on"], r["label"]) for r in first] == [
+        ("clean", "run"), ("fgsm", "run"), ("fgsm", "run"), ("clean", "other")
+    ]  # fmt: skip
+    assert (out / "table.md").read_text().count("\n") == 4  # two labels
+    assert command.main([made.out, "--on", "fgsm"]) == 0  # once more: in the place of the same
+    second = _records(out)
+    key = ("on", "label", "value", "radius")
+    assert sorted(str([r.get(k) for k in key]) for r in first) == sorted(str([r.get(k) for k in key]) for r in second)
+    assert second[-1]["radius"] == 1 / 255
+    assert record_table.latest(second) == [r for r in second if r.get("radius") != 4 / 255]
+    capsys.readouterr()
+
+    weights = load_file(path / "model.safetensors")  # another model under the same label: nothing of the first is shown
+    save_file({**weights, "head.bias": torch.tensor([0, 0, 0, 99.0, 0, 0])}, path / "model.safetensors")
+    assert command.main([made.out, "--on", "clean"]) == 0
+    assert len(_records(out)) == 5
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| run | 1")]
+    assert row == "| run | 1 | 16.7 |"
+
+
+def test_results_go_beside_the_checkpoint_that_is_given_not_where_it_says(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    made = settings(epochs=1)
+    train(made)
+    moved = tmp_path / "elsewhere" / "mine"
+    moved.parent.mkdir()
+    Path(made.out).rename(moved)
+    assert command.main([str(moved), "--on", "clean"]) == 0
+    assert not Path(made.out).exists()
+    (record,) = _records(moved / "evaluation")
+    assert record["label"] == "mine"
+
+
+def test_files_that_no_evaluation_made_stay(
+    settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = settings(epochs=1)
+    train(made)
+    out = tmp_path / "notes"
+    out.mkdir()
+    for name, content in (("table.md", b"my table"), ("attention.png", b"holiday"), ("records.jsonl", b"thesis\n")):
+        (out / name).write_bytes(content)
+        capsys.readouterr()
+        assert command.main([made.out, "--on", "clean", "--out", str(out)]) == 2
+        assert name in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == {name: content}
+        (out / name).unlink()
+    (out / "table.md").write_text("my table")
+    assert command.main([made.out, "--on", "clean", "--out", str(out), "--overwrite", "true"]) == 0
+    assert "| run |" in (out / "table.md").read_text()

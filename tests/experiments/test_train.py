@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from experiments import checkpoints, loop
+from experiments import train as command
 from experiments.logs import read_log
 from experiments.loop import train
 from experiments.plain import as_plain
@@ -245,3 +249,98 @@ def test_tensorboard_on_request(settings: Make) -> None:
     made = settings(epochs=1, tensorboard=True)
     train(made)
     assert list((Path(made.out) / "tensorboard").glob("events*"))
+
+
+def test_two_runs_in_one_folder_and_a_killed_one(settings: Make, tmp_path: Path) -> None:
+    """The second is refused in a sentence while the first runs, and goes on where the first was killed."""
+    made = settings(epochs=3, stop_after=1)
+    path = train(made)
+    hold = (
+        "import sys, time; from pathlib import Path; from experiments.guards import alone\n"
+        "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, made.out], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        before = sorted(file.name for file in Path(made.out).rglob("*"))
+        with pytest.raises(ValueError, match="another process trains into"):
+            train(settings(epochs=3, resume=True))
+        assert sorted(file.name for file in Path(made.out).rglob("*")) == before
+        first.kill()
+    assert train(settings(epochs=3, resume=True)).name == "epoch-0003"
+    assert not path.exists() or path.name == "epoch-0001"
+
+
+def test_a_full_disk_says_what_stays(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, calls = checkpoints.save_file, 0
+
+    def save(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise OSError(28, "No space left on device", str(arguments[1]))
+        real(*arguments)
+
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(as_plain(settings(epochs=3))))
+    monkeypatch.setattr(checkpoints, "save_file", save)
+    assert command.main(["--config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+    assert "the last whole checkpoint is" in line
+    assert "epoch-0001" in line
+    monkeypatch.setattr(checkpoints, "save_file", real)
+    assert command.main(["--config", str(file), "--resume"]) == 0
+    assert [e["epoch"] for e in read_log(Path(settings().out)) if e["event"] == "epoch"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_prints_the_command_that_goes_on(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    number: str, status: int,
+) -> None:  # fmt: skip
+    file = tmp_path / "set tings.yaml"
+    file.write_text(yaml.safe_dump(as_plain(settings(epochs=2))))
+    real = loop._validate
+
+    def validate(run: Any) -> Any:
+        if run.epoch == 2:
+            signal.raise_signal(getattr(signal, number))
+        return real(run)
+
+    monkeypatch.setattr(loop, "_validate", validate)
+    assert command.main(["--config", str(file)]) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    words = shlex.split(line.partition("to go on: ")[2])
+    assert words == ["python", "-m", "experiments.train", "--config", str(file), "--resume=true"]
+    monkeypatch.setattr(loop, "_validate", real)
+    assert command.main(words[3:]) == 0
+    last = checkpoints.last(Path(settings().out))
+    assert last is not None
+    assert last.name == "epoch-0002"
+
+
+def test_a_log_that_is_no_log_stays(settings: Make) -> None:
+    made = settings(epochs=1)
+    Path(made.out).mkdir()
+    (Path(made.out) / "log.jsonl").write_text("my notes\nof two lines\n")
+    with pytest.raises(ValueError, match="is no log of a training run"):
+        train(made)
+    assert (Path(made.out) / "log.jsonl").read_text() == "my notes\nof two lines\n"
+
+
+def test_folders_that_cannot_be_written_get_a_sentence(
+    settings: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(as_plain(settings(epochs=1))))
+    for out in (tmp_path / "file" / "run", tmp_path / "file", "/proc/run", ""):
+        capsys.readouterr()
+        assert command.main(["--config", str(file), "--out", str(out)]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    os.mkfifo(tmp_path / "train")
+    assert command.main(["--config", str(file), "--data.root", str(tmp_path)]) == 2
+    assert "is no folder" in capsys.readouterr().err
