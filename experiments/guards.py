@@ -21,7 +21,7 @@ def alone(folder: Path) -> Iterator[None]:
     if any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "NODE_RANK")):
         yield  # the first process of the run holds it for all
         return
-    made = [path for path in (folder / "checkpoints", folder) if not path.exists()]
+    made = [path for path in (folder / "checkpoints", folder, *folder.parents) if not path.exists()]
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     try:
         held = _files.lock(folder / "checkpoints")

@@ -110,6 +110,9 @@ def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[No
     """The model of a checkpoint (its moving average where there is one), for images in [0, 1]; settings and state."""
     path = checkpoints.find(checkpoint)
     stored = checkpoints.read(path, weights_only=True)
+    missing = [name for name in ("config", "classes") if name not in stored.state]
+    if missing:
+        raise ValueError(f"{path} has no {' and no '.join(missing)} in state.json; a training run's are wanted")
     try:
         settings = plain.read(Settings, stored.state["config"], "")
     except ValueError as error:

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
 from experiments.benchmark import report
@@ -22,17 +23,26 @@ from experiments.benchmark.rows import ROWS
 from experiments.outputs import refuse_foreign
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     program = "python -m experiments.benchmark"
-    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="Speed beside the peers.")
+    parser = _Parser(prog=program, allow_abbrev=False, description="Speed beside the peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to run, by default all: {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, help="folder for table.md and benchmark.json")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each contender, at least 5")
     parser.add_argument("--list", action="store_true", help="name the rows and their work, and run nothing")
     try:
         options = parser.parse_args(given)
+    except ValueError as error:
+        return _refused(str(error))
     except SystemExit as stop:
         return int(stop.code or 0)
     unknown = [name for name in options.names if name not in ROWS]
