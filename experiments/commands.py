@@ -65,7 +65,7 @@ class Parser(ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         self.given = set()
         for name, value in _options(words):
-            if name == "config":
+            if name == "config" and value is not None:
                 self._check_mapping(_yaml.load(Path(value)))
             else:
                 self._check_option(name, value)
@@ -82,6 +82,8 @@ class Parser(ArgumentParser):
                 raise ValueError(f"{name!r} is no option of {self.prog}; --help lists those that there are")
 
     def _check_option(self, name: str, text: str) -> None:
+        if name == "config" and text is None:
+            raise ValueError("config has no value; a YAML file is wanted")
         if name in ("help", "print_config") or name.startswith("print_config="):
             return
         kind = self._kind(name)

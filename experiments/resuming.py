@@ -52,6 +52,8 @@ def begin(settings: Settings, folder: Path) -> Checkpoint | None:
         return None
     start = checkpoints.read(path)
     missing = [name for name in ("config", "classes", "updates", "best", "random") if name not in start.state]
+    if start.state.get("best") is not None and "accuracy" not in start.state["best"]:
+        missing.append("accuracy in best")
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)} in state.json; a checkpoint of a training run is wanted")
     difference = first_difference(*(_fixed(config) for config in (start.state["config"], as_plain(settings))))

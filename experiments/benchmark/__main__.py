@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refused(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    line = " ".join(sentence.split())
+    print(f"error: {line if len(line) < 600 else f'{line[:596]} ...'}", file=sys.stderr)
     return 2
 
 

@@ -139,6 +139,6 @@ def _value(draw: random.Random, depth: int = 0) -> Any:
         return draw.choice([None, True, -1, 0, 3, 10**40, 0.5, -1e300, float("nan"), float("inf")])
     word = draw.choice(WORDS)
     try:
-        return yaml.safe_load(word) if len(word) < 100 else word
+        return yaml.safe_load(word) if len(word) < 100 and "&" not in word else word
     except (yaml.YAMLError, ValueError):
         return word
