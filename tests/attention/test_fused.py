@@ -61,20 +61,6 @@ def test_outputs_and_all_gradients_are_the_plain_forms(
 
 
 @pytest.mark.parametrize("dictionary", KINDS)
-def test_derivatives_of_derivatives_are_the_plain_forms(dictionary: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = layer_of(dictionary), tokens_of().requires_grad_()
-    found = []
-    for plain in (False, True):
-        if plain:
-            monkeypatch.setattr(fused, "plain_tensors", lambda *tensors: False)
-        (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(slope.square().sum(), [x, layer.qkv.weight, layer.rand_matrix]))
-    for a, b in zip(*found, strict=True):
-        assert float(b.norm()) > 0
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * float(b.abs().max()))
-
-
-@pytest.mark.parametrize("dictionary", KINDS)
 def test_transforms_of_torch_take_the_plain_form(dictionary: str) -> None:
     layer, x = layer_of(dictionary), tokens_of().requires_grad_()
     loss = lambda x: layer(x).square().sum()  # noqa: E731
@@ -135,17 +121,14 @@ def test_a_start_without_the_largest_eigenvector_is_noticed() -> None:
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), lam=st.sampled_from([1e-3, 0.3]))
-def test_a_written_out_step_has_the_plain_ones_derivatives_of_both_orders(seed: int, lam: float) -> None:
+def test_a_written_out_step_has_the_plain_ones_derivatives(seed: int, lam: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(shape, dtype=torch.float64, generator=generator)  # noqa: E731
     inputs = [draw(2, 3, 5).requires_grad_() for _ in range(3)] + [(1 + draw(2, 1, 1) ** 2).requires_grad_()]
     found = []
     for step in (written_out.soft_step, written_out._plain_step):
         y = step(*inputs, lam)
-        first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
-        once = torch.autograd.grad(step(*inputs, lam).sin().sum(), inputs)
-        found.append([y.detach(), *once, *(g.detach() for g in first), *second])
+        found.append([y.detach(), *torch.autograd.grad(y.sin().sum(), inputs)])
     assert type(written_out.soft_step(*inputs, lam).grad_fn).__name__ == "_SoftStepBackward"
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)

@@ -75,19 +75,6 @@ def test_prefix_tokens_that_share_a_row_are_served() -> None:
     torch.testing.assert_close(layer.heads(x, GRID), layer._decoded(*layer.reconstruction(x, GRID)))
 
 
-def test_derivatives_of_derivatives_are_the_plain_forms(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = layer_of(), tokens_of()
-    found = []
-    for plain in (False, True):
-        if plain:
-            monkeypatch.setattr(fused_grid, "plain_tensors", lambda *tensors: False)
-        (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(slope.square().sum(), [x, layer.kernel, layer.rows]))
-    for a, b in zip(*found, strict=True):
-        assert float(b.norm()) > 0
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * float(b.abs().max()))
-
-
 def test_transforms_of_torch_take_the_plain_form() -> None:
     layer, x = layer_of(), tokens_of()
     loss = lambda x: layer(x).square().sum()  # noqa: E731

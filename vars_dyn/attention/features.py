@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn.attention.spectral import largest_eigenvalue
 from vars_dyn.dictionaries import DenseDictionary
 from vars_dyn.dictionaries.base import rounded_up
 
@@ -83,7 +84,7 @@ class FeatureDictionary(DenseDictionary):
 
     def squared_norm(self) -> Tensor:
         """The largest eigenvalue of G, of shape `batch_shape`; differentiable."""
-        return self._per_element(torch.linalg.eigvalsh(self.gram_matrix())[..., -1])
+        return self._per_element(largest_eigenvalue(self.gram_matrix()))
 
     def row_sum(self) -> Tensor:
         """max_i sum_j |G_ij|, a bound on `squared_norm` without eigenvalues; differentiable."""

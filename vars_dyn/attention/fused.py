@@ -24,7 +24,7 @@ from vars_dyn.attention import kernels
 from vars_dyn.attention.base import full_precision, working
 from vars_dyn.attention.features import FeatureDictionary
 from vars_dyn.attention.spectral import largest_eigenpair
-from vars_dyn.attention.written_out import again, plain_tensors
+from vars_dyn.attention.written_out import again, by_hand, plain_tensors
 from vars_dyn.dictionaries import random_features
 
 __all__ = ["reconstruct"]
@@ -129,7 +129,7 @@ class _Reconstruct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        if torch.is_grad_enabled():
+        if not by_hand(grad):
             plain = functools.partial(_plainly, ctx.plain)
             return (*again(plain, ctx.saved_tensors[:4], ctx.needs_input_grad, grad), None, None, None)
         with full_precision(grad):

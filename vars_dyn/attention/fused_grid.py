@@ -24,7 +24,7 @@ from vars_dyn.attention.base import full_precision
 from vars_dyn.attention.fused import Steps
 from vars_dyn.attention.solvers import ista
 from vars_dyn.attention.static import TokenConvDictionary
-from vars_dyn.attention.written_out import again, plain_tensors
+from vars_dyn.attention.written_out import again, by_hand, plain_tensors
 from vars_dyn.thresholds import soft_threshold
 
 __all__ = ["reconstruct_on_grid"]
@@ -172,7 +172,7 @@ class _ReconstructOnGrid(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        if torch.is_grad_enabled():
+        if not by_hand(grad):
             plain = functools.partial(_plainly, grid=ctx.settings[0], steps=ctx.settings[1])
             return (*again(plain, ctx.saved_tensors[:4], ctx.needs_input_grad, grad), None, None)
         with full_precision(grad):

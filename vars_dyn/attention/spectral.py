@@ -1,11 +1,13 @@
-"""The largest eigenvalue of many Gram matrices and its eigenvector, by power iterations that prove what they found."""
+"""The largest eigenvalue of many Gram matrices: differentiable, or with its eigenvector by a power iteration."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["largest_eigenpair"]
+from vars_dyn.attention.written_out import plain_tensors
+
+__all__ = ["largest_eigenpair", "largest_eigenvalue"]
 
 #: Iterations between two checks, the most of them, and the residual wanted, in roundings of the eigenvalue.
 _CHECK_EVERY, _MOST, _TOLERANCE = 5, 30, 200
@@ -38,3 +40,23 @@ def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(gram[~found])
         value[~found], vector[~found] = values[:, -1], vectors[..., -1]
         return value, vector
+
+
+def largest_eigenvalue(gram: Tensor) -> Tensor:
+    """The largest eigenvalue of symmetric matrices (*batch, d, d), of shape `batch`; differentiable three times.
+
+    Torch's `eigvalsh` is differentiable once: its second derivative divides by the differences of all eigenvalues, and
+    is NaN where any two are equal, as those of a Gram matrix of low rank are. Here only the differences from the
+    largest count: with w the eigenvector to first order in G, w^T G w / |w|^2 is the eigenvalue to third order.
+    """
+    if plain_tensors(gram, device=gram.device.type) and not (torch.is_grad_enabled() and gram.requires_grad):
+        return torch.linalg.eigvalsh(gram)[..., -1]
+    values, vectors = torch.linalg.eigh(gram.detach())
+    vector, apart = vectors[..., -1:], values[..., -1:] - values
+    least = gram.shape[-1] * torch.finfo(gram.dtype).eps * values[..., -1:].abs()
+    inverse = torch.where(apart > least, 1 / apart, 0.0).unsqueeze(-1)
+    image = gram @ vector
+    # dw = (L - G)^+ dG w
+    moved = vector + vectors @ (inverse * (vectors.mT @ (image - image.detach())))
+    ratio: Tensor = (moved * (gram @ moved)).sum((-2, -1)) / moved.square().sum((-2, -1))
+    return ratio

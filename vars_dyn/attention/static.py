@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vars_dyn.attention.spectral import largest_eigenvalue
 from vars_dyn.dictionaries import Dictionary
 from vars_dyn.dictionaries.base import rounded_up
 
@@ -114,7 +115,7 @@ class GridDictionary(Dictionary):
         """
         value = self._squared_norm_grid()
         if self.rows is not None:
-            value = value + torch.linalg.eigvalsh(self.rows.mT @ self.rows)[..., -1] / math.prod(self.grid_size)
+            value = value + largest_eigenvalue(self.rows.mT @ self.rows) / math.prod(self.grid_size)
         return self.per_element(value)
 
     def row_sum(self) -> Tensor:
@@ -232,7 +233,7 @@ class TokenFourierDictionary(GridDictionary):
     def _hermitian_power(self) -> Tensor:
         """sum over templates of |K|^2, of the Hermitian parts of the half-spectra, (G, H, W // 2 + 1)."""
         kernels = torch.fft.irfft2(self.spectrum(), s=self.grid_size)
-        return torch.fft.rfft2(kernels).abs().square().sum(1)
+        return torch.view_as_real(torch.fft.rfft2(kernels)).square().sum((1, -1))
 
     def _squared_norm_grid(self) -> Tensor:
         return self._hermitian_power().flatten(1).amax(-1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vars_dyn.attention.base import full_precision
 from vars_dyn.thresholds import soft_threshold
 
-__all__ = ["again", "plain_tensors", "soft_step"]
+__all__ = ["again", "by_hand", "plain_tensors", "soft_step"]
 
 
 def plain_tensors(*tensors: Tensor, device: str = "cpu") -> bool:
@@ -26,12 +26,30 @@ def plain_tensors(*tensors: Tensor, device: str = "cpu") -> bool:
     )
 
 
+def by_hand(grad: Tensor) -> bool:
+    """Whether a hand-written derivative suits this gradient; else `again` takes it by autograd of the plain form.
+
+    It does not where derivatives are taken of it in turn (create_graph=True), nor for many gradients at once
+    (is_grads_batched=True).
+    """
+    many = torch._C._functorch.is_legacy_batchedtensor(grad)
+    return not (torch.is_grad_enabled() or many) and plain_tensors(grad, device=grad.device.type)
+
+
 def again(
     plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], wanted: Sequence[bool], grad: Tensor
 ) -> list[Tensor | None]:
-    """The derivatives by autograd of the plain form, which can be differentiated again; None where none is wanted."""
-    chosen = {i: t for i, t in enumerate(inputs) if t is not None and wanted[i]}
-    found = torch.autograd.grad(plain(*inputs), list(chosen.values()), grad, create_graph=True)
+    """The derivatives by autograd of the plain form; None where none is wanted.
+
+    They can be differentiated again in the inputs, in what the inputs were made from, and in `grad`.
+    """
+    once_more = torch.is_grad_enabled()
+    with torch.enable_grad(), full_precision(grad):
+        # Each input becomes a node of its own. One input may have been made from another (an image G a from its code a,
+        # L from its kernel): a derivative in `t` itself would count the way through the other input too.
+        own = [None if t is None else t.view_as(t) for t in inputs]
+        chosen = {i: t for i, t in enumerate(own) if t is not None and wanted[i]}
+        found = torch.autograd.grad(plain(*own), list(chosen.values()), grad, create_graph=once_more)
     result: list[Tensor | None] = [None] * len(inputs)
     for i, value in zip(chosen, found, strict=True):
         result[i] = value
@@ -70,7 +88,7 @@ class _SoftStep(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         *inputs, after = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if not by_hand(grad):
             plain = functools.partial(_plain_step, lam=ctx.lam)
             return (*again(plain, inputs, ctx.needs_input_grad, grad), None)
         with full_precision(grad):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn.attention.base import full_precision
-from vars_dyn.attention.written_out import again, plain_tensors
+from vars_dyn.attention.written_out import again, by_hand, plain_tensors
 
 __all__ = ["NARROW", "reconstruct", "suit"]
 
@@ -104,7 +104,7 @@ class _OnDevice(torch.autograd.Function):
         (grad,) = grads
         q, projection, v, *kept = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        if torch.is_grad_enabled():
+        if not by_hand(grad):
             return (*again(ctx.plain, (q, projection, v), wanted[:3], grad), None, None)
         with full_precision(grad):
             given = _rows(q), projection.contiguous(), _rows(v), _rows(grad)
