@@ -150,19 +150,31 @@ def test_an_eigenvalue_close_to_the_largest() -> None:
     assert max(distances(case, [q, w, v, grad])) < 5e-5
 
 
-def test_derivatives_of_derivatives_are_the_plain_forms() -> None:
+def test_second_derivatives_are_torch_funcs_of_the_plain_form() -> None:
     case = Case(9, 4, 6, layout=ONE, batch=1)
-    found = []
-    for form, dtype in ((by_kernels, torch.float32), (plain, torch.float64)):
-        inputs = [t.to(dtype).requires_grad_() for t in case.drawn()[:3]]
-        # Strides that the kernels do not take are no reason to lose the way back to the input.
-        moved = [t.mT.contiguous().mT for t in inputs[::2]]
-        slopes = torch.autograd.grad(form(case, moved[0], inputs[1], moved[1]).sin().sum(), inputs, create_graph=True)
-        found.append(
-            [*(s.detach() for s in slopes), *torch.autograd.grad(sum(s.square().sum() for s in slopes), inputs)]
-        )
-    for a, b in zip(*found, strict=True):
-        assert float((a.double() - b).norm() / b.norm()) < 1e-4
+    q, w, _, along = case.drawn()
+
+    def loss(form: object, q: Tensor, w: Tensor) -> Tensor:
+        # Values are made from the queries and the projection, and each way to them counts once. Strides that the
+        # kernels do not take are no reason to lose the way back to the input.
+        v = (q.square() + w.sum()).mT.contiguous().mT
+        return form(case, q.mT.contiguous().mT, w, v).sin().sum()
+
+    exact = q.double(), w.double()
+    slopes = torch.func.grad(functools.partial(loss, plain), (0, 1))
+    directions = along.double(), w.double().cos()
+    first, second = torch.func.jvp(slopes, exact, directions)
+    for create_graph in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (q, w)]
+        found = torch.autograd.grad(loss(by_kernels, *leaves), leaves, create_graph=create_graph)
+        check_near(found, first, 1e-5)
+    inner = sum((a * d).sum() for a, d in zip(found, directions, strict=True))
+    check_near(torch.autograd.grad(inner, leaves), second, 1e-4)
+
+
+def check_near(found: tuple[Tensor, ...], exact: tuple[Tensor, ...], distance: float) -> None:
+    for a, b in zip(found, exact, strict=True):
+        assert float((a.detach().double() - b).norm() / b.norm()) < distance
 
 
 def layer_of(**options: object) -> VarsAttention:

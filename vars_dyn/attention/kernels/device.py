@@ -121,7 +121,7 @@ def features(q, w, rows, first, sizes, PRODUCTS: tl.constexpr):
 @no_type_check
 def smallest_norm(sizes):
     """The norm of F's columns below which normalisation divides by this instead."""
-    return EPS * sizes.root
+    return sizes.root * EPS
 
 
 @triton.jit
@@ -146,7 +146,7 @@ def largest_eigenpair(gram, sizes, M: tl.constexpr):
     inside = tl.arange(0, M) < sizes.m
     vector = tl.where(inside, 1 / sizes.root, 0.0)
     value, low, high, count = 0.0, 0.0, 1.0, 0
-    while (count < MOST) & (high - low > SPREAD * high):
+    while (count < MOST) & (high - low > high * SPREAD):
         image = tl.sum(gram * vector[None, :], 1)
         known = inside & (vector > 0)
         ratio = image / tl.where(known, vector, 1.0)
