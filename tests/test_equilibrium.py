@@ -297,11 +297,34 @@ def test_differentiability_tells_how_far_the_support_holds(problem: vd.SparsePro
         assert condition == pytest.approx(np.linalg.cond(matrix) if support.any() else 1.0, rel=1e-6)
 
 
-def test_there_is_no_second_derivative() -> None:
+@pytest.mark.parametrize("loss", [torch.sum, lambda code: code.square().sum()], ids=["sum", "squares"])
+def test_there_is_no_second_derivative(loss: Callable[[Tensor], Tensor]) -> None:
+    """Not even a wrong one, where the gradient that comes in is a constant and the loss has a further term."""
     problem = lasso()
-    (first,) = torch.autograd.grad(vd.equilibrium(problem).code.square().sum(), problem.x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    x = problem.x
+    (first,) = torch.autograd.grad(loss(vd.equilibrium(problem).code) + x.pow(3).sum(), x, create_graph=True)
+    for ask in (lambda: first.sum().backward(retain_graph=True), lambda: torch.autograd.grad(first.sum(), x)):
+        with pytest.raises(RuntimeError, match=r'"implicit"\) cannot be differentiated a second time'):
+            ask()
+
+
+@pytest.mark.parametrize("transform", ["grad", "jvp", "dual"])
+def test_transforms_of_torch_func_are_refused(transform: str) -> None:
+    problem = lasso()
+    x = problem.x.detach()
+    total = lambda x: vd.equilibrium(vd.SparseProblem(problem.dictionary, x, 0.4)).code.sum()  # noqa: E731
+
+    def asked() -> None:
+        if transform == "grad":
+            torch.func.grad(total)(x)
+        elif transform == "jvp":
+            torch.func.jvp(total, (x,), (x,))
+        else:
+            with torch.autograd.forward_ad.dual_level():
+                total(torch.autograd.forward_ad.make_dual(x, x))
+
+    with pytest.raises(RuntimeError, match=r"has no rules for torch\.func's transforms"):
+        asked()
 
 
 def test_the_gradient_can_be_taken_twice_and_for_some_tensors_only() -> None:

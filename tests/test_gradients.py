@@ -311,6 +311,49 @@ def error_of(time: float, gradient: str | gradients.Mode, rtol: float) -> float:
     return max(float((found[name] - exact[name]).norm() / exact[name].norm()) for name in exact)
 
 
+@pytest.mark.parametrize(
+    ("mode", "method"),
+    [(mode, method) for mode in ("backprop", "checkpoint") for method in ("dopri5", "rkc", "rk4")]
+    + [("adjoint", "dopri5"), ("adjoint", "rk4")],
+)
+def test_second_derivatives_are_right_or_refused(mode: str, method: str) -> None:
+    weight, x = (normal(1, 4, 5) / 2).requires_grad_(), normal(2, 3, 4)
+    times = torch.linspace(0, 2, 41 if method == "rk4" else 2, dtype=torch.float64)
+
+    def first(weight: Tensor, create_graph: bool = False) -> Tensor:
+        field = vd.SparseRecurrent(vd.DenseDictionary(weight), x, lam=0.3)
+        path = vd.integrate(field, field.initial_state(), times, method, rtol=1e-6, gradient=mode)
+        # A loss whose own gradient is a constant, and a further term that has a second derivative.
+        loss = path.states[0][-1].sum() + weight.pow(3).sum()
+        (found,) = torch.autograd.grad(loss, weight, create_graph=create_graph)
+        return found
+
+    along = normal(3, 4, 5)
+    found = (first(weight, create_graph=True) * along).sum()
+    if mode == "adjoint" or (mode == "checkpoint" and method != "rkc"):
+        with pytest.raises(RuntimeError, match=rf'"{mode}"\) cannot be differentiated a second time'):
+            torch.autograd.grad(found, weight, retain_graph=True)
+        with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
+            found.backward()
+        return
+    (second,) = torch.autograd.grad(found, weight)
+    if method == "rk4":  # the others' steps move with the weights
+        step = 1e-5
+        ways = [first((weight + size * along).detach().requires_grad_()) for size in (step, -step)]
+        torch.testing.assert_close(second, (ways[0] - ways[1]) / (2 * step), rtol=1e-6, atol=1e-6)
+    assert float((second - 6 * weight.detach() * along).norm()) > 0.1
+
+
+@pytest.mark.parametrize("mode", ["checkpoint", "adjoint"])
+def test_modes_without_rules_for_torch_func_say_so(mode: str) -> None:
+    def total(x: Tensor) -> Tensor:
+        field = vd.Reduced(vd.DenseDictionary(normal(1, 4, 5)), x, lam=0.3)
+        return vd.integrate(field, field.initial_state(), TIMES, gradient=mode).states[0].sum()
+
+    with pytest.raises(RuntimeError, match=r"has no rules for torch\.func's transforms"):
+        torch.func.grad(total)(normal(2, 3, 4))
+
+
 def test_the_exact_flow_is_one() -> None:
     """Its states are those of a tight integration, its gradient that of finite differences, kinks and all."""
     leaves, field = coherent()

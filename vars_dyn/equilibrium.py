@@ -7,18 +7,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from vars_dyn import _checks, gradients
 from vars_dyn._compile import uncompiled
 from vars_dyn.active_set import SupportSystem, free, support_system
 from vars_dyn.dynamics.base import Field
 from vars_dyn.dynamics.sparse import SparseRecurrent
+from vars_dyn.gradients.first_order import once_only, refuse_transforms
 from vars_dyn.integrate import integrate
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers import Solution, solve
 
 __all__ = ["Differentiability", "differentiability", "equilibrium"]
+
+_WHAT = 'The implicit gradient of an equilibrium (gradient="implicit")'
 
 
 @uncompiled
@@ -56,7 +58,8 @@ def equilibrium(
     differentiable function of the data and the gradient of minimum norm is given. A unit exactly at its threshold
     counts as inactive, which is the one-sided derivative; `differentiability` tells how far the code is from either.
     The gradient is exact for the support found, does not depend on how the code was found, and holds no trajectory;
-    differentiating it once more is an error. The time constants do not move the equilibrium and get no gradient.
+    differentiating it once more, or under a transform of torch.func, is a RuntimeError. The time constants do not move
+    the equilibrium and get no gradient.
     """
     mode = gradients.mode_for(gradient)
     x = target.x
@@ -87,6 +90,7 @@ def _implicit(
 ) -> tuple[Solution, list[str]]:
     """The solution, and what there is to warn of."""
     problem = target.problem() if isinstance(target, Field) else target
+    refuse_transforms(_WHAT, 'call it outside of them, or with gradient="backprop"', problem.tensors())
     solution = solve(problem, tol=tol, max_iterations=max_iterations, start=start)
     complaints = []
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors()):
@@ -141,10 +145,11 @@ class _OnSupport(torch.autograd.Function):
     @staticmethod
     def forward(ctx, residual: Tensor, code: Tensor, system: SupportSystem) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.system = system
+        ctx.save_for_backward(residual)
         return code.clone()
 
     @staticmethod
-    @once_differentiable
+    @once_only(_WHAT, 'gradient="backprop" can be')
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         return ctx.system.solve_least(gradient), None, None
 

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 import torchdiffeq
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from vars_dyn.gradients.first_order import once_only, refuse_transforms
 
 __all__ = ["Size", "as_given", "odeint_guarded", "to_unit"]
 
 State = tuple[Tensor, ...]
+
+_WHAT = 'The gradient of the continuous adjoint (gradient="adjoint")'
+_INSTEAD = 'gradient="backprop" can be'
 
 
 class Size:
@@ -29,6 +33,7 @@ class Size:
 
 def as_given(size: Size, *tensors: Tensor) -> State:
     """The tensors, as nodes of their own: gradients that come back to them are multiplied by `size`."""
+    refuse_transforms(_WHAT, 'gradient="backprop" has them', tensors)
     result: State = _AsGiven.apply(size, *tensors)
     return result
 
@@ -45,19 +50,20 @@ class _Passed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, size: Size, *tensors: Tensor) -> State:
         ctx.size = size
+        ctx.save_for_backward(*tensors)
         return tuple(t.view_as(t) for t in tensors)
 
 
 class _AsGiven(_Passed):
     @staticmethod
-    @once_differentiable
+    @once_only(_WHAT, _INSTEAD)
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return (None, *(g * ctx.size.value for g in gradients))
 
 
 class _ToUnit(_Passed):
     @staticmethod
-    @once_differentiable
+    @once_only(_WHAT, _INSTEAD)
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         value = max(float(g.abs().max()) for g in gradients if g.numel())
         if not math.isfinite(value):

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from vars_dyn.gradients.first_order import once_only, refuse_transforms
 
 __all__ = ["odeint_replayed"]
 
 State = tuple[Tensor, ...]
+
+_WHAT = 'The gradient of checkpointed steps (gradient="checkpoint")'
+_INSTEAD = 'gradient="backprop" can be'
 
 #: Steps between two marks at first, and how many marks there may be for every step between them: the steps taken
 #: again at once hold their stages and what autograd saves, about ten times a state.
@@ -36,6 +40,7 @@ def odeint_replayed(
     time. The gradients with respect to y0 and `parameters`, every tensor that `func` depends on, are those of
     backpropagation through the whole to rounding. For one-step methods: a multi-step method's history is not kept.
     """
+    refuse_transforms(_WHAT, 'gradient="backprop" has them', (*y0, *parameters))
     solve = _Solve(func, rtol, atol, method, options)
     result: State = _Replayed.apply(solve, t, len(y0), *y0, *parameters)
     return result
@@ -117,13 +122,14 @@ class _Replayed(torch.autograd.Function):
         marks = _Marks()
         solution = solve.whole(tensors[:n], t, marks)
         ctx.solve, ctx.t, ctx.n, ctx.marks, ctx.starts = solve, t, n, marks.kept, marks.starts
-        ctx.save_for_backward(*tensors[n:])
+        ctx.save_for_backward(*tensors)
         return solution
 
     @staticmethod
-    @once_differentiable
+    @once_only(_WHAT, _INSTEAD)
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
-        t, n, parameters = ctx.t, ctx.n, ctx.saved_tensors
+        t, n = ctx.t, ctx.n
+        parameters = ctx.saved_tensors[n:]
         ends = [*ctx.starts[1:], float(t[-1])]  # of every step
         numbers = [mark.number for mark in ctx.marks[1:]] + [len(ends)]
         adjoint = tuple(torch.zeros_like(part[0]) for part in given)
