@@ -60,7 +60,8 @@ def _is_plain(layer: nn.Module) -> bool:
 
     if isinstance(layer, TokenMixer):
         return True
-    return type(layer) is Attention and layer.gate is None and layer.proj.out_features == layer.proj.in_features
+    gated = getattr(layer, "gate", None) is not None  # older versions of timm have no gates
+    return type(layer) is Attention and not gated and layer.proj.out_features == layer.proj.in_features
 
 
 def _why_none(model: nn.Module) -> str:
