@@ -50,7 +50,7 @@ def _widest(device: torch.device) -> tuple[int, int]:
         return 0, 0
     if device.type == "cpu":
         return _WIDEST
-    properties = torch.cuda.get_device_properties(device)
+    properties: Any = torch.cuda.get_device_properties(device)  # torch 2.14 does not declare all of them
     if torch.version.hip is not None or properties.major < 8:
         return 0, 0
     return _WIDEST if properties.shared_memory_per_block_optin >= _SHARED else NARROW
