@@ -300,8 +300,10 @@ def test_instability_is_said_where_fact_1_has_no_minimum(field: Sparse) -> None:
     if reason is None:
         field.problem()
         return
-    assert "has no stable equilibrium" in reason
-    with pytest.raises(ValueError, match="has no stable equilibrium"):
+    # Where F is not convex a signal may rest nevertheless: there is no proof, and none is claimed.
+    said = "has no stable equilibrium" if abs(c) + abs(ridge) <= 1e-12 else "no stable equilibrium is proved"
+    assert said in reason
+    with pytest.raises(ValueError, match=said):
         field.problem()
 
 

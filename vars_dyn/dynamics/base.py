@@ -94,9 +94,18 @@ class Field(ABC):
     def stiffness(self) -> Tensor:
         """An upper bound on the modulus of every Jacobian eigenvalue, of the dictionary's batch shape, in 1/time."""
 
+    def decay(self) -> Tensor:
+        """An upper bound on the modulus of every negative Jacobian eigenvalue, shaped like `stiffness()`, in 1/time.
+
+        Fixed steps must not be longer than a method's stability limit over it; what grows they follow.
+        """
+        return self.stiffness()
+
     @abstractmethod
     def instability(self) -> str | None:
-        """The reason why there is no stable equilibrium, or None where there is one for every signal."""
+        """Why there is no stable equilibrium, or why none is proved, as a sentence that says which; None where one is
+        proved for every signal.
+        """
 
     @abstractmethod
     def state_at(self, code: Tensor) -> State:

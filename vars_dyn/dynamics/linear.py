@@ -137,15 +137,40 @@ class Recurrent(_Linear):
         )
         return rounded_up(torch.maximum(alpha, self._largest() - alpha) / tau, 1)
 
+    def decay(self) -> Tensor:
+        """alpha / tau_z, as A is positive semi-definite."""
+        rate = torch.as_tensor(self.alpha / self.tau_z, dtype=self.x.dtype, device=self.x.device).detach()
+        return rounded_up(rate, 1)
+
     def instability(self) -> str | None:
-        largest, alpha = float(self._largest().max()), _checks.plain(self.alpha)
-        if largest < alpha:
+        bound, alpha = float(self._largest().max()), _checks.plain(self.alpha)
+        if bound < alpha:
             return None
         name = "the largest eigenvalue of A" if self.is_matrix else "sigma_max(P)^2"
+        shown = self._shown()
+        if shown >= alpha:
+            return (
+                f"{type(self).__name__} has no stable equilibrium: "
+                f"{name} is {shown:.6g}, not below alpha = {alpha:.6g}, so z diverges"
+            )
         return (
-            f"{type(self).__name__} has no stable equilibrium: "
-            f"{name} is {largest:.6g}, not below alpha = {alpha:.6g}, so z diverges"
+            f"for {type(self).__name__} no stable equilibrium is proved: the bound on {name} is {bound:.6g}, not below "
+            f"alpha = {alpha:.6g}, though {shown:.6g} is all that was found of it"
         )
+
+    def _shown(self, rounds: int = 60) -> float:
+        """A number that the largest eigenvalue of A reaches at least: a Rayleigh quotient by power iteration."""
+        with torch.no_grad():
+            fixed, dictionary = self.detach(), self.dictionary
+            seeded = torch.Generator().manual_seed(0)
+            v = torch.randn(
+                (*dictionary.batch_shape, 1, *dictionary.signal_shape), generator=seeded, dtype=torch.float64
+            )
+            v, last = v.to(self.x.device, self.x.dtype), tuple(range(v.ndim - len(dictionary.signal_shape), v.ndim))
+            for _ in range(rounds):
+                v = v / torch.linalg.vector_norm(v, dim=last, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
+                before, v = v, fixed._feedback(v)
+            return float((before * v).sum(last).max())
 
 
 class Attention(Recurrent):

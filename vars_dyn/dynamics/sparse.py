@@ -125,31 +125,69 @@ class _Sparse(Field):
         return self._curvature * gram + self._ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
     def instability(self) -> str | None:
-        """Why F has no stable minimum for every signal (facts 1 and 6), or None."""
+        """Why F has no stable minimum for every signal, or why none is proved (facts 1 and 6); None where one is.
+
+        It is proved where F is convex and bounded below. Where F is linear an equilibrium exists if and only if the
+        drive is weak (`rests_without_code`). Where F is not convex, a signal without a threshold grows for certain;
+        any other may rest at one of several codes.
+        """
         c, ridge = _checks.plain(self._curvature), _checks.plain(self._ridge)
-        where = self._named()
         if c >= 0 and ridge >= 0 and (c > 0 or ridge > 0):
             return None
-        with torch.no_grad():
-            if c == 0 and ridge == 0:
-                b = self.dictionary.encode(self.x).flatten(-len(self.dictionary.code_shape))
-                drive = b.amax(-1) if self.nonnegative else b.abs().amax(-1)
-                growing = int((drive > _checks.plain(self.alpha) * self.lam.detach()).sum())
-                if not growing:
-                    return None
-                return (
-                    f"{where} has no stable equilibrium: gamma = 1/alpha and beta = gamma, and |P^T x| exceeds "
-                    f"alpha lam for {growing} signals, which grow without bound"
-                )
-            if ridge > 0 and ridge + c * float(self.dictionary.lipschitz().max()) > 0:
-                return None
-            smallest = float(torch.linalg.eigvalsh(self._quadratic_form()).min())
-        if smallest > 0:
+        linear = c == 0 and ridge == 0
+        if not linear and ridge > 0 and ridge + c * float(self.dictionary.lipschitz().max()) > 0:
             return None
+        resting = self.rests_without_code()
+        count, at_rest = resting.numel(), int(resting.sum())
+        if linear:
+            return (
+                self._none(
+                    f"gamma = 1/alpha and beta = gamma, and |P^T x| exceeds alpha lam for {count - at_rest} signals, which "
+                    "grow without bound"
+                )
+                if at_rest < count
+                else None
+            )
+        if self.dictionary.code_size > _MATRIX_LIMIT:
+            form = f"is too large to be written out, for {self.dictionary.code_size} atoms"
+            growing = False
+        else:
+            with torch.no_grad():
+                values = torch.linalg.eigvalsh(self._quadratic_form())
+            smallest = values[..., 0]
+            if bool((smallest > 0).all()):
+                return None
+            form, growing = f"has the eigenvalue {float(smallest.min()):.6g}, not above zero", self._grows(values)
+        what = f"(gamma - 1/alpha) P^T P + (beta - gamma) I {form}"
+        if growing:
+            return self._none(what)
         return (
-            f"{where} has no stable equilibrium: "
-            f"(gamma - 1/alpha) P^T P + (beta - gamma) I has the eigenvalue {smallest:.6g}, not above zero"
+            f"for {self._named()} no stable equilibrium is proved: {what}, so there may be none, or more than one; "
+            f"without a code {at_rest} of {count} signals rest"
         )
+
+    def rests_without_code(self) -> Tensor:
+        """Whether the code zero is an equilibrium, one value per signal: |P^T x| <= alpha lam for every atom, or
+        P^T x <= alpha lam where codes are non-negative. It is stable where the drive is below that.
+        """
+        with torch.no_grad():
+            b = self.dictionary.encode(self.x).flatten(-len(self.dictionary.code_shape))
+            drive = b.amax(-1) if self.nonnegative else b.abs().amax(-1)
+            return drive <= _checks.plain(self.alpha) * self.lam.detach()
+
+    def _grows(self, values: Tensor) -> bool:
+        """Whether a signal grows for certain: its gate is the identity, so that the field is linear, and the quadratic
+        form, of eigenvalues `values`, is negative in some direction by more than rounding.
+        """
+        if self.nonnegative:
+            return False
+        rounding = 8 * values.shape[-1] * torch.finfo(values.dtype).eps * values.abs().amax(-1)
+        negative = values[..., 0] < -rounding
+        per_signal = negative.reshape((*negative.shape, *(1,) * (self.lam.ndim - negative.ndim)))
+        return bool(((self.lam.detach() == 0) & per_signal).any())
+
+    def _none(self, why: str) -> str:
+        return f"{self._named()} has no stable equilibrium: {why}"
 
     def _named(self) -> str:
         alpha, beta, gamma = (_checks.plain(v) for v in (self.alpha, self.beta, self.gamma))
