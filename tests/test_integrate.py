@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 
@@ -126,6 +127,14 @@ def test_fixed_steps_are_those_asked_for(method: str, growth: Callable[[float], 
         assert found.statistics.rejected == 0
 
 
+def path_of(field: vd.Field, start: tuple[Tensor, ...], times: Tensor, method: str, step: float) -> vd.Trajectory:
+    """The path, that of a runaway too."""
+    try:
+        return vd.integrate(field, start, times, method=method, step=step)
+    except vd.IntegrationError as error:
+        return error.trajectory
+
+
 @pytest.mark.parametrize("method", [*ADAPTIVE_METHODS, *FIXED_METHODS])
 def test_stability_limits_are_where_they_are_said_to_be(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = {**ADAPTIVE_METHODS, **FIXED_METHODS}[method]
@@ -137,7 +146,9 @@ def test_stability_limits_are_where_they_are_said_to_be(method: str, monkeypatch
         times = torch.tensor([0.0, steps * h], dtype=torch.float64)
         start = (torch.ones(1, 1, dtype=torch.float64),)
         if method in FIXED_METHODS:
-            found = vd.integrate(field, start, times, method=method, step=h)
+            # A step past the limit is refused, so the limit is moved.
+            monkeypatch.setitem(FIXED_METHODS, method, h)
+            found = path_of(field, start, times, method, h)
         else:
             # No error is too large for these tolerances: the cap alone holds the step.
             monkeypatch.setitem(ADAPTIVE_METHODS, method, h)
@@ -450,12 +461,16 @@ def test_a_step_limit_names_the_signal_and_keeps_the_path(method: str, limit: in
     vd.integrate(field, field.initial_state(), times, max_steps=taken, **arguments)
 
 
-def test_a_fixed_step_that_is_too_long_ends_in_an_error() -> None:
-    P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+def runaway(monkeypatch: pytest.MonkeyPatch) -> tuple[vd.SparseRecurrent, Tensor]:
+    """A field of which signal 3 runs away from time to time, with the limit that forbids it out of the way."""
+    monkeypatch.setitem(FIXED_METHODS, "rk4", 1e9)
     x = torch.zeros(5, 3, dtype=torch.float64)
     x[3] = 1.0
-    field = vd.SparseRecurrent(P, x, 0.1)
-    times = grid(3000, 301)
+    return vd.SparseRecurrent(vd.DenseDictionary(torch.eye(3, dtype=torch.float64)), x, 0.1), grid(3000, 301)
+
+
+def test_a_state_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    field, times = runaway(monkeypatch)
     with pytest.raises(
         vd.IntegrationError, match=r"^signal 3: the state is not finite at t = .* with rk4; .*smaller steps"
     ) as caught:
@@ -465,8 +480,37 @@ def test_a_fixed_step_that_is_too_long_ends_in_an_error() -> None:
     assert kept is not None
     assert 2 < len(kept.times) < 301
     assert all(bool(part.isfinite().all()) for part in kept.states)
-    first = vd.integrate(field, field.initial_state(), times[: len(kept.times)], method="rk4")
-    assert all(torch.equal(a, b) for a, b in zip(kept.states, first.states, strict=True))
+
+
+def test_a_runaway_that_is_still_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    field, times = runaway(monkeypatch)
+    for scale in (1e-30, 1.0, 1e30):
+        scaled = vd.SparseRecurrent(field.dictionary, scale * field.x, scale * field.lam)
+        with pytest.raises(vd.IntegrationError, match=r"^signal 3: the state runs away .* with rk4; V rises") as caught:
+            vd.integrate(scaled, scaled.initial_state(), times[:4], method="rk4")
+        assert caught.value.signals == [3]
+        assert caught.value.trajectory is not None
+        assert len(caught.value.trajectory.times) == 4
+        with pytest.raises(vd.IntegrationError, match="the state runs away"):
+            list(stream(scaled, start_of(scaled, scaled.initial_state()), times[:4], method="rk4"))
+
+
+@settings(max_examples=10)
+@given(field=strategies.sparse_fields(strategies.dense()), method=st.sampled_from(list(FIXED_METHODS)))
+def test_fixed_steps_stay_within_the_stability_limit(field: vd.Field, method: str) -> None:
+    limit = FIXED_METHODS[method] / float(field.stiffness().max())
+    end = 80 * limit if "adams" in method else 20 + 3 * limit
+    times = torch.tensor([0.0, end], dtype=torch.float64)
+    message = rf"^step is .*, which {method} is not stable at: .* is {re.escape(f'{limit:.6g}')};"
+    with warnings.catch_warnings(action="ignore"), pytest.raises(ValueError, match=message):
+        vd.integrate(field, field.initial_state(), times, method=method, step=1.01 * limit)
+    if field.instability():
+        return
+    # From time to time it steps inside: V ends below where it began, as it would not after one step.
+    found = vd.integrate(field, field.initial_state(), times, method=method)
+    assert found.statistics.accepted >= end / limit
+    first, last = (field.lyapunov(tuple(part[i] for part in found.states)) for i in (0, -1))
+    assert (last <= first + 1e-2 * (first.abs() + 1)).all()
 
 
 def test_growth_out_of_range_is_an_error() -> None:

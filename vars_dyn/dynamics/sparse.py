@@ -140,26 +140,21 @@ class _Sparse(Field):
         resting = self.rests_without_code()
         count, at_rest = resting.numel(), int(resting.sum())
         if linear:
-            return (
-                self._none(
-                    f"gamma = 1/alpha and beta = gamma, and |P^T x| exceeds alpha lam for {count - at_rest} signals, which "
-                    "grow without bound"
-                )
-                if at_rest < count
-                else None
-            )
+            growing = f"|P^T x| exceeds alpha lam for {count - at_rest} signals, which grow without bound"
+            why = f"gamma = 1/alpha and beta = gamma, and {growing}"
+            return self._none(why) if at_rest < count else None
         if self.dictionary.code_size > _MATRIX_LIMIT:
             form = f"is too large to be written out, for {self.dictionary.code_size} atoms"
-            growing = False
+            certain = False
         else:
             with torch.no_grad():
                 values = torch.linalg.eigvalsh(self._quadratic_form())
             smallest = values[..., 0]
             if bool((smallest > 0).all()):
                 return None
-            form, growing = f"has the eigenvalue {float(smallest.min()):.6g}, not above zero", self._grows(values)
+            form, certain = f"has the eigenvalue {float(smallest.min()):.6g}, not above zero", self._grows(values)
         what = f"(gamma - 1/alpha) P^T P + (beta - gamma) I {form}"
-        if growing:
+        if certain:
             return self._none(what)
         return (
             f"for {self._named()} no stable equilibrium is proved: {what}, so there may be none, or more than one; "

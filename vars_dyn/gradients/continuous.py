@@ -25,10 +25,32 @@ class Size:
     An absolute tolerance would otherwise mean something else for every scale of the loss: a mean over a large batch
     would be integrated backwards with no control of the error at all. A size of NaN makes every gradient NaN, which is
     what a gradient of NaN or infinity (as a gradient scaler looks out for) is to become.
+
+    Args:
+        state: the state at one time, of `lead` dimensions of signals.
+        atol: absolute tolerance of a signal's gradient, relative to its largest entry.
+
+    Attributes:
+        value: the size.
+        tolerance: for the gradient with respect to every entry of the state, flat, its absolute tolerance. A signal
+            that matters little to the loss, as a quiet one may beside loud ones, is given no less care.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: State, lead: int, atol: float) -> None:
         self.value = 1.0
+        self.lead, self.atol = lead, atol
+        self.tolerance = torch.cat([torch.full_like(part, atol, requires_grad=False).flatten() for part in state])
+
+    def take(self, gradients: State) -> None:
+        """Note the size of what comes in, parts with time first."""
+        self.value = max(float(g.abs().max()) for g in gradients if g.numel())
+        if not 0 < self.value < math.inf:
+            self.value = 1.0 if self.value == 0 else math.nan
+            return
+        largest = [(g / self.value).abs().amax(0).flatten(self.lead).amax(-1) for g in gradients]
+        own = (self.atol * torch.stack(largest).amax(0)).clamp(min=torch.finfo(self.tolerance.dtype).tiny)
+        events = [g.shape[1 + self.lead :].numel() for g in gradients]
+        self.tolerance.copy_(torch.cat([own.flatten()[:, None].expand(-1, n).flatten() for n in events]))
 
 
 def as_given(size: Size, *tensors: Tensor) -> State:
@@ -65,11 +87,9 @@ class _ToUnit(_Passed):
     @staticmethod
     @once_only(_WHAT, _INSTEAD)
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        value = max(float(g.abs().max()) for g in gradients if g.numel())
-        if not math.isfinite(value):
-            ctx.size.value = math.nan
+        ctx.size.take(gradients)
+        if math.isnan(ctx.size.value):
             return (None, *(torch.zeros_like(g) for g in gradients))
-        ctx.size.value = value if value > 0 else 1.0
         return (None, *(g / ctx.size.value for g in gradients))
 
 
@@ -100,8 +120,10 @@ def odeint_guarded(
         return largest
 
     func.callback_step_adjoint = watch
-    result: State = torchdiffeq.odeint_adjoint(func, y0, t, adjoint_options={**adjoint_options, "norm": norm}, **rest)
-    return result
+    from vars_dyn.integrate.solvers import odeint_onto
+
+    options = {**adjoint_options, "norm": norm}
+    return odeint_onto(torchdiffeq.odeint_adjoint, func, y0, t, adjoint_options=options, **rest)
 
 
 def _error(what: str, time: float) -> Exception:

@@ -77,7 +77,8 @@ class Adjoint:
     is wrong by many orders of magnitude at an attractor, and nothing says so. Every segment between them is of the
     time in which that factor is `growth`.
 
-    The tolerances are relative to the largest entry of the gradient that comes in. The Jacobian jumps wherever a unit
+    The tolerances of the state are relative to each signal's size, and those of its gradient to the largest entry of
+    the gradient that comes in for that signal. The Jacobian jumps wherever a unit
     crosses its threshold, and there the backward integration's steps shrink with its tolerance: the default is a tenth
     of the forward integration's sqrt(rtol), which is about the error that the forward steps leave at those kinks.
 
@@ -102,22 +103,29 @@ class Adjoint:
         return math.inf
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
-        plan, size = segment.plan, Size()
+        from vars_dyn.integrate.solvers import odeint_onto
+
+        plan = segment.plan
+        rtol = 0.1 * math.sqrt(plan.rtol) if self.rtol is None else self.rtol
+        atol = rtol * plan.atol / plan.rtol if self.atol is None else self.atol
+        size = Size(state, len(field.signal_batch), atol)
         wanted = [t.requires_grad for t in (*state, *field.tensors())]
         own = iter(as_given(size, *(t for t in (*state, *field.tensors()) if t.requires_grad)))
         every = [next(own) if w else t for w, t in zip(wanted, (*state, *field.tensors()), strict=True)]
         state, tensors = tuple(every[: len(state)]), tuple(every[len(state) :])
-        rtol = 0.1 * math.sqrt(plan.rtol) if self.rtol is None else self.rtol
+        parameters = tuple(t for t in tensors if t.requires_grad)
         odeint = functools.partial(
             odeint_guarded,
             max_steps=plan.max_steps,
-            adjoint_params=tuple(t for t in tensors if t.requires_grad),
+            adjoint_params=parameters,
             adjoint_rtol=rtol,
-            adjoint_atol=rtol * plan.atol / plan.rtol if self.atol is None else self.atol,
+            # Of time, the state, its adjoint, which is known on the way back only, and the parameters' gradients.
+            adjoint_atol=(atol, _of_state(segment, state, atol), size.tolerance, *(atol for _ in parameters)),
             **_backwards(plan),
         )
+        again = functools.partial(odeint_onto, torchdiffeq.odeint)
         stops = self._stops(segment, field)
-        states, last = segment.solve(field.with_tensors(tensors), state, odeint, torchdiffeq.odeint, stops)
+        states, last = segment.solve(field.with_tensors(tensors), state, odeint, again, stops)
         joined = to_unit(size, *(torch.cat([s, end[None]]) for s, end in zip(states, last, strict=True)))
         return tuple(part[:-1] for part in joined), tuple(part[-1] for part in joined)
 
@@ -183,6 +191,17 @@ def _recomputed(segment: Segment, field: Field, state: State) -> tuple[State, St
 
     parts = checkpoint(run, *state, *field.tensors(), use_reentrant=False)
     return tuple(parts[:n]), tuple(parts[n:])
+
+
+def _of_state(segment: Segment, state: State, atol: float) -> Tensor:
+    """For every entry of the state, flat, `atol` in the place of the plan's."""
+    shares = zip(segment.tolerance(state), state, strict=True)
+    return torch.cat(
+        [
+            torch.as_tensor(part, dtype=y.dtype, device=y.device).expand_as(y).flatten() * (atol / segment.plan.atol)
+            for part, y in shares
+        ]
+    ).detach()
 
 
 def _backwards(plan: Plan) -> dict[str, Any]:

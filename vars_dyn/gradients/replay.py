@@ -29,7 +29,7 @@ def odeint_replayed(
     *,
     parameters: State,
     rtol: float,
-    atol: float,
+    atol: Any,
     method: str,
     options: dict[str, Any],
 ) -> State:
@@ -77,7 +77,7 @@ class _Marks:
 class _Solve:
     """One integration and the pieces of it."""
 
-    def __init__(self, func: Any, rtol: float, atol: float, method: str, options: dict[str, Any]) -> None:
+    def __init__(self, func: Any, rtol: float, atol: Any, method: str, options: dict[str, Any]) -> None:
         self.func, self.options = func, options
         self.settings: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": method}
 
@@ -100,6 +100,7 @@ class _Solve:
     def piece(self, mark: _Mark, y0: State, t: Tensor, whole: Tensor, ends: Sequence[float]) -> State:
         """The states at `t`, which begins at `mark` and ends where a step of the whole did, the last of `ends`."""
         from vars_dyn.integrate.dopri5 import retake_dopri5
+        from vars_dyn.integrate.methods import COARSE_METHODS
         from vars_dyn.integrate.solvers import odeint
 
         # A function without callbacks: these steps have been counted.
@@ -113,6 +114,9 @@ class _Solve:
             options["grid_constructor"] = lambda func, y0, t: grid
         else:
             options["first_step"] = mark.step
+            if self.settings["method"] in COARSE_METHODS:
+                # Not at the piece's end, which a step that was rejected may have overshot.
+                options["stops"] = whole
         return odeint(function, y0, t, options=options, **self.settings)
 
 

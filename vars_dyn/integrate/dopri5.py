@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
+from vars_dyn.integrate.scale import Tolerance
 from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, combined, rows_of, tolerated
 
 __all__ = ["Dopri5", "retake_dopri5"]
@@ -97,7 +98,7 @@ def _weights(q: float) -> tuple[float, ...]:
 
 
 def _first_step(
-    func: Watched, y: State, f: State, t0: Tensor, rtol: float, atol: float, norm: Callable[[State], Tensor]
+    func: Watched, y: State, f: State, t0: Tensor, rtol: float, atol: Tolerance, norm: Callable[[State], Tensor]
 ) -> float:
     """A quarter of the step within which the state and its derivative change by little, as the tolerances measure it.
 
@@ -105,7 +106,7 @@ def _first_step(
     are not in the derivatives here, and an error made first is carried along the whole way.
     """
     with torch.no_grad():
-        scale = tuple(part.abs().mul_(rtol).add_(atol) for part in y)
+        scale = tuple(part.abs().mul_(rtol).add_(least) for part, least in zip(y, atol, strict=True))
 
         def size(value: State) -> float:
             return float(norm(tuple(part / s for part, s in zip(value, scale, strict=True))))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vars_dyn import _checks, gradients
 from vars_dyn._compile import uncompiled
-from vars_dyn.dynamics.base import Field, State
+from vars_dyn.dynamics.base import Field, State, half_square
 from vars_dyn.integrate.methods import (
     ADAPTIVE_METHODS,
     FIXED_METHODS,
@@ -24,10 +24,14 @@ from vars_dyn.integrate.methods import (
     Plan,
 )
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Trajectory, start_of
-from vars_dyn.integrate.segment import Segment
+from vars_dyn.integrate.scale import field_times, power_of, state_times, tolerances
+from vars_dyn.integrate.segment import Segment, failure
 from vars_dyn.problems import SparseProblem
 
 __all__ = ["integrate", "stream"]
+
+#: A V that has risen by this many times its size is a runaway; a tolerance of a tenth was seen to raise it by one.
+_RUNAWAY = 10.0
 
 
 @uncompiled
@@ -60,13 +64,16 @@ def integrate(
         rtol: relative tolerance of the adaptive methods. The error norm is the largest over signals of each one's RMS,
             so idle signals do not dilute a live one's error, times sqrt(field.stiffness() tau / 20) where that is above
             one (tau the smaller time constant): V weighs errors by its curvature, and must not rise by them.
-        atol: absolute tolerance, likewise.
+        atol: absolute tolerance, likewise, for signals of size one: it is multiplied by each signal's size, max |x| (or
+            lam where x is zero), so that (s x, s lam) gives s times the trajectory at any s. Where 8 / alpha or
+            8 |P| / (alpha beta) is below one, z or u is measured by so much less.
         gap: the relative gap at which a signal counts as settled and leaves the batch, its state carried on unchanged;
             None integrates all signals to the end.
         gradient: how to differentiate through the integration: "backprop", "checkpoint" or "adjoint", or one of them
             with its settings (`vars_dyn.gradients`).
-        step: step of a fixed-step method, at most; by default it steps from each of `times` to the next. For an
-            adaptive method, the first step to try.
+        step: step of a fixed-step method, at most; one past the method's stability limit is refused. By default it
+            steps from each of `times` to the next, in several steps where one would be past nine tenths of the limit.
+            For an adaptive method, the first step to try.
         cap_steps: whether no step may exceed the method's stability limit over `field.stiffness()`. By default where a
             gap or a gradient is wanted: uncapped, the error near an attractor stalls at about rtol.
         check_every: time between looks at the gap; by default one time constant, or ten capped steps if that is longer
@@ -77,9 +84,10 @@ def integrate(
         A `Trajectory`, always len(times) long.
 
     Raises:
-        ValueError: for arguments that do not fit, and for a gap on a field without a stable equilibrium (integrating
-            that to a time warns).
-        IntegrationError: with the trajectory so far, when the integration cannot go on.
+        ValueError: for arguments that do not fit, and for a gap on a field of which no stable equilibrium is proved
+            (integrating that to a time warns).
+        IntegrationError: with the trajectory so far, when the integration cannot go on: at a state or a gap that is
+            not a number, or a runaway, too.
 
     With a gap, or a gradient through the steps, the method is restarted at every look; a fixed-step Adams method loses
     its history there. Autocast is off inside: the solve runs in the field's own dtype. To find the equilibrium only,
@@ -91,16 +99,18 @@ def integrate(
     differentiable = gradients.is_wanted(field, state)
     if differentiable and isinstance(mode, gradients.Adjoint) and method in STABILISED_METHODS:
         raise ValueError(f'method is "{method}", which has no adjoint; backprop or checkpoint is wanted, or dopri5')
+    capped = differentiable if cap_steps is None else cap_steps
     with torch.autocast(field.x.device.type, enabled=False):
-        plan = _plan(
-            field, method, rtol, atol, gap, step, differentiable if cap_steps is None else cap_steps, max_steps
-        )
+        power = power_of(field, state)
+        near = field_times(field, power)
+        plan = _plan(near, method, rtol, atol, gap, step, capped, max_steps)
     spacing = _spacing(plan, field, check_every) if gap is not None else _Spacing(math.inf)
     if differentiable and gap is None:
         spacing = _Spacing(mode.segment(plan, float(times[-1] - times[0])))
-    start = start_of(field, state, float(times[0]), None if method in FIXED_METHODS else step)
-    flat, snapshot = _flatten(field, start)
-    rows = [tuple(part[None] for part in snapshot.state)]
+    start = start_of(field, state_times(state, power), float(times[0]), None if method in FIXED_METHODS else step)
+    flat, snapshot = _flatten(near, start)
+    start_state = snapshot.state
+    rows = [tuple(part[None] for part in start_state)]
     with torch.set_grad_enabled(differentiable), torch.autocast(field.x.device.type, enabled=False):
         try:
             for end, inside in _segments(start.time, times[1:] if len(start.live.flatten()) else times[:0], spacing):
@@ -108,13 +118,14 @@ def integrate(
                 rows.append(states)
                 if not bool(snapshot.live.any()):
                     break
+            _check_end(plan, flat, start_state, snapshot)
         except IntegrationError as error:
             rows.extend([] if error.partial is None else [error.partial])
-            error.trajectory = _trajectory(field, times, rows, snapshot, plan)
+            error.trajectory = _trajectory(field, times, rows, snapshot, power)
             raise
         missing = len(times) - sum(len(parts[0]) for parts in rows)
         rows.append(tuple(part.expand(missing, *part.shape) for part in snapshot.state))
-        return _trajectory(field, times, rows, snapshot, plan)
+        return _trajectory(field, times, rows, snapshot, power)
 
 
 _PLAIN = gradients.Backprop()
@@ -150,18 +161,20 @@ def stream(
     if float(times[0]) < snapshot.time:
         raise ValueError(f"times begin at {float(times[0])}, before the snapshot's time {snapshot.time}")
     field = field.detach()
-    plan = _plan(field, method, rtol, atol, gap, step, bool(cap_steps), max_steps)
+    power = power_of(field, snapshot.state)
+    plan = _plan(field_times(field, power), method, rtol, atol, gap, step, bool(cap_steps), max_steps)
     spacing = _spacing(plan, field, check_every) if gap is not None else _Spacing(math.inf)
-    return _stream(field, snapshot, times, plan, spacing, chunk)
+    return _stream(field, snapshot, times, plan, spacing, chunk, power)
 
 
 def _stream(
-    field: Field, snapshot: Snapshot, times: Tensor, plan: Plan, spacing: _Spacing, chunk: int
+    field: Field, snapshot: Snapshot, times: Tensor, plan: Plan, spacing: _Spacing, chunk: int, power: int
 ) -> Iterator[tuple[Tensor, State, Snapshot]]:
-    flat, current = _flatten(field, snapshot)
+    flat, current = _flatten(field_times(field, power), snapshot._replace(state=state_times(snapshot.state, power)))
     for first in range(0, len(times), chunk):
         part = times[first : first + chunk]
         rows: list[State] = []
+        begun = current.state
         if float(part[0]) == current.time:
             rows.append(tuple(p[None] for p in current.state))
         try:
@@ -171,13 +184,14 @@ def _stream(
                     rows.append(states)
                     if not bool(current.live.any()):
                         break
+                _check_end(plan, flat, begun, current)
         except IntegrationError as error:
             rows.extend([] if error.partial is None else [error.partial])
-            error.trajectory = _trajectory(field, part, rows, current, plan)
+            error.trajectory = _trajectory(field, part, rows, current, power)
             raise
-        joined = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+        joined = state_times(tuple(torch.cat(parts) for parts in zip(*rows, strict=True)), -power)
         count = len(joined[0])
-        yield part[:count], _shaped(field, joined, count), _unflatten(field, current)
+        yield part[:count], _shaped(field, joined, count), _unflatten(field, current, power)
         if not bool(current.live.any()):
             return
 
@@ -226,14 +240,33 @@ def _plan(
     cap = limit / stiffness if (cap_steps or gap is not None) else math.inf
     if method in UNSAFE_METHODS and not cap_steps:
         cap = UNSAFE_METHODS[method] * limit / stiffness
-    if method in FIXED_METHODS and step is None and gap is not None:
-        step = 0.9 * cap
+    if method in FIXED_METHODS:
+        longest = limit / float(field.decay().max())
+        if step is not None and step > longest * (1 + 1e-9):
+            raise ValueError(
+                f"step is {step:.6g}, which {method} is not stable at: its limit over the field's fastest decay is "
+                f"{longest:.6g}; a step of at most that is wanted, or none, for steps that end at the times asked for"
+            )
+        step = 0.9 * longest if step is None else step
     fastest = min(
         (_checks.plain(v) for name, v in field.constants.items() if name.startswith("tau")),
         default=1.0,
     )
     emphasis = math.sqrt(max(1.0, stiffness * fastest / MILD_CURVATURE))
-    return Plan(method, float(rtol), float(atol), cap, stiffness, emphasis, step, gap, problem, max_steps)
+    return Plan(
+        method=method,
+        rtol=float(rtol),
+        atol=float(atol),
+        tolerance=tolerances(field.flat(), float(atol)),
+        cap=cap,
+        stiffness=stiffness,
+        emphasis=emphasis,
+        step=step,
+        gap=gap,
+        problem=problem,
+        max_steps=max_steps,
+        stable=not reason,
+    )
 
 
 class _Spacing(NamedTuple):
@@ -286,8 +319,9 @@ def _flatten(field: Field, snapshot: Snapshot) -> tuple[Field, Snapshot]:
     return flat, _reshaped(snapshot, flat.signal_batch, field.event_shapes)
 
 
-def _unflatten(field: Field, snapshot: Snapshot) -> Snapshot:
-    return _reshaped(snapshot, field.signal_batch, field.event_shapes)
+def _unflatten(field: Field, snapshot: Snapshot, power: int) -> Snapshot:
+    own = snapshot._replace(state=state_times(snapshot.state, -power))
+    return _reshaped(own, field.signal_batch, field.event_shapes)
 
 
 def _reshaped(snapshot: Snapshot, batch: tuple[int, ...], events: tuple[tuple[int, ...], ...]) -> Snapshot:
@@ -301,11 +335,26 @@ def _shaped(field: Field, states: State, count: int) -> State:
     return tuple(part.reshape(count, *batch, *event) for part, event in zip(states, field.event_shapes, strict=True))
 
 
-def _trajectory(field: Field, times: Tensor, rows: list[State], snapshot: Snapshot, plan: Plan) -> Trajectory:
+def _check_end(plan: Plan, field: Field, start: State, snapshot: Snapshot) -> None:
+    """IntegrationError where V, which never rises, is far above where it began: fixed steps have nothing else that
+    would notice a runaway, and stability limits are known for linear fields.
+    """
+    if plan.method not in FIXED_METHODS or not plan.stable:
+        return
+    with torch.no_grad():
+        first, last = (field.lyapunov(tuple(part.detach() for part in state)) for state in (start, snapshot.state))
+        event = field.dictionary.signal_shape
+        allowed = first + _RUNAWAY * (first.abs() + half_square(field.x, event))
+        rows = (~(last <= allowed)).flatten().nonzero().flatten().tolist()
+    if rows:
+        raise failure("the state runs away", snapshot.time, rows, plan)
+
+
+def _trajectory(field: Field, times: Tensor, rows: list[State], snapshot: Snapshot, power: int) -> Trajectory:
     joined = tuple(torch.cat(parts) for parts in zip(*(rows or [_none_of(snapshot.state)]), strict=True))
     count = len(joined[0])
-    states = _shaped(field, joined, count)
-    snapshot = _unflatten(field, snapshot)
+    states = _shaped(field, state_times(joined, -power), count)
+    snapshot = _unflatten(field, snapshot, power)
     gap = snapshot.relative_gap
     if count and bool(gap.isnan().any()) and field.instability() is None:
         with torch.no_grad():
@@ -336,7 +385,8 @@ def _advance(
     moving = field if index is None else field.select(index)
     state = tuple(part_of.take(part) for part in snapshot.state)
     numbers = torch.arange(snapshot.live.numel(), device=state[0].device).reshape(snapshot.live.shape)
-    segment = Segment(plan, snapshot._replace(state=state), outputs, end, part_of.take(numbers).flatten())
+    taken = part_of.take(numbers).flatten()
+    segment = Segment(plan, snapshot._replace(state=state), outputs, end, taken)
     try:
         states, last = mode.solve(segment, moving, state)
     except IntegrationError as error:
@@ -346,9 +396,14 @@ def _advance(
     states = part_of.put(snapshot.state, states)
     last = tuple(part[0] for part in part_of.put(snapshot.state, tuple(part[None] for part in last)))
     after = snapshot._replace(time=end, state=last, step=segment.next_step, statistics=segment.statistics)
-    return states, after if plan.problem is None or plan.gap is None else _certified(
-        plan.gap, plan.problem, moving, after, part_of
-    )
+    if plan.problem is None or plan.gap is None:
+        return states, after
+    certified = _certified(plan.gap, plan.problem, moving, after, part_of)
+    if lost := (certified.live & certified.relative_gap.isnan()).flatten().nonzero().flatten().tolist():
+        error = failure("the gap is not a number", end, lost, plan)
+        error.partial = states
+        raise error
+    return states, certified
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
+from vars_dyn.integrate.scale import Tolerance
 from vars_dyn.problems import SparseProblem
 
 __all__ = [
     "ADAPTIVE_METHODS",
+    "COARSE_METHODS",
     "FIXED_METHODS",
     "METHODS",
     "MILD_CURVATURE",
@@ -36,6 +38,8 @@ FIXED_METHODS = {
 }
 #: Methods whose error estimate lets growth pass, so that their steps are always capped, at this share of the limit.
 UNSAFE_METHODS = {"fehlberg2": 0.25}
+#: Methods of torchdiffeq's that interpolate to a lower order than they step: they end a step on every output.
+COARSE_METHODS = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 #: Methods that take as many stages as the stiffness asks for ("auto" where that is cheaper than "dopri5").
 STABILISED_METHODS = ("rkc", "auto")
 #: A V whose second derivatives exceed this lets an error of the size that rtol allows raise it by more than about
@@ -50,6 +54,8 @@ class Plan(NamedTuple):
     method: str
     rtol: float
     atol: float
+    #: `atol` for every part of the state, and signal where their sizes differ
+    tolerance: Tolerance
     cap: float
     stiffness: float
     #: what the norm of an error is multiplied by
@@ -58,6 +64,8 @@ class Plan(NamedTuple):
     gap: float | None
     problem: SparseProblem | None
     max_steps: int
+    #: whether a stable equilibrium of every signal is proved
+    stable: bool
 
 
 def method_options(

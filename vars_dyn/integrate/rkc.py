@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
+from vars_dyn.integrate.scale import Tolerance
 from vars_dyn.integrate.stepping import Control, Stepper, Taken, Watched, tolerated
 
 __all__ = ["MAX_STAGES", "Rkc", "stability_interval", "stages_for"]
@@ -84,7 +85,7 @@ class Rkc(Stepper):
 
     control = Control(aim=0.5, proportional=0.2, integral=0.1, order=3)
 
-    def __init__(self, rtol: float, atol: float, norm: Callable[[State], Tensor], rho: float) -> None:
+    def __init__(self, rtol: float, atol: Tolerance, norm: Callable[[State], Tensor], rho: float) -> None:
         super().__init__(rtol, atol, norm, 0.98 * stability_interval(MAX_STAGES) / rho)
         self.rho = rho
 
@@ -107,12 +108,20 @@ class Rkc(Stepper):
 
 
 def _first_step(
-    func: Watched, y: State, f: State, t0: Tensor, rtol: float, atol: float, rho: float, norm: Callable[[State], Tensor]
+    func: Watched,
+    y: State,
+    f: State,
+    t0: Tensor,
+    rtol: float,
+    atol: Tolerance,
+    rho: float,
+    norm: Callable[[State], Tensor],
 ) -> float:
     """One over the spectral radius, or less if the derivative changes much within it."""
     h = 1 / rho
     ahead = func(t0 + h, tuple(a + h * b for a, b in zip(y, f, strict=True)))
-    scaled = tuple((b - c) / (atol + rtol * a.abs()) for a, b, c in zip(y, ahead, f, strict=True))
+    changes = zip(y, ahead, f, atol, strict=True)
+    scaled = tuple((b - c) / (least + rtol * a.abs()) for a, b, c, least in changes)
     change = h * float(norm(scaled))
     return 0.1 * h / math.sqrt(change) if 0.1 < math.sqrt(change) < math.inf else h
 

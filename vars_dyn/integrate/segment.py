@@ -12,14 +12,17 @@ from torch import Tensor
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integrate.methods import FIXED_METHODS, Plan, method_options
 from vars_dyn.integrate.results import IntegrationError, Snapshot, Statistics
+from vars_dyn.integrate.scale import Tolerance
 from vars_dyn.integrate.solvers import odeint
 
-__all__ = ["Segment"]
+__all__ = ["Segment", "failure"]
 
 _REMEDIES = {
     "the state is not finite": "is the equilibrium stable, and is a fixed step below the stability limit over "
     "field.stiffness()? Try smaller steps, or scale the dictionary",
     "the derivative is not finite": "check the signals and the dictionary for overflow, or use float64",
+    "the state runs away": "V rises, which it cannot; try smaller steps",
+    "the gap is not a number": "check the signals and the dictionary for overflow, or use float64",
     "the state grows out of range": "is the equilibrium stable? Scale the dictionary, or stop earlier",
     "the step size underflows": "try float64, a larger rtol, or cap_steps=True",
     "the step limit is reached": "try a larger max_steps, a larger rtol, or a shorter time",
@@ -72,11 +75,23 @@ class Segment:
             state,
             times.to(state[0].device),
             rtol=self.plan.rtol,
-            atol=self.plan.atol,
+            atol=self.tolerance(state),
             method=self.plan.method,
             options=method_options(self.plan, times, self.end, self.start.step, watch.norm),
         )
         return solution
+
+    def tolerance(self, state: State) -> Tolerance:
+        """The absolute tolerance of every part of the segment's state: a number, or shaped like the part."""
+        found: list[float | Tensor] = []
+        for part, least in zip(state, self.plan.tolerance, strict=True):
+            if isinstance(least, Tensor):
+                own = least.flatten()[self.rows].to(part.device)
+                # Written out: what broadcasts takes longer, step after step.
+                each = part.numel() // len(own)
+                least = own[:, None].expand(len(own), each).reshape(part.shape)
+            found.append(least)
+        return tuple(found)
 
     def _check_finite(self, solution: State, times: Tensor, watch: _Watch) -> None:
         if bool(torch.stack([torch.isfinite(part[-1]).all() for part in solution]).all()):
@@ -102,6 +117,8 @@ class Segment:
                 what = "the state grows out of range"
             elif rows := _rows(field._derivative(watch.last_state), watch.lead, largest):
                 what = "the derivative is not finite"
+            elif not math.isfinite(self.plan.stiffness):
+                what, rows = "the derivative is not finite", watch.worst()
             else:
                 what, rows = "the step size underflows", watch.worst()
             error = self._error(what, watch.last_time, rows)
@@ -118,13 +135,17 @@ class Segment:
         return tuple(part[keep] for part in solution)
 
     def _error(self, what: str, time: float, rows: list[int]) -> IntegrationError:
-        signals = [int(self.rows[row]) for row in rows]
-        named = f"signal {signals[0]}" if signals else "the batch"
-        if len(signals) > 1:
-            named += f" and {len(signals) - 1} more"
-        counted = f" ({self.plan.max_steps} steps)" if what == "the step limit is reached" else ""
-        text = f"{named}: {what}{counted} at t = {time:.6g} with {self.plan.method}; {_REMEDIES[what]}"
-        return IntegrationError(text, time, signals)
+        return failure(what, time, [int(self.rows[row]) for row in rows], self.plan)
+
+
+def failure(what: str, time: float, signals: list[int], plan: Plan) -> IntegrationError:
+    """The error that says what happened when, to which signals, and what may help."""
+    named = f"signal {signals[0]}" if signals else "the batch"
+    if len(signals) > 1:
+        named += f" and {len(signals) - 1} more"
+    counted = f" ({plan.max_steps} steps)" if what == "the step limit is reached" else ""
+    text = f"{named}: {what}{counted} at t = {time:.6g} with {plan.method}; {_REMEDIES[what]}"
+    return IntegrationError(text, time, signals)
 
 
 class _StopError(Exception):

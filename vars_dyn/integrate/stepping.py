@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
+from vars_dyn.integrate.scale import Tolerance
 
 __all__ = ["Control", "Follow", "Stepper", "Taken", "Watched", "combined", "landing", "march", "rows_of", "tolerated"]
 
@@ -75,14 +76,16 @@ class Stepper(ABC):
 
     Args:
         rtol: relative tolerance of a step's error.
-        atol: absolute tolerance.
+        atol: absolute tolerance of every part of the state, numbers or tensors that broadcast against the parts.
         norm: the size of an error relative to what is tolerated.
         longest: no step is longer.
     """
 
     control: Control
 
-    def __init__(self, rtol: float, atol: float, norm: Callable[[State], Tensor], longest: float = math.inf) -> None:
+    def __init__(
+        self, rtol: float, atol: Tolerance, norm: Callable[[State], Tensor], longest: float = math.inf
+    ) -> None:
         self.rtol, self.atol, self.norm, self.longest = rtol, atol, norm, longest
 
     @abstractmethod
@@ -173,7 +176,7 @@ def combined(y: State, slopes: list[State], weights: tuple[float, ...], h: float
     return tuple(parts)
 
 
-def tolerated(estimate: State, y: State, new: State, rtol: float, atol: float) -> State:
+def tolerated(estimate: State, y: State, new: State, rtol: float, atol: Tolerance) -> State:
     """The estimate of a step's error, which it overwrites, relative to what is tolerated."""
-    ratio = zip(estimate, y, new, strict=True)
-    return tuple(e.div_(torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(atol)) for e, a, b in ratio)
+    ratio = zip(estimate, y, new, atol, strict=True)
+    return tuple(e.div_(torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(least)) for e, a, b, least in ratio)

@@ -110,6 +110,7 @@ def _created(path: Path, plan: Plan, *, overwrite: bool) -> Recording:
     chunks = plan.chunks(snapshot, 0)
     known = {
         **plan.given,
+        "atol_relative_to": "the size of each signal: max |x|, or lam where x is zero",
         **plan.identity,
         "parameters": [*plan.field.parameters()],
         "problem": provenance.described_problem(plan.field, plan.problem),

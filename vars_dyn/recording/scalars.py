@@ -39,7 +39,7 @@ _KNOWN: dict[str, Mapping[str, str]] = {
     "dtype": meaning("floating-point type of the states"),
     "method": meaning("method of integration"),
     "rtol": meaning("relative tolerance of the integration"),
-    "atol": meaning("absolute tolerance of the integration"),
+    "atol": meaning("absolute tolerance of the integration, relative to each signal's size"),
     "stop_gap": meaning("relative gap at which a signal counts as settled; NaN: none was asked for"),
     "step": _TAU | {"long_name": "step of the integration that was asked for; NaN: none"},
     "cap_steps": meaning("whether steps were kept below the stability limit; none: by default"),

@@ -201,7 +201,7 @@ class IntegratorOptions:
 
     method: str = _option("dopri5", _one_of(*METHODS), f"one of {', '.join(METHODS)}")
     rtol: float = _option("1e-6", _number(0.0, above=True), "relative tolerance")
-    atol: float = _option("1e-8", _number(0.0, above=True), "absolute tolerance")
+    atol: float = _option("1e-8", _number(0.0, above=True), "absolute tolerance, times each signal's size")
     t_max: float = _option("1000", _number(0.0, above=True), "time to stop at, in membrane time constants")
     dt: float = _option("0.1", _number(0.0, above=True), "spacing of the times")
     times: str = _option(

@@ -1,0 +1,113 @@
+"""How large a field's signals are: what tolerances are relative to, and the power of two that a run is scaled by.
+
+The fields are homogeneous: (s x, s lam) has s times the trajectory of (x, lam). So that the integration is so too, the
+absolute tolerance of a signal is relative to the signal's own size, and numbers far from one are brought near it by a
+power of two, which loses nothing, before they are integrated, and brought back after.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from vars_dyn._scaling import scaled
+from vars_dyn.dynamics.base import Field, State
+
+__all__ = ["Tolerance", "field_times", "power_of", "state_times", "tolerances"]
+
+#: For every part of the state, what is added to rtol times its modulus: a number, or one for every signal.
+Tolerance = tuple[float | Tensor, ...]
+
+#: Numbers below two to this power, and above its inverse, are integrated as they are.
+_NEAR = 32
+
+#: Potentials that are held this many times smaller than the signal have a tolerance of their own.
+_SMALLER = 8.0
+
+
+def power_of(field: Field, state: State) -> int:
+    """The power of two that brings the largest number in x and the state near one; zero where they are near it."""
+    with torch.no_grad():
+        largest = max(_largest(part) for part in (field.x, *state))
+        if not 0 < largest < math.inf:
+            return 0
+        power = -math.frexp(largest)[1]
+        if abs(power) <= _NEAR:
+            return 0
+        # A lam far above the signals must stay finite.
+        room = math.frexp(torch.finfo(field.x.dtype).max)[1] - 8 - math.frexp(_largest(field.lam))[1]
+        return min(power, room)
+
+
+def field_times(field: Field, power: int) -> Field:
+    """The same field for x and lam times two to the `power`."""
+    if not power:
+        return field
+    twin = copy.copy(field)
+    (twin.x, twin.lam) = state_times((field.x, field.lam), power)
+    return twin
+
+
+def state_times(state: State, power: int) -> State:
+    """The parts times two to the `power`."""
+    if not power:
+        return state
+    return tuple(scaled(part, torch.tensor(power, dtype=torch.int32, device=part.device)) for part in state)
+
+
+def tolerances(field: Field, atol: float) -> Tolerance:
+    """`atol` times the size of each signal of a flat field, for every part of the state.
+
+    The size is max |x|. Where x is zero it is lam, where that is zero too it is the largest in the batch; if all are
+    zero it is one. Where the field holds potentials more than eight times smaller than x they are measured by that:
+    z by 8 / alpha, u by 8 |P| / (alpha beta). None of this depends on the state, so a run that goes on from a snapshot
+    has the same tolerances.
+    """
+    with torch.no_grad():
+        fields = field.detach()
+        shares = _shares(fields)
+        size = _sizes(fields)
+        if not size.numel():
+            return tuple(atol * share for share in shares)
+        first = float(size.flatten()[0])
+        if bool((size == first).all()):
+            return tuple(atol * share * first for share in shares)
+        tiny = torch.finfo(size.dtype).tiny
+        return tuple((size * (atol * share)).clamp(min=tiny) for share in shares)
+
+
+def _sizes(field: Field) -> Tensor:
+    """Of every signal, of the shape of `signal_batch`."""
+    event = len(field.dictionary.signal_shape)
+    size = field.x.abs().flatten(-event).amax(-1) if field.x.numel() else field.x.new_ones(field.signal_batch)
+    size = torch.where(size > 0, size, field.lam.to(size.dtype))
+    size = torch.where(size.isfinite(), size, 0.0)
+    largest = size.max() if size.numel() else size.new_ones(())
+    return torch.where(size > 0, size, torch.where(largest > 0, largest, 1.0))
+
+
+def _shares(field: Field) -> list[float]:
+    alpha, beta = (float(field.constants.get(name, 1.0)) for name in ("alpha", "beta"))
+    found = {"z": min(1.0, _SMALLER / alpha)}
+    if "u" in field.state_names:
+        found["u"] = min(1.0, _SMALLER * _norm_of(field, alpha * beta / _SMALLER) / (alpha * beta))
+    return [found[name] for name in field.state_names]
+
+
+def _norm_of(field: Field, enough: float) -> float:
+    """A bound on |P|, or on from where it is `enough` any number that is: one signal mostly shows that it is."""
+    dictionary = field.dictionary
+    one = field.x[:, :1] if dictionary.batch_shape else field.x[:1]
+    one = one / one.abs().max() if one.numel() else one
+    shown = torch.linalg.vector_norm(dictionary.encode(one)) / torch.linalg.vector_norm(one)
+    if float(shown) >= enough:
+        return enough
+    norm = math.sqrt(max(float(dictionary.lipschitz().max()), 0.0))
+    return norm if 0 < norm < math.inf else enough
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.detach().abs().max()) if value.numel() else 0.0
