@@ -141,6 +141,13 @@ def test_potentials_that_are_held_small_have_tolerances_of_their_own(size: float
             torch.testing.assert_close(found.states[0][-1] * alpha, x, rtol=0, atol=1e-4)
 
 
+def test_states_beyond_the_dtype_are_an_error() -> None:
+    # It rests at 1e39, which float32 does not hold.
+    field = vd.FeedForward(torch.full((2, 3), 1e38), alpha=0.1)
+    with pytest.raises(vd.IntegrationError, match="the state grows out of range"):
+        vd.integrate(field, field.initial_state(), torch.tensor([0.0, 50.0]))
+
+
 def test_tolerances_come_from_the_field_alone() -> None:
     P = vd.DenseDictionary(normal(0, 5, 7))
     x = torch.stack([torch.ones(5), 1e-9 * torch.ones(5), torch.zeros(5), torch.zeros(5)]).double()

@@ -118,6 +118,7 @@ def integrate(
                 rows.append(states)
                 if not bool(snapshot.live.any()):
                     break
+            _check_range(plan, rows, snapshot.time, power)
             _check_end(plan, flat, start_state, snapshot)
         except IntegrationError as error:
             rows.extend([] if error.partial is None else [error.partial])
@@ -184,6 +185,7 @@ def _stream(
                     rows.append(states)
                     if not bool(current.live.any()):
                         break
+                _check_range(plan, rows, current.time, power)
                 _check_end(plan, flat, begun, current)
         except IntegrationError as error:
             rows.extend([] if error.partial is None else [error.partial])
@@ -335,6 +337,15 @@ def _shaped(field: Field, states: State, count: int) -> State:
     return tuple(part.reshape(count, *batch, *event) for part, event in zip(states, field.event_shapes, strict=True))
 
 
+def _check_range(plan: Plan, rows: list[State], time: float, power: int) -> None:
+    """IntegrationError where states that were scaled down are beyond the dtype once they are scaled back."""
+    if power < 0:
+        parts = [part.detach() for row in rows for part in row if part.numel()]
+        largest = max((float(part.abs().max()) for part in parts), default=0.0)
+        if parts and math.frexp(largest)[1] - power > math.frexp(torch.finfo(parts[0].dtype).max)[1]:
+            raise failure("the state grows out of range", time, [], plan)
+
+
 def _check_end(plan: Plan, field: Field, start: State, snapshot: Snapshot) -> None:
     """IntegrationError where V, which never rises, is far above where it began: fixed steps have nothing else that
     would notice a runaway, and stability limits are known for linear fields.
@@ -400,9 +411,9 @@ def _advance(
         return states, after
     certified = _certified(plan.gap, plan.problem, moving, after, part_of)
     if lost := (certified.live & certified.relative_gap.isnan()).flatten().nonzero().flatten().tolist():
-        error = failure("the gap is not a number", end, lost, plan)
-        error.partial = states
-        raise error
+        lost_gap = failure("the gap is not a number", end, lost, plan)
+        lost_gap.partial = states
+        raise lost_gap
     return states, certified
 
 
