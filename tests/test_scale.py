@@ -52,7 +52,7 @@ def run(field: vd.Field, scale: float, method: str, start: int | None = None, **
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     seed=seeds,
     power=exponents,
@@ -77,7 +77,7 @@ def test_powers_of_two_change_no_bit(
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE_METHODS, *STABILISED_METHODS, "rk4"])
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(seed=seeds, scale=scales, dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_any_factor_changes_nothing_but_rounding(method: str, seed: int, scale: float, dtype: torch.dtype) -> None:
     rtol = 1e-5 if method in ("dopri5", "dopri8", "auto") else 1e-4
@@ -89,7 +89,7 @@ def test_any_factor_changes_nothing_but_rounding(method: str, seed: int, scale: 
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE_METHODS, *STABILISED_METHODS])
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(seed=seeds, powers=st.lists(st.floats(-30, 30), min_size=4, max_size=4))
 def test_quiet_signals_are_as_accurate_as_loud_ones_beside_them(method: str, seed: int, powers: list[float]) -> None:
     rows = 10.0 ** torch.tensor(powers, dtype=torch.float64)
@@ -173,7 +173,7 @@ def test_a_quiet_run_resumes_to_the_same_bits(power: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["backprop", "checkpoint", "adjoint"])
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(seed=seeds, scale=st.floats(-30, 30).map(lambda e: 10.0**e))
 def test_gradients_are_homogeneous(mode: str, seed: int, scale: float) -> None:
     def gradients(s: float) -> tuple[Tensor, ...]:
@@ -190,7 +190,7 @@ def test_gradients_are_homogeneous(mode: str, seed: int, scale: float) -> None:
         torch.testing.assert_close(value / scale**power, wanted, rtol=0, atol=0.02 * float(wanted.abs().max()))
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(seed=seeds, powers=st.lists(st.floats(-12, 12), min_size=4, max_size=4))
 def test_the_adjoint_of_quiet_signals_is_as_accurate_as_that_of_loud_ones(seed: int, powers: list[float]) -> None:
     rows = 10.0 ** torch.tensor(powers, dtype=torch.float64)
