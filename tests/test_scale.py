@@ -243,4 +243,4 @@ def test_a_recorded_run_is_homogeneous_and_says_what_its_tolerance_means(tmp_pat
         assert simulate.main([*arguments, *more]) in (0, 1)
     one, quiet = (xr.open_zarr(tmp_path / f"{name}.zarr", consolidated=False) for name in ("one", "quiet"))
     np.testing.assert_array_equal(quiet["u"].values, 2.0**-90 * one["u"].values)
-    assert "size" in one.attrs["atol_relative_to"]
+    assert "size" in vd.facts(one)["atol_relative_to"]
