@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from experiments.data import Labelled, as_images, evaluation_images
 from experiments.settings import Settings
 from vars_dyn import _files
 from vars_dyn.attention import VarsAttention
+from vars_dyn.attention.inspection import layer_inputs
 
 __all__ = ["open_trajectories", "probe_images", "write"]
 
@@ -58,25 +58,19 @@ def open_trajectories(run: Path, layer: str) -> xr.Dataset:
 
 @torch.no_grad()
 def _datasets(network: nn.Module, images: Tensor) -> dict[str, xr.Dataset]:
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, VarsAttention)}
-    seen: dict[str, tuple[Tensor, Any]] = {}
-
-    def hook(name: str) -> Any:
-        def remember(module: nn.Module, arguments: Any, keywords: Any) -> None:
-            seen[name] = arguments[0], keywords.get("grid_size")
-
-        return remember
-
-    hooks = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
+    if not any(isinstance(layer, VarsAttention) for layer in network.modules()):
+        return {}
     was_training = network.training
     network.eval()
     try:
-        network(images)
-        return {name.replace(".", "_"): _dataset(layers[name], *seen[name]) for name in layers if name in seen}
+        seen = layer_inputs(network, images)
     finally:
         network.train(was_training)
-        for handle in hooks:
-            handle.remove()
+    return {
+        name.replace(".", "_"): _dataset(each.layer, each.x, each.grid)
+        for name, each in seen.items()
+        if isinstance(each.layer, VarsAttention)
+    }
 
 
 def _dataset(layer: VarsAttention, x: Tensor, grid: tuple[int, int] | None) -> xr.Dataset:

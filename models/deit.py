@@ -8,10 +8,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import nn
 
 from models.attention import resolve_attention
 from models.stem import patch_embedding
+from vars_dyn.attention import follow_grid
 
 __all__ = ["VarsVisionTransformer"]
 
@@ -31,13 +32,7 @@ class VarsVisionTransformer(VisionTransformer):
         prefix = int(options.get("class_token", True)) + options.get("reg_tokens", 0)
         attn_layer = resolve_attention(attention, sizes.grid_size, prefix)
         super().__init__(embed_layer=embed_layer, attn_layer=attn_layer, **options)
-
-    def _pos_embed(self, x: Tensor) -> Tensor:
-        grid = (x.shape[1], x.shape[2]) if self.dynamic_img_size else tuple(self.patch_embed.grid_size)
-        for block in self.blocks:
-            if getattr(block.attn, "grid_size", grid) != grid:
-                block.attn.grid_size = grid
-        return super()._pos_embed(x)
+        follow_grid(self)
 
 
 def _cfg(**options: Any) -> dict[str, Any]:

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from models.attention import resolve_attention
 from models.stem import patch_embedding
-from vars_dyn.attention.base import full_precision, working
+from vars_dyn.attention.base import full_precision, with_defaults, working
 from vars_dyn.attention.resize import resize_half_spectrum
+from vars_dyn.attention.token_grid import OnTokenGrid
+from vars_dyn.attention.tokens import Grid, grid_pair
 
 __all__ = ["GlobalFilter", "GlobalFilterNetwork"]
 
-Grid = tuple[int, int]
 
-
-class GlobalFilter(nn.Module):
+class GlobalFilter(OnTokenGrid, nn.Module):
     """GFNet's own token mixer: a learned depth-wise circular convolution as large as the token grid, by FFT.
 
     An attention class like the others, but it has no heads and no projection, and takes no dropout. `grid_size` is the
@@ -34,7 +34,8 @@ class GlobalFilter(nn.Module):
         self, dim: int, grid_size: Grid = (14, 14), device: Any = None, dtype: Any = None, **unused: Any
     ) -> None:
         super().__init__()
-        self.trained_grid = self.grid_size = tuple(grid_size)
+        self.trained_grid = self.grid_size = grid_pair(grid_size) or (14, 14)
+        self.num_prefix_tokens = 0
         height, width = self.trained_grid
         self.complex_weight = nn.Parameter(torch.empty(height, width // 2 + 1, dim, 2, device=device, dtype=dtype))
         self.reset_parameters()
@@ -44,12 +45,7 @@ class GlobalFilter(nn.Module):
         """The class with this grid; a class token has no place on a grid, so prefix tokens raise ValueError."""
         if num_prefix_tokens:
             raise ValueError(f"num_prefix_tokens is {num_prefix_tokens}; a global filter works on grid tokens only")
-
-        class Filter(cls):  # type: ignore[misc, valid-type]
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **{"grid_size": grid_size, **kwargs})
-
-        return Filter
+        return with_defaults(cls, grid_size=grid_size)
 
     def reset_parameters(self) -> None:
         """Draw the filter anew."""
@@ -57,7 +53,7 @@ class GlobalFilter(nn.Module):
 
     def forward(self, x: Tensor, grid_size: Grid | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C), N = H W of `grid_size`."""
-        grid = grid_size or self.grid_size
+        _, grid = self.layout(x.shape[1], grid_size)
         with full_precision(x):
             weight = working(self.complex_weight).permute(2, 0, 1, 3)
             weight = torch.view_as_complex(resize_half_spectrum(weight, self.trained_grid, grid).contiguous())
@@ -134,6 +130,7 @@ class GlobalFilterNetwork(nn.Module):
         self.num_classes, self.global_pool = num_classes, _pooling(global_pool)
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.num_prefix_tokens = 0
+        self.passes_grid = True
         self.grad_checkpointing = False
         embed = patch_embedding(stem)
         self.patch_embed = embed(

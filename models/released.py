@@ -53,7 +53,7 @@ def attention(meta: Mapping[str, Any], state_dict: Weights) -> nn.Module:
     if meta["kind"] != "vars_s":
         return _filled(cls.on_grid(grid, 0)(dim, heads, qkv_bias="qkv.bias" in state_dict), meta["kind"], state_dict)
     fc1 = state_dict["mlp.fc1.weight"]
-    block = Block(dim, heads, cls.on_grid(grid, 0), fc1.shape[0] / dim, conv_mlp=fc1.ndim == 4)
+    block = Block(dim, heads, cls.on_grid(grid, 0), fc1.shape[0] / dim, conv_mlp=fc1.ndim == 4, grid_size=grid)
     return _filled(block, "vars_s", state_dict)
 
 

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from models.attention import resolve_attention
 from models.stem import ConvPatchEmbed
 from vars_dyn.attention.base import TokenBatchNorm
+from vars_dyn.attention.tokens import Grid, exact_layout
 
 __all__ = ["Block", "ConvMlp", "RobustVisionTransformer"]
-
-Grid = tuple[int, int]
 
 
 class ConvMlp(nn.Module):
@@ -58,7 +57,7 @@ class Block(nn.Module):
     """Attention and MLP, each with a residual and a norm ahead of it.
 
     An attention that has its own norm (released VARS-S) replaces the first, and then the second is a batch norm too.
-    `conv_mlp` says whether the MLP works on the grid.
+    `conv_mlp` says whether the MLP works on the grid; `grid_size` is the grid of calls that give none.
     """
 
     def __init__(
@@ -71,10 +70,12 @@ class Block(nn.Module):
         proj_drop: float = 0.0,
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
+        grid_size: Grid | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        self.grid_size = grid_size
         factory = {"device": device, "dtype": dtype}
         norm_layer = partial(nn.LayerNorm, eps=1e-6, **factory)
         self.attn = attn_layer(
@@ -89,10 +90,11 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, grid_size: Grid | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C); `grid_size` of N = H W tokens, a square if None."""
+        """(B, N, C) -> (B, N, C); `grid_size` of N = H W tokens, the one that the block was made for if None."""
         if grid_size is None:
-            side = round(x.shape[1] ** 0.5)
-            grid_size = (side, side)
+            if self.grid_size is None:
+                raise ValueError(f"grid_size is None for {x.shape[1]} tokens; (height, width) of their grid is wanted")
+            _, grid_size = exact_layout(x.shape[1], 0, self.grid_size)
         x = x + self.drop_path(self.attn(self.norm1(x), grid_size=grid_size))
         return x + self.drop_path(self.mlp(self.norm2(x), grid_size))
 
@@ -174,6 +176,7 @@ class RobustVisionTransformer(nn.Module):
                 f"base_dims, depth and heads are {base_dims}, {depth} and {heads}; one entry per stage is wanted"
             )
         widths = [base * count for base, count in zip(base_dims, heads, strict=True)]
+        self.passes_grid = True
         self.num_classes, self.global_pool = num_classes, _pooling(global_pool)
         self.num_features = self.head_hidden_size = self.embed_dim = widths[-1]
         self.patch_embed = ConvPatchEmbed(

@@ -46,6 +46,13 @@ def number(name: str, value: float | Tensor, *, positive: bool = False, nonnegat
     return value
 
 
+def rate(name: str, value: Any) -> float:
+    """`value` if it is a number in [0, 1], such as a dropout rate; ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is {describe(value)}; a number from 0 to 1 is wanted")
+    return value
+
+
 def plain(value: float | Tensor) -> float:
     """The number that a constant is, learned or not."""
     return float(value.detach()) if isinstance(value, Tensor) else float(value)

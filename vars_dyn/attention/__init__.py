@@ -6,6 +6,7 @@ from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.replace import replace_attention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solvers import Equilibrium, Ode
+from vars_dyn.attention.token_grid import follow_grid
 from vars_dyn.attention.variants import Variant
 from vars_dyn.attention.vars import VarsAttention
 
@@ -19,6 +20,7 @@ __all__ = [
     "Variant",
     "VarsAttention",
     "attention_class",
+    "follow_grid",
     "look_inside",
     "record_layer",
     "replace_attention",

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vars_dyn import _checks
+from vars_dyn.attention.token_grid import OnTokenGrid
 
-__all__ = ["AttentionOptions", "TokenBatchNorm", "TokenMixer", "full_precision", "refuse_mask", "working"]
+__all__ = ["AttentionOptions", "TokenBatchNorm", "TokenMixer", "full_precision", "refuse_mask", "with_defaults", "working"]
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -36,7 +37,7 @@ class AttentionOptions(TypedDict, total=False):
     dtype: Any
 
 
-class TokenMixer(nn.Module):
+class TokenMixer(OnTokenGrid, nn.Module):
     """Base of the attention layers, (B, N, C) -> (B, N, C): a subclass gives `heads`.
 
     Args:
@@ -64,6 +65,8 @@ class TokenMixer(nn.Module):
         unknown = set(options) - set(AttentionOptions.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(sorted(unknown))}")
+        for rate in ("attn_drop", "proj_drop"):
+            _checks.rate(rate, options.get(rate, 0.0))
         norm_layer = options.get("norm_layer")
         if (options.get("qk_norm") or options.get("scale_norm")) and norm_layer is None:
             raise ValueError("norm_layer is None; qk_norm and scale_norm want a normalisation layer's constructor")
@@ -87,15 +90,11 @@ class TokenMixer(nn.Module):
 
     @classmethod
     def configured(cls, **options: Any) -> type[Self]:
-        """A subclass with `options` as its constructor's defaults: a class, as timm's `attn_layer` wants one."""
+        """A subclass with `options` as its constructor's defaults: a class, as timm's `attn_layer` wants one.
 
-        class Configured(cls):  # type: ignore[misc, valid-type]
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **{**options, **kwargs})
-
-        Configured.__name__ = Configured.__qualname__ = cls.__name__
-        Configured.__doc__ = cls.__doc__
-        return Configured
+        The layers that it makes are of the class itself, so that they can be pickled.
+        """
+        return with_defaults(cls, **options)
 
     @classmethod
     def on_grid(cls, grid_size: tuple[int, int], num_prefix_tokens: int) -> type[Self]:
@@ -121,6 +120,23 @@ class TokenMixer(nn.Module):
         return self.proj_drop(self.proj(self.norm(x)))
 
 
+def with_defaults(cls: type[Any], **options: Any) -> type[Any]:
+    """A subclass of `cls` with `options` as its constructor's defaults, whose instances become those of `cls`."""
+    plain = getattr(cls, "_plain", cls)
+
+    class Configured(cls):  # type: ignore[misc]
+        _plain = plain
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**options, **kwargs})
+            if type(self) is Configured:
+                self.__class__ = plain
+
+    Configured.__name__ = Configured.__qualname__ = cls.__name__
+    Configured.__doc__ = cls.__doc__
+    return Configured
+
+
 class TokenBatchNorm(nn.Module):
     """Batch norm of the channels of (B, N, C) over images and tokens."""
 
@@ -129,7 +145,9 @@ class TokenBatchNorm(nn.Module):
         self.bn = nn.BatchNorm1d(dim, device=device, dtype=dtype)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
-        """Normalise."""
+        """Normalise; a batch without images leaves the statistics as they are."""
+        if len(x) == 0 and not torch.compiler.is_compiling():
+            return x * self.bn.weight + self.bn.bias
         return self.bn(x.mT).mT
 
 

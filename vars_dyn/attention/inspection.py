@@ -19,12 +19,12 @@ from vars_dyn.attention.features import FeatureDictionary
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solvers import Ode
-from vars_dyn.attention.tokens import grid_pair, grid_tokens
+from vars_dyn.attention.token_grid import follow_grid
 from vars_dyn.attention.union import TokenUnion
 from vars_dyn.attention.vars import LayerDictionary, VarsAttention
 from vars_dyn.recording import record
 
-__all__ = ["LayerView", "look_inside", "record_layer", "upsampled"]
+__all__ = ["LayerInput", "LayerView", "layer_inputs", "look_inside", "record_layer", "upsampled"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class LayerView:
 def look_inside(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str, LayerView]:
     """A view of every attention layer of `model` at `images`, by its module name, in the order of the forward pass.
 
-    The model runs once as it is (call `model.eval()` first for its behaviour in use), and is left unchanged. Raises
-    ValueError for a model without this package's attention layers.
+    The model runs once as it is (call `model.eval()` first for its behaviour in use), and is left unchanged but for
+    `follow_grid`. Raises ValueError for a model without this package's attention layers, and where the grid of a
+    layer's tokens is not known.
     """
-    prefix = getattr(model, "num_prefix_tokens", None)
-    return {name: _view(seen.layer, seen.x, seen.grid_size, prefix) for name, seen in _inputs(model, images).items()}
+    return {name: _view(seen) for name, seen in layer_inputs(model, images).items()}
 
 
 @torch.no_grad()
@@ -96,12 +96,12 @@ def record_layer(
     Raises:
         ValueError: no such layer, a layer that solves no problem, or arguments that do not fit.
     """
-    seen = _inputs(model, images)
+    seen = layer_inputs(model, images)
     if name not in seen or not isinstance(seen[name].layer, VarsAttention):
         layers = [key for key, each in seen.items() if isinstance(each.layer, VarsAttention)]
         raise ValueError(f"name is {name!r}; one of the VARS layers {', '.join(layers)} is wanted")
     layer = seen[name].layer
-    problem = layer.problem(seen[name].x, seen[name].grid_size).detach()
+    problem = layer.problem(seen[name].x, seen[name].grid).detach()
     shape = (len(images), layer.num_heads, layer.head_dim)
     image, head, channel = (index.numpy() for index in torch.unravel_index(torch.arange(math.prod(shape)), shape))
     coordinates = {"image": image, "head": head, "channel": channel}
@@ -109,26 +109,41 @@ def record_layer(
     return record(neurons, store, times, coordinates=coordinates, attributes={"layer": name}, **options)
 
 
-class _Input(NamedTuple):
-    """A layer and what it was called with."""
+class LayerInput(NamedTuple):
+    """A layer, the tokens it was called with, and how they lie: prefix tokens first, then a grid.
+
+    Both are None where the layer needs no grid and none is known.
+    """
 
     layer: Any
     x: Tensor
-    grid_size: tuple[int, int] | None
+    prefix: int | None
+    grid: tuple[int, int] | None
 
 
-def _inputs(model: nn.Module, images: Tensor) -> dict[str, _Input]:
+def layer_inputs(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str, LayerInput]:
+    """What each attention layer of `model` is called with at `images`, by its name, in the order of the forward pass.
+
+    ValueError for a model without this package's attention layers.
+    """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, TokenMixer)}
     if not layers:
         raise ValueError(
             f"model is {type(model).__name__}, which has none of this package's attention layers to look into"
         )
-    seen: dict[str, _Input] = {}
+    if any(layer.token_grid is None for layer in layers.values()):
+        follow_grid(model)
+    seen: dict[str, LayerInput] = {}
     hooks = []
     for name, layer in layers.items():
 
-        def remember(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-            seen[name] = _Input(module, args[0], grid_pair(kwargs.get("grid_size")))
+        def remember(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
+            x = args[0]
+            try:
+                layout = module.layout(x.shape[1], kwargs.get("grid_size"))
+            except ValueError:
+                layout = None, None
+            seen[name] = LayerInput(module, x, *layout)
 
         hooks.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
     try:
@@ -145,12 +160,12 @@ def upsampled(maps: Float[Tensor, "*lead h w"], size: tuple[int, int]) -> Float[
     return flat.reshape(*maps.shape[:-2], *size)
 
 
-def _view(layer: TokenMixer, x: Tensor, grid_size: tuple[int, int] | None, prefix: int | None) -> LayerView:
-    own = layer if isinstance(layer, VarsAttention) else None
-    hint = grid_size or (own.grid_size if own else None)
-    prefix, grid = grid_tokens(x.shape[1], own.num_prefix_tokens if own and prefix is None else prefix, hint)
-    if own is not None:
-        return _vars_view(own, x, prefix, grid)
+def _view(seen: LayerInput) -> LayerView:
+    layer, x, prefix, grid = seen
+    if prefix is None or grid is None:
+        prefix, grid = layer.layout(x.shape[1])  # says why there is none
+    if isinstance(layer, VarsAttention):
+        return _vars_view(layer, x, prefix, grid)
     if isinstance(layer, SoftmaxAttention | PerformerAttention):
         return LayerView(layer.attention_map(x)[None, ..., prefix:].unflatten(-1, grid))
     raise ValueError(f"{type(layer).__name__} has no attention map")

@@ -6,10 +6,12 @@ import math
 
 from vars_dyn import _checks
 
-__all__ = ["grid_pair", "grid_tokens"]
+__all__ = ["Grid", "exact_layout", "grid_pair", "grid_tokens"]
+
+Grid = tuple[int, int]
 
 
-def grid_pair(grid_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def grid_pair(grid_size: int | tuple[int, int] | None) -> Grid | None:
     """`grid_size` as (H, W), an integer standing for a square; ValueError for anything else."""
     if grid_size is None:
         return None
@@ -19,26 +21,41 @@ def grid_pair(grid_size: int | tuple[int, int] | None) -> tuple[int, int] | None
     return _checks.count("grid_size", pair[0]), _checks.count("grid_size", pair[1])
 
 
-def grid_tokens(
-    tokens: int, num_prefix_tokens: int | None, grid_size: tuple[int, int] | None
-) -> tuple[int, tuple[int, int]]:
-    """(number of prefix tokens, (H, W)) of a sequence of `tokens` tokens.
+def exact_layout(tokens: int, num_prefix_tokens: int | None, grid: Grid) -> tuple[int, Grid]:
+    """(number of prefix tokens, `grid`) of a sequence of `tokens` tokens on a grid that is known.
 
-    `grid_size` is the grid if it fits, otherwise its aspect ratio is (1 : 1 if None). With num_prefix_tokens=None the
-    grid is the largest of that aspect ratio, and what is left over are prefix tokens. ValueError if no grid fits.
+    With num_prefix_tokens=None, all that the grid leaves over are prefix tokens. ValueError if they do not fit, as
+    where patches were dropped.
     """
-    height, width = grid_size or (1, 1)
-    if num_prefix_tokens is not None and tokens - num_prefix_tokens == height * width:
-        return num_prefix_tokens, (height, width)
+    rest = tokens - grid[0] * grid[1]
+    if rest < 0 or (num_prefix_tokens is not None and rest != num_prefix_tokens):
+        raise ValueError(_misfit(tokens, num_prefix_tokens, f"a {grid[0]} x {grid[1]} grid"))
+    return rest, grid
+
+
+def grid_tokens(tokens: int, num_prefix_tokens: int | None, grid: Grid | None) -> tuple[int, Grid]:
+    """(number of prefix tokens, (H, W)) of a sequence of `tokens` tokens where only the layer's own `grid` is known.
+
+    None stands for a square. With num_prefix_tokens=None the grid is the largest that the tokens allow, and what is
+    left over are prefix tokens; with a `grid`, that has to be it. ValueError if the tokens do not fit.
+    """
+    if grid is not None and num_prefix_tokens is not None:
+        return exact_layout(tokens, num_prefix_tokens, grid)
+    height, width = grid or (1, 1)
     common = math.gcd(height, width)
     height, width = height // common, width // common
     scale = math.isqrt(max(tokens - (num_prefix_tokens or 0), 0) // (height * width))
     rest = tokens - scale * scale * height * width
-    if not scale or (num_prefix_tokens is not None and rest != num_prefix_tokens):
-        prefix = "any number of" if num_prefix_tokens is None else num_prefix_tokens
-        shape = "square grid" if height == width else f"{height} : {width} grid"
-        raise ValueError(
-            f"{tokens} tokens came, which are not {prefix} prefix tokens and a {shape}; "
-            "give grid_size=(height, width) and num_prefix_tokens to the layer"
-        )
-    return rest, (scale * height, scale * width)
+    found = (scale * height, scale * width)
+    if not scale or (num_prefix_tokens is not None and rest != num_prefix_tokens) or grid not in (None, found):
+        shape = "a square grid" if grid is None else f"a {grid[0]} x {grid[1]} grid"
+        raise ValueError(_misfit(tokens, num_prefix_tokens, shape))
+    return rest, found
+
+
+def _misfit(tokens: int, num_prefix_tokens: int | None, grid: str) -> str:
+    prefix = "some" if num_prefix_tokens is None else num_prefix_tokens
+    return (
+        f"{tokens} tokens came, which are not {prefix} prefix tokens and {grid}; a static dictionary wants all tokens of "
+        "a grid that it is told: give grid_size=(height, width) and num_prefix_tokens, or take a dynamic dictionary"
+    )

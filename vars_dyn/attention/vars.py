@@ -18,7 +18,7 @@ from vars_dyn.attention.fused_grid import reconstruct_on_grid
 from vars_dyn.attention.resize import resize_half_spectrum, resize_token_rows
 from vars_dyn.attention.solvers import GATES, UNROLLED, Equilibrium, Map, Ode, solver_of
 from vars_dyn.attention.static import GridDictionary, TokenConvDictionary, TokenFourierDictionary
-from vars_dyn.attention.tokens import grid_pair, grid_tokens
+from vars_dyn.attention.tokens import grid_pair
 from vars_dyn.attention.union import TokenUnion
 from vars_dyn.attention.variants import DICTIONARIES, Variant, variant_of
 from vars_dyn.dictionaries import random_features
@@ -52,9 +52,9 @@ class VarsAttention(TokenMixer):
         num_heads: number of heads; a dynamic dictionary is one per head.
         qkv_bias: whether the input projection has a bias.
         dictionary: "dynamic", "static" or "static+dynamic".
-        grid_size: (H, W) of the image tokens; None: the square that the number of tokens allows. Another grid at run
-            time is fine: small kernels move over it, full-size templates are interpolated from `grid_size`, which they
-            want.
+        grid_size: (H, W) of the image tokens that the layer is made for; None: a square. Other grids are fine where they
+            are told, with a call or by the model around (`follow_grid`): small kernels move over them, full-size
+            templates are interpolated from `grid_size`, which they want.
         lam: weight of the penalty; None: the variant's (0.3 in the paper's form).
         num_steps: iterations; None: the variant's (3 in the paper's form).
         solver: "ista" (the paper's k steps) or "fista" (with momentum), unrolled; "ode": Eq. 8-9 integrated to a time;
@@ -223,13 +223,13 @@ class VarsAttention(TokenMixer):
     def _on_tokens(self, x: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
         q, v = self.split_heads(self.qkv(x))
         with full_precision(x):
-            static = None if self.dictionary == "dynamic" else self._matrix(*self._layout(x.shape[1], grid_size))
+            static = None if self.dictionary == "dynamic" else self._matrix(*self.layout(x.shape[1], grid_size))
             steps = float(self.lam), self.num_steps
             return reconstruct(self.q_norm(q), self.rand_matrix, static, v, steps, self._decoded)
 
     def _on_image(self, x: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
         v = self.v(x)
-        prefix, grid = self._layout(x.shape[1], grid_size)
+        prefix, grid = self.layout(x.shape[1], grid_size)
         with full_precision(x):
             one = self._static((self.dim,), prefix, grid)
             if not isinstance(one, TokenConvDictionary):
@@ -240,9 +240,6 @@ class VarsAttention(TokenMixer):
 
     def _decoded(self, dictionary: LayerDictionary, signal: Tensor) -> Tensor:
         return self.decode(dictionary, self.attn_drop(self.solve(dictionary, signal))).mT
-
-    def _layout(self, tokens: int, grid_size: tuple[int, int] | None) -> tuple[int, tuple[int, int]]:
-        return grid_tokens(tokens, self.num_prefix_tokens, grid_pair(grid_size) or self.grid_size)
 
     def decode(self, dictionary: LayerDictionary, code: Tensor) -> Float[Tensor, "b heads c n"]:
         """P a of a reconstruction's codes."""
@@ -262,7 +259,7 @@ class VarsAttention(TokenMixer):
     def _reconstruction(self, query: list[Tensor], signal: Tensor, grid_size: tuple[int, int] | None) -> Reconstruction:
         if self.dictionary == "dynamic":
             return Reconstruction(FeatureDictionary(self._features(query[0])), signal)
-        prefix, grid = self._layout(signal.shape[-1], grid_size)
+        prefix, grid = self.layout(signal.shape[-1], grid_size)
         if self.dictionary == "static":
             return Reconstruction(self._static(signal.shape[:-1], prefix, grid), signal.unsqueeze(-2))
         features = self._features(query[0])
@@ -358,7 +355,7 @@ class VarsAttention(TokenMixer):
 
     def _filter(self, y: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
         """The second global filter on the image tokens of y (B, N, C); prefix tokens pass."""
-        prefix, grid = self._layout(y.shape[1], grid_size)
+        prefix, grid = self.layout(y.shape[1], grid_size)
         with full_precision(y):
             kernel = resize_half_spectrum(working(self.kernel2), self.trained_grid, grid)
             spectrum = torch.view_as_complex(kernel)[:, 0, 0]

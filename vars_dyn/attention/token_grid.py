@@ -1,0 +1,303 @@
+"""The grid of each forward pass, as the model's own patch embedding makes it and its attention layers are told it.
+
+A layer sees a sequence of tokens, and 144 of them may be 12 x 12 or 16 x 9. `follow_grid` hooks a model, so that what
+embeds the patches says the grid and the layers of the same pass know it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from vars_dyn.attention.tokens import Grid, exact_layout, grid_pair, grid_tokens
+
+__all__ = ["OnTokenGrid", "TokenGrid", "follow_grid", "grid_of"]
+
+
+class OnTokenGrid:
+    """What a layer on a token grid knows of it; base of the attention layers.
+
+    Attributes:
+        grid_size: the (H, W) that the layer was made for, or None.
+        num_prefix_tokens: class and register tokens ahead of the image tokens, or None.
+        token_grid: what the model around says of each pass (`follow_grid`); None without a model that does.
+    """
+
+    grid_size: Grid | None = None
+    num_prefix_tokens: int | None = None
+    token_grid: TokenGrid | None = None
+
+    def layout(self, tokens: int, grid_size: int | Grid | None = None) -> tuple[int, Grid]:
+        """(number of prefix tokens, (H, W)) of the `tokens` tokens of the present call, of a `grid_size` if given.
+
+        Otherwise the grid is the one that the model's patch embedding made in this pass; outside of a pass, and in no
+        model that says, it is the layer's own, where None stands for a square. ValueError where the grid cannot be
+        known, or does not go with the number of tokens.
+        """
+        followed, prefix = self.token_grid, self.num_prefix_tokens
+        if followed is not None and prefix is None:
+            prefix = followed.num_prefix_tokens
+        if grid_size is not None:
+            return exact_layout(tokens, prefix, grid_pair(grid_size) or (0, 0))
+        if followed is None:
+            return grid_tokens(tokens, prefix, self.grid_size)
+        told = followed.present()
+        if told is None and followed.in_pass():
+            raise ValueError(
+                f"{tokens} tokens came in a pass whose patch embedding gave no grid (packed tokens of several images, "
+                "as NaFlex has them); a static dictionary wants images on a grid, or take a dynamic dictionary"
+            )
+        if told is None and self.grid_size is None:
+            raise ValueError(
+                f"{tokens} tokens came on a grid that nothing says; a static dictionary wants grid_size=(height, width), "
+                "or a model whose patch_embed makes the grid in the same forward pass"
+            )
+        return exact_layout(tokens, prefix, told or self.grid_size or (0, 0))
+
+
+class TokenGrid:
+    """The token grid of one model (or one stage of it) in the forward pass under way, for each thread its own.
+
+    What embeds the patches sets it for the pass. Blocks that are recomputed in the backward pass (checkpointing) may
+    run when another pass was the last one, perhaps in another thread; so the grid also goes along with the tensors
+    between the blocks: it is known by the storage of a block's input, for as long as that lives.
+
+    Args:
+        num_prefix_tokens: of the model, or None.
+    """
+
+    def __init__(self, num_prefix_tokens: int | None = None) -> None:
+        self.num_prefix_tokens = num_prefix_tokens
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pass, self._lock, self._purge_at = threading.local(), threading.Lock(), 64
+        self._known: dict[StorageWeakRef, tuple[torch.Size, Grid]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no pass under way."""
+        return {"num_prefix_tokens": self.num_prefix_tokens}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.num_prefix_tokens = state["num_prefix_tokens"]
+        self._clear()
+
+    def present(self) -> Grid | None:
+        """The grid of the pass, None if it is unknown or there is none."""
+        block: Grid | None = getattr(self._pass, "block", None)
+        grid: Grid | None = getattr(self._pass, "grid", None)
+        return grid if block is None else block
+
+    def in_pass(self) -> bool:
+        """Whether patches were embedded in the pass under way, on a grid or not."""
+        return bool(getattr(self._pass, "embedded", False))
+
+    def _set(self, grid: Grid | None, embedded: bool = True) -> None:
+        self._pass.grid, self._pass.block, self._pass.embedded = grid, None, embedded
+
+    # Hooks. They are bound methods, so that models with them are copied and pickled.
+
+    def begin(self, module: nn.Module, args: Any) -> None:
+        """Ahead of the whole model: keep what a pass around this one has."""
+        state = self._pass
+        before = (getattr(state, "grid", None), getattr(state, "block", None), getattr(state, "embedded", False))
+        state.around = (*getattr(state, "around", ()), before)
+        self._set(None, embedded=False)
+
+    def end(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After the whole model, however it ended."""
+        state = self._pass
+        *around, (grid, block, embedded) = getattr(state, "around", ()) or ((None, None, False),)
+        self._set(grid, embedded)
+        state.block, state.around = block, tuple(around)
+
+    def embedded(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After the patch embedding."""
+        self._set(_embedded_grid(module, args, output))
+
+    def entered_stage(self, module: nn.Module, args: Any) -> None:
+        """Ahead of a stage that is called with (map, prefix tokens)."""
+        self._set_pair(args[0])
+
+    def left_pool(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After what gives (map, prefix tokens)."""
+        self._set_pair(output)
+
+    def _set_pair(self, pair: Any) -> None:
+        self._set(_sides(pair[0]))
+        self.num_prefix_tokens = pair[1].shape[1]
+
+    def entered_mobilevit(self, module: Any, args: Any) -> None:
+        """Ahead of a MobileViT block, which cuts its map into patches; equal places in all patches are a sequence."""
+        (height, width), (down, across) = _sides(args[0]), module.patch_size
+        self._set((-(-height // down), -(-width // across)))
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """Ahead of what holds a layer."""
+        state = self._pass
+        state.block = None
+        x = args[0] if args else None
+        if not _has_identity(x):
+            return
+        state.block = self._find(x)
+        if state.block is None:
+            self._remember(x, getattr(state, "grid", None))
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After what holds a layer, however it ended."""
+        if _has_identity(output):
+            self._remember(output, self.present())
+        self._pass.block = None
+
+    def finish(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After the last of them: where the model's methods are called, nothing else ends the pass."""
+        self._set(None, embedded=False)
+
+    def _find(self, x: Tensor) -> Grid | None:
+        found = self._known.get(StorageWeakRef(x.untyped_storage()))
+        return found[1] if found is not None and found[0] == x.shape else None
+
+    def _remember(self, x: Tensor, grid: Grid | None) -> None:
+        if grid is None:
+            return
+        with self._lock:
+            # A key keeps its storage's address, not its memory, so that no other storage can be taken for it.
+            self._known[StorageWeakRef(x.untyped_storage())] = (x.shape, grid)
+            if len(self._known) > self._purge_at:
+                self._known = {key: value for key, value in self._known.items() if not key.expired()}
+                self._purge_at = 2 * len(self._known) + 64
+
+
+def follow_grid(model: nn.Module) -> nn.Module:
+    """Let the attention layers of `model` know the token grid of each forward pass; returns the same model.
+
+    `replace_attention` does this, and so do the models of this project. It is for models that were built with an
+    attention class, such as timm's `VisionTransformer(attn_layer=...)`. The grid comes from what embeds the patches:
+    `patch_embed`, or `embeds` of timm's NaFlexVit, the stages of PiT, the blocks of MobileViT. Layers around which there is
+    nothing of the kind go by their own `grid_size`, as do those of a model that hands every call its grid
+    (`passes_grid`). To call it again is harmless.
+    """
+    modules: dict[str, Any] = dict(model.named_modules())
+    last: dict[int, tuple[TokenGrid, nn.Module]] = {}
+    for name, layer in modules.items():
+        if not isinstance(layer, OnTokenGrid):
+            continue
+        around = [modules[path] for path in _ancestors(name)]
+        if any(getattr(each, "passes_grid", False) for each in around):
+            continue
+        state = next((found for found in (_follow(each, model) for each in around) if found is not None), None)
+        layer.token_grid = state or layer.token_grid or TokenGrid()
+        if state is not None and around[0].__dict__.get("token_grid") is not state:
+            _hook(around[0], state, before=TokenGrid.enter, always=TokenGrid.leave)
+            last[id(state)] = (state, around[0])
+    for state, holder in last.values():
+        _hook(holder, state, after=TokenGrid.finish)
+    return model
+
+
+def grid_of(model: nn.Module, name: str) -> tuple[Grid | None, int | None]:
+    """(grid, number of prefix tokens) that the model around the layer called `name` is made for; None where unsaid."""
+    for path in _ancestors(name):
+        module: Any = model.get_submodule(path)
+        grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
+        prefix = getattr(module, "num_prefix_tokens", None)
+        if _stage(module) is not None:
+            return None, prefix
+        if grid is not None or prefix is not None:
+            return (None if grid is None else tuple(grid)), prefix
+    return None, None
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    """Names of the modules around `name`, from the nearest outwards."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _stage(module: Any) -> str | None:
+    """Which kind of stage with a grid of its own this is: PiT's, a MobileViT block, or none."""
+    if not isinstance(module, nn.Module):
+        return None
+    if all(hasattr(module, name) for name in ("conv_kxk", "transformer", "patch_size", "patch_area")):
+        return "mobilevit"
+    if type(module).__module__ == "timm.models.pit" and hasattr(module, "pool") and hasattr(module, "blocks"):
+        return "pit"
+    return None
+
+
+def _follow(module: Any, root: nn.Module) -> TokenGrid | None:
+    """What knows the grid of the passes through `module`, hooked to what makes it; None if nothing in it does."""
+    stage = _stage(module)
+    embed = getattr(module, "patch_embed", None)
+    if not isinstance(embed, nn.Module):
+        embed = getattr(module, "embeds", None)
+    if stage is None and not isinstance(embed, nn.Module):
+        return None
+    state: TokenGrid | None = module.__dict__.get("token_grid")
+    if state is None:
+        prefix = 0 if stage == "mobilevit" else getattr(module, "num_prefix_tokens", None)
+        state = module.token_grid = TokenGrid(prefix)
+    for each in (module, root):
+        _hook(each, state, before=TokenGrid.begin, always=TokenGrid.end)
+    if stage == "mobilevit":
+        _hook(module, state, before=TokenGrid.entered_mobilevit)
+    elif stage == "pit" and module.pool is not None:
+        _hook(module.pool, state, after=TokenGrid.left_pool)
+    elif stage == "pit":
+        _hook(module, state, before=TokenGrid.entered_stage)
+    else:
+        _hook(embed, state, after=TokenGrid.embedded)
+    return state
+
+
+def _hook(module: Any, state: TokenGrid, before: Any = None, after: Any = None, always: Any = None) -> None:
+    """Hook methods of `state` to `module`, each once."""
+    for method in (before, after, always):
+        kept = module._forward_pre_hooks if method is before else module._forward_hooks
+        if method is None or any(hook == method.__get__(state) for hook in kept.values()):
+            continue
+        if method is before:
+            module.register_forward_pre_hook(method.__get__(state))
+        else:
+            module.register_forward_hook(method.__get__(state), always_call=method is always)
+
+
+def _sides(image: Tensor, channels_last: bool = False) -> Grid:
+    shape = image.shape[1:3] if channels_last else image.shape[-2:]
+    return shape[0], shape[1]
+
+
+def _embedded_grid(module: Any, args: Any, output: Any) -> Grid | None:
+    """The grid of a patch embedding's output: a map, tokens of an image, or either with the grid beside it."""
+    if isinstance(output, (tuple, list)):
+        if len(output) < 2:
+            return _embedded_grid(module, args, output[0]) if output else None
+        size = output[1]
+        return None if size is None or len(size) != 2 else (int(size[0]), int(size[1]))
+    if output.ndim == 4:
+        return _sides(output, str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC"))
+    image = args[0] if args else None
+    grid = getattr(module, "grid_size", None)
+    if isinstance(image, Tensor) and image.ndim == 4 and hasattr(module, "dynamic_feat_size"):
+        grid = module.dynamic_feat_size((image.shape[-2], image.shape[-1]))
+    if grid is None or len(grid) != 2 or output.ndim != 3 or math.prod(grid) != output.shape[1]:
+        return None
+    return grid[0], grid[1]
+
+
+def _has_identity(x: Any) -> bool:
+    """Whether `x` is a tensor that is known by its storage: in eager mode and under no transform."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, nn.Parameter)
+        and x.layout == torch.strided
+        and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+    )
