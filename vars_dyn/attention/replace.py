@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +13,12 @@ from torch import Tensor, nn
 from vars_dyn import _checks
 from vars_dyn.attention.base import TokenMixer
 from vars_dyn.attention.kinds import KINDS, attention_class
+from vars_dyn.attention.token_grid import follow_grid, grid_of
+from vars_dyn.attention.tokens import grid_pair
 
-__all__ = ["replace_attention"]
+__all__ = ["Replacement", "replace_attention"]
+
+_logger = logging.getLogger(__name__)
 
 #: What other attention layers do that would be lost, by the attribute that shows it.
 _REFUSALS = {
@@ -25,13 +32,49 @@ _REFUSALS = {
     "temperature": "attends over channels, not tokens",
     "gate": "gates its output",
 }
+#: The names of classes and of modules that attend.
+_CLASSES, _NAMES = re.compile(r"attention|attn", re.IGNORECASE), ("attn", "token_mixer", "self_att", "attention")
+_HOLDERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+#: What a module keeps its hooks in.
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What `replace_attention` did, kept as the model's `attention_report`.
+
+    Attributes:
+        kind: of the attention that came.
+        replaced: names of the layers in whose place it came.
+        left: the attention that was left alone, by name, and why.
+    """
+
+    kind: str
+    replaced: tuple[str, ...]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        told = "; ".join(f"{name}, {why}" for name, why in self.left.items()) or "none"
+        return f"{self.kind} came in place of {len(self.replaced)} attention layers; left alone: {told}"
 
 
 def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
     """Put attention of a `kind` in place of every self-attention layer of a timm transformer; returns the same model.
 
     Weights that carry over are kept: values and output projections always, queries (and keys) where the new attention
-    has them, and norms. Device, dtype and training mode are kept too.
+    has them, and norms. Device, dtype, training mode, hooks of the layers and which parameters are frozen are kept too.
+    Hooks of an input projection that changes its width are not, which is logged as a warning, as is any attention that
+    was left alone; `model.attention_report`, a `Replacement`, names all. The layers are told the token grid of every
+    pass (`follow_grid`).
 
     Args:
         model: any model whose attention layers have timm's interface (timm.layers.Attention), or this package's.
@@ -39,52 +82,112 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
         kwargs: arguments of the attention class, such as lam=0.1 or variant="released".
 
     Raises:
-        ValueError: unknown kind, or a model without such layers; the message says what its attention does instead. The
-            model is then unchanged.
+        ValueError: unknown kind, a model without such layers (the message says what its attention is or does instead),
+            or a `model` that is an attention layer itself, in whose place nothing can be put. It is then unchanged.
     """
     _checks.choice("kind", kind, tuple(KINDS))
-    found = [(name, layer) for name, layer in model.named_modules() if _is_plain(layer)]
+    if _is_ours_or_timms(model):
+        raise ValueError(
+            f"model is a {type(model).__name__} layer itself, which cannot be replaced in place; give the model that "
+            "holds it, such as torch.nn.Sequential(layer)"
+        )
+    found = {name: layer for name, layer in model.named_modules() if _is_ours_or_timms(layer) and not _more(layer)}
+    left = _left_alone(model, found)
     if not found:
-        raise ValueError(f"model is {type(model).__name__}, {_why_none(model)}; its attention cannot be replaced")
+        why = next(iter(left.values()), None)
+        does = f"whose {why}" if why else "which has no attention layers"
+        raise ValueError(f"model is {type(model).__name__}, {does}; its attention cannot be replaced")
     cls = attention_class(kind, **kwargs)
-    new = [(name, _converted(layer, _on_grid(cls, model, layer))) for name, layer in found]
-    for name, layer in new:
+    new = {name: _converted(layer, _on_grid(cls, kwargs, model, name, layer)) for name, layer in found.items()}
+    for name, layer in new.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)
-    return model
+    for name, old in found.items():
+        lost = [f"{name}.{each}" for each in ("qkv", "v") if _hooked_in_vain(getattr(old, each, None), new[name])]
+        if lost:
+            _logger.warning("hooks of %s are gone, as another projection came in its place", lost[0])
+    report = Replacement(kind, tuple(found), left)
+    model.attention_report = report  # type: ignore[assignment]
+    _logger.log(logging.WARNING if left else logging.INFO, "%s", report)
+    return follow_grid(model)
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether this is exactly timm's Attention, with nothing beside it, or a layer of this package."""
+def _is_ours_or_timms(layer: nn.Module) -> bool:
+    """Whether this is exactly timm's Attention, or a layer of this package."""
     from timm.layers.attention import Attention  # timm takes a second to import, and only this function needs it
 
+    return isinstance(layer, TokenMixer) or type(layer) is Attention
+
+
+def _more(layer: Any) -> str | None:
+    """What a layer of timm's class, or of this package, has beside what can be carried over; None if nothing."""
     if isinstance(layer, TokenMixer):
-        return True
-    gated = getattr(layer, "gate", None) is not None  # older versions of timm have no gates
-    return type(layer) is Attention and not gated and layer.proj.out_features == layer.proj.in_features
+        return None
+    if getattr(layer, "gate", None) is not None:  # older versions of timm have no gates
+        return _REFUSALS["gate"]
+    if layer.proj.out_features != layer.proj.in_features:
+        return f"projects {layer.proj.in_features} channels onto {layer.proj.out_features}"
+    if type(layer.qkv) is not nn.Linear or "weight" not in layer.qkv._parameters:
+        return f"has a {type(layer.qkv).__name__} for its input projection, where a plain Linear is wanted"
+    return None
 
 
-def _why_none(model: nn.Module) -> str:
-    for name, layer in model.named_modules():
-        if not name.rpartition(".")[2].startswith(("attn", "token_mixer")) or not list(layer.parameters()):
-            continue
-        for attribute, why in _REFUSALS.items():
-            if getattr(layer, attribute, None) is not None:
-                return f"whose {type(layer).__name__} {why}"
-        return f"whose {type(layer).__name__} is not timm's Attention (a fused qkv and a proj of the model's width)"
-    return "which has no attention layers"
+def _left_alone(model: nn.Module, found: dict[str, nn.Module]) -> dict[str, str]:
+    """Every attention of `model` but the `found` layers, by name, with what it is or does that keeps it from being one.
+
+    Of attention within attention, the innermost that has parameters.
+    """
+    named = {
+        name: layer
+        for name, layer in model.named_modules()
+        if name not in found and _attends(name, layer) and any(True for _ in layer.parameters())
+    }
+    inner = [*named, *found]
+    return {
+        name: f"{type(layer).__name__} {_why(layer)}"
+        for name, layer in named.items()
+        if not any(other.startswith(f"{name}." if name else "") and other != name for other in inner)
+        and not any(name.startswith(f"{other}.") for other in found)
+    }
 
 
-def _on_grid(cls: type[TokenMixer], model: Any, layer: Any) -> type[TokenMixer]:
-    """The class told the grid and the prefix tokens of the model, where the model says them."""
+def _attends(name: str, layer: nn.Module) -> bool:
+    called = name.rpartition(".")[2]
+    heads = getattr(layer, "num_heads", None)
+    return (
+        bool(_CLASSES.search(type(layer).__name__))
+        or (called.startswith(_NAMES) and any(True for _ in layer.children()) and not isinstance(layer, _HOLDERS))
+        or (isinstance(heads, int) and hasattr(layer, "head_dim"))
+    )
+
+
+def _why(layer: nn.Module) -> str:
+    if isinstance(layer, nn.MultiheadAttention):
+        return "is torch.nn.MultiheadAttention, which is not replaced: it takes queries, keys and values apart"
+    if _is_ours_or_timms(layer):
+        return str(_more(layer))
+    for attribute, why in _REFUSALS.items():
+        if getattr(layer, attribute, None) is not None:
+            return why
+    if type(layer).__module__.startswith("transformers."):
+        return "is Hugging Face's, which is not replaced: its queries, keys and values are projected apart"
+    return "is not timm's Attention (a fused qkv and a proj of the model's width)"
+
+
+def _on_grid(
+    cls: type[TokenMixer], kwargs: dict[str, Any], model: nn.Module, name: str, layer: Any
+) -> type[TokenMixer]:
+    """The class told the grid and the prefix tokens of the model, where the model says them and `kwargs` do not."""
+    grid, prefix = grid_of(model, name)
     if getattr(layer, "grid_size", None) is not None:
-        return cls.on_grid(layer.grid_size, layer.num_prefix_tokens)
-    grid: Any = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    prefix = getattr(model, "num_prefix_tokens", None)
-    return cls.on_grid(tuple(grid), prefix) if grid is not None and prefix is not None else cls
+        grid, prefix = layer.grid_size, layer.num_prefix_tokens
+    if grid is None or prefix is None:
+        return cls
+    return cls.on_grid(grid_pair(kwargs.get("grid_size")) or grid, kwargs.get("num_prefix_tokens", prefix))
 
 
 def _converted(old: Any, cls: type[TokenMixer]) -> TokenMixer:
+    """The new layer. What it has in common with the old one is the same module, with its hooks, mode and flags."""
     projection = old.v if hasattr(old, "v") else old.qkv
     norm = next((m for m in (getattr(old, name, None) for name in ("norm", "q_norm")) if _norms(m)), None)
     new = cls(
@@ -99,15 +202,29 @@ def _converted(old: Any, cls: type[TokenMixer]) -> TokenMixer:
         norm_layer=None if norm is None else _like(norm),
         device=projection.weight.device,
         dtype=projection.weight.dtype,
-    )
-    with torch.no_grad():
-        target = new.v if hasattr(new, "v") else new.qkv
-        for name, parameter in target.named_parameters():
-            parameter.copy_(_rows(getattr(projection, name), getattr(old, "inputs", "qkv"), new.inputs, parameter))
-    for name in ("proj", "norm", "q_norm", "k_norm"):
+    ).train(old.training)
+    target, have = (new.v if hasattr(new, "v") else new.qkv), getattr(old, "inputs", "qkv")
+    if have == new.inputs:
+        setattr(new, "v" if hasattr(new, "v") else "qkv", projection)
+    else:
+        with torch.no_grad():
+            for name, parameter in target.named_parameters():
+                kept = getattr(projection, name)
+                parameter.copy_(_rows(kept, have, new.inputs, parameter))
+                parameter.requires_grad_(kept.requires_grad)
+        target.train(projection.training)
+    for name in ("proj", "proj_drop", "attn_drop", "norm", "q_norm", "k_norm"):
         if hasattr(new, name) and hasattr(old, name):
-            getattr(new, name).load_state_dict(getattr(old, name).state_dict())
-    return new.train(old.training)
+            setattr(new, name, getattr(old, name))
+    for name in _HOOKS:  # the same dictionaries, so that the handles of hooks still remove them
+        new.__dict__[name] = old.__dict__[name]
+    return new
+
+
+def _hooked_in_vain(projection: nn.Module | None, new: nn.Module) -> bool:
+    """Whether a projection with hooks is not part of the new layer."""
+    hooked = projection is not None and any(projection.__dict__.get(name) for name in _HOOKS)
+    return hooked and not any(module is projection for module in new.modules())
 
 
 def _rows(weight: Tensor, have: str, want: str, fresh: Tensor) -> Tensor:
