@@ -54,6 +54,8 @@ class GlobalFilter(OnTokenGrid, nn.Module):
     def forward(self, x: Tensor, grid_size: Grid | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C), N = H W of `grid_size`."""
         _, grid = self.layout(x.shape[1], grid_size)
+        if x.shape[0] == 0 and not torch.compiler.is_compiling():
+            return x + self.complex_weight.sum().to(x)  # no FFT takes a batch without images
         with full_precision(x):
             weight = working(self.complex_weight).permute(2, 0, 1, 3)
             weight = torch.view_as_complex(resize_half_spectrum(weight, self.trained_grid, grid).contiguous())

@@ -70,6 +70,8 @@ class TokenMixer(OnTokenGrid, nn.Module):
         norm_layer = options.get("norm_layer")
         if (options.get("qk_norm") or options.get("scale_norm")) and norm_layer is None:
             raise ValueError("norm_layer is None; qk_norm and scale_norm want a normalisation layer's constructor")
+        if norm_layer is not None and not callable(norm_layer):
+            raise ValueError(f"norm_layer is {norm_layer!r}; a normalisation layer's constructor is wanted")
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
         self.factory = {"device": options.get("device"), "dtype": options.get("dtype")}
         make_norm = norm_layer or nn.Identity

@@ -17,10 +17,18 @@ from vars_dyn.dictionaries.base import rounded_up
 
 __all__ = ["FeatureDictionary", "feature_count"]
 
+#: More make a Gram matrix of terabytes.
+_MOST_FEATURES = 2**20
+
 
 def feature_count(head_dim: int, feature_ratio: float) -> int:
     """m, the number of random features of a head."""
     _checks.number("feature_ratio", feature_ratio, positive=True)
+    if head_dim * feature_ratio > _MOST_FEATURES:
+        raise ValueError(
+            f"feature_ratio is {feature_ratio} and a head has {head_dim} channels; at most {_MOST_FEATURES} features per "
+            "head are wanted"
+        )
     return max(1, round(head_dim * feature_ratio))
 
 
@@ -83,7 +91,7 @@ class FeatureDictionary(DenseDictionary):
         return a @ self.gram_matrix()
 
     def squared_norm(self) -> Tensor:
-        """The largest eigenvalue of G, of shape `batch_shape`; differentiable."""
+        """The largest eigenvalue of G, of shape `batch_shape`; differentiable, and NaN where G is not finite."""
         return self._per_element(largest_eigenvalue(self.gram_matrix()))
 
     def row_sum(self) -> Tensor:

@@ -62,7 +62,8 @@ def reconstruct(
         norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
         longest = float(torch.linalg.vector_norm(projection, dim=-2).max())
     smallest = -longest - 0.5 - math.log(projection.shape[-1]) / 2
-    if not (bool((norm >= _EPS).all()) and smallest > math.log(_EPS)):
+    # Tokens that are NaN pass: they are NaN in either form, and the other images' numbers stay what they are.
+    if bool((norm < _EPS).any()) or not smallest > math.log(_EPS):
         return _plainly(plain, q, projection, static, v)
     result: Tensor = _Reconstruct.apply(q, projection, static, v, norm, Steps(*steps), plain)
     return result

@@ -105,6 +105,10 @@ class Ode:
     def __post_init__(self) -> None:
         _checks.choice("solver.field", self.field, ("sparse_recurrent", "reduced"))
         _checks.number("solver.horizon", self.horizon, positive=True)
+        for name in ("rtol", "atol"):
+            _checks.number(f"solver.{name}", getattr(self, name), nonnegative=True)
+        if self.gap is not None:
+            _checks.number("solver.gap", self.gap, positive=True)
         through_time(self.gradient)
 
     def neurons(self, problem: SparseProblem) -> SparseRecurrent | Reduced:
@@ -134,6 +138,8 @@ class Equilibrium:
     gradient: str | Mode = dataclasses.field(default_factory=Implicit)
 
     def __post_init__(self) -> None:
+        if self.tol is not None:
+            _checks.number("solver.tol", self.tol, positive=True)
         mode_for(self.gradient)
 
     def __call__(self, problem: SparseProblem) -> Tensor:
@@ -150,4 +156,6 @@ def solver_of(solver: str | Ode | Equilibrium, gradient: str | Mode | None) -> s
                 raise ValueError(f"gradient is {gradient!r}; the steps of solver={solver!r} are backpropagated through")
             return solver
         solver = Ode() if solver == "ode" else Equilibrium()
+    if not isinstance(solver, Ode | Equilibrium):
+        raise ValueError(f"solver is {solver!r}; a name, an Ode or an Equilibrium is wanted")
     return solver if gradient is None else dataclasses.replace(solver, gradient=gradient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from vars_dyn import _checks
 
@@ -15,8 +16,8 @@ def grid_pair(grid_size: int | tuple[int, int] | None) -> Grid | None:
     """`grid_size` as (H, W), an integer standing for a square; ValueError for anything else."""
     if grid_size is None:
         return None
-    pair = (grid_size, grid_size) if isinstance(grid_size, int) else tuple(grid_size)
-    if len(pair) != 2:
+    pair = (grid_size, grid_size) if isinstance(grid_size, int) else grid_size
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
         raise ValueError(f"grid_size is {grid_size!r}; an integer or (height, width) is wanted")
     return _checks.count("grid_size", pair[0]), _checks.count("grid_size", pair[1])
 

@@ -109,8 +109,10 @@ class VarsAttention(TokenMixer):
         self.features = feature_count(self.head_dim, feature_ratio)
         if dictionary != "static":
             self.register_buffer("rand_matrix", self._empty(num_heads, self.head_dim, self.features))
+        _checks.count("templates", templates)
+        _checks.count("kernel_size", kernel_size)
         if dictionary != "dynamic":
-            self._add_static(_checks.count("templates", templates), _checks.count("kernel_size", kernel_size))
+            self._add_static(templates, kernel_size)
         if self.variant.learned_metric:
             atoms = self.features * (1 if dictionary == "dynamic" else 2)
             self.learned_k = nn.Parameter(self._empty(atoms, atoms))
@@ -202,11 +204,29 @@ class VarsAttention(TokenMixer):
     def heads(
         self, x: Float[Tensor, "b n dim"], grid_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b heads n c"]:
-        """P a per head, before heads are merged, filtered and projected."""
+        """P a per head, before heads are merged, filtered and projected; NaN for an image whose tokens are not finite."""
+        if not torch.compiler.is_compiling():
+            if x.shape[0] == 0:
+                return self._no_heads(x, grid_size)
+            if not isinstance(self.solver, str) and not bool((finite := self._finite(x)).all()):
+                y = x.new_full((len(x), self.num_heads, x.shape[1], self.head_dim), torch.nan)
+                return y.index_copy(0, finite.nonzero().flatten(), self.heads(x[finite], grid_size))
         if self._written_out():
             y = self._on_image(x, grid_size) if self.dictionary == "static" else self._on_tokens(x, grid_size)
             return y.to(x.dtype)
         return self._decoded(*self.reconstruction(x, grid_size)).to(x.dtype)
+
+    def _no_heads(self, x: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
+        """`heads` of a batch without images; what it depends on has a gradient, of zero."""
+        if self.dictionary != "dynamic":
+            self.layout(x.shape[1], grid_size)
+        *_, v = self.split_heads(self.v(x) if self.dictionary == "static" else self.qkv(x))
+        return sum((p.sum().to(v) for p in self.parameters()), v).to(x.dtype)
+
+    @torch.no_grad()
+    def _finite(self, x: Tensor) -> Tensor:
+        """For which images a problem can be posed at all, (B,)."""
+        return (self.v(x) if self.dictionary == "static" else self.qkv(x)).isfinite().flatten(1).all(1)
 
     def _written_out(self) -> bool:
         """Whether `_on_image` (small kernels) or `_on_tokens` (matrices) computes this layer, by the paper's steps."""
@@ -356,6 +376,8 @@ class VarsAttention(TokenMixer):
     def _filter(self, y: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
         """The second global filter on the image tokens of y (B, N, C); prefix tokens pass."""
         prefix, grid = self.layout(y.shape[1], grid_size)
+        if y.shape[0] == 0 and not torch.compiler.is_compiling():
+            return y  # no FFT takes a batch without images
         with full_precision(y):
             kernel = resize_half_spectrum(working(self.kernel2), self.trained_grid, grid)
             spectrum = torch.view_as_complex(kernel)[:, 0, 0]
