@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+import pickle
+
 import pytest
 import timm
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer as TorchvisionViT
 
 from vars_dyn.attention import KINDS, SoftmaxAttention, VarsAttention, replace_attention
 from vars_dyn.attention.base import TokenMixer
@@ -104,3 +109,151 @@ def test_bad_kinds_and_options_leave_the_model_alone() -> None:
     with pytest.raises(ValueError, match="lam is -1"):
         replace_attention(model, "vars_d", lam=-1.0)
     assert type(model.blocks[0].attn).__name__ == "Attention"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bare_layer_is_refused_and_left_alone(kind: str) -> None:
+    for layer in (timm.layers.Attention(8, 2), SoftmaxAttention(8, 2)):
+        before = dict(layer.named_modules())
+        with pytest.raises(
+            ValueError, match=f"^model is a {type(layer).__name__} layer itself, which cannot be replaced"
+        ):
+            replace_attention(layer, kind)
+        assert dict(layer.named_modules()) == before
+        holder = nn.Sequential(layer)
+        assert replace_attention(holder, kind) is holder
+        assert isinstance(holder[0], TokenMixer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hooks_are_kept_and_their_handles_still_remove_them(kind: str) -> None:
+    name, options, _ = WORKS["ViT"]
+    model = create(name, options)
+    called: list[str] = []
+    attention = model.blocks[0].attn
+    handles = [
+        attention.register_forward_pre_hook(lambda m, args: called.append(f"before {type(m).__name__}")),
+        attention.register_forward_hook(lambda m, args, kwargs, out: called.append("after"), with_kwargs=True),
+        attention.register_forward_hook(lambda m, args, out: called.append("always"), always_call=True),
+        attention.register_full_backward_hook(lambda m, of_input, of_output: called.append("backward")),
+        attention.register_full_backward_pre_hook(lambda m, of_output: called.append("ahead of backward")),
+        attention.proj.register_forward_hook(lambda m, args, out: called.append("projected")),
+        attention.attn_drop.register_forward_hook(lambda m, args, out: None),
+    ]
+    replace_attention(model, kind)
+    model(torch.randn(1, 3, 32, 32)).sum().backward()
+    layer = type(model.blocks[0].attn).__name__
+    assert called == [f"before {layer}", "projected", "after", "always", "ahead of backward", "backward"]
+    for handle in handles:
+        handle.remove()
+    called.clear()
+    model(torch.randn(1, 3, 32, 32)).sum().backward()
+    assert called == []
+
+
+def test_hooks_that_cannot_be_kept_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    name, options, _ = WORKS["ViT"]
+    model = create(name, options)
+    called: list[int] = []
+    model.blocks[1].attn.qkv.register_forward_hook(lambda m, args, out: called.append(out.shape[-1]))
+    replace_attention(model, "performer")  # has queries, keys and values too
+    model(torch.randn(1, 3, 32, 32))
+    assert (called, caplog.messages) == ([72], [])
+    replace_attention(model, "vars_d")
+    assert caplog.messages == ["hooks of blocks.1.attn.qkv are gone, as another projection came in its place"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_frozen_stays_frozen_and_what_was_in_evaluation_mode_stays_in_it(kind: str) -> None:
+    name, options, _ = WORKS["ViT"]
+    model = create(name, {**options, "qk_norm": True, "scale_attn_norm": True, "attn_drop_rate": 0.1}).double().train()
+    attention = model.blocks[0].attn
+    attention.qkv.weight.requires_grad_(False)
+    attention.proj.bias.requires_grad_(False)
+    attention.norm.requires_grad_(False).eval()
+    attention.attn_drop.eval()
+    kept = attention.proj.weight
+    replace_attention(model, kind)
+    layer, other = model.blocks[0].attn, model.blocks[1].attn
+    projection = layer.v if kind == "vars_s" else layer.qkv
+    assert (projection.weight.requires_grad, projection.bias.requires_grad) == (False, True)
+    assert (layer.proj.weight.requires_grad, layer.proj.bias.requires_grad) == (True, False)
+    assert layer.proj.weight is kept  # an optimizer that holds it goes on with it
+    assert not layer.norm.weight.requires_grad
+    assert (layer.training, layer.norm.training, layer.attn_drop.training) == (True, False, False)
+    assert all(p.requires_grad for p in other.parameters())
+    assert all(module.training for module in other.modules())
+    assert all(value.dtype == torch.float64 for value in layer.state_dict().values())
+
+
+def test_what_was_replaced_and_what_was_left_alone_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "vars_dyn")
+    name, options, _ = WORKS["ViT"]
+    report = replace_attention(create(name, options), "vars_d").attention_report
+    assert (report.kind, report.replaced, report.left) == ("vars_d", ("blocks.0.attn", "blocks.1.attn"), {})
+    assert caplog.records[-1].levelno == logging.INFO
+    name, options, _ = WORKS["SigLIP"]
+    model = replace_attention(create(name, options), "vars_d")
+    assert list(model.attention_report.left) == ["attn_pool"]
+    assert "attn_pool, AttentionPoolLatent is not timm's Attention" in caplog.records[-1].getMessage()
+    assert caplog.records[-1].levelno == logging.WARNING
+    assert (
+        copy.deepcopy(model).attention_report
+        == pickle.loads(pickle.dumps(model)).attention_report
+        == (model.attention_report)
+    )
+
+
+def test_a_projection_that_is_more_than_a_linear_layer_is_left_alone() -> None:
+    name, options, _ = WORKS["ViT"]
+
+    class LowRank(nn.Linear):
+        """A layer with an adapter, whose weight alone is not all that it does."""
+
+    model = create(name, options)
+    model.blocks[0].attn.qkv.__class__ = LowRank
+    nn.utils.parametrizations.spectral_norm(model.blocks[1].attn.qkv)
+    with pytest.raises(ValueError, match="whose Attention has a LowRank for its input projection"):
+        replace_attention(model, "vars_d")
+    model.blocks[0].attn.qkv.__class__ = nn.Linear
+    report = replace_attention(model, "vars_d").attention_report
+    assert report.replaced == ("blocks.0.attn",)
+    assert list(report.left) == ["blocks.1.attn"]
+
+
+class ViTSelfAttention(nn.Module):
+    """Shaped as Hugging Face's, and said to be from there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_attention_heads = 2
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+
+ViTSelfAttention.__module__ = "transformers.models.vit.modeling_vit"
+
+
+class ViTAttention(nn.Module):
+    """Attention around attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.output = ViTSelfAttention(), nn.Linear(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (TorchvisionViT(16, 4, 1, 2, 8, 16), "whose MultiheadAttention is torch.nn.MultiheadAttention, which is not"),
+        (nn.TransformerEncoderLayer(8, 2), "whose MultiheadAttention is torch.nn.MultiheadAttention, which is not"),
+        (nn.MultiheadAttention(8, 2), "whose MultiheadAttention is torch.nn.MultiheadAttention, which is not"),
+        (nn.Sequential(ViTAttention()), "whose ViTSelfAttention is Hugging Face's, which is not replaced"),
+        (timm.models.vision_transformer.ParallelScalingBlock(8, 2), "whose ParallelScalingBlock is not timm's"),
+        (timm.create_model("seresnet18"), "which has no attention layers"),
+        (timm.create_model("mixer_s32_224", img_size=64), "which has no attention layers"),
+    ],
+    ids=["torchvision", "torch", "bare", "hugging face", "parallel scaling", "squeeze and excite", "mixer"],
+)
+def test_attention_of_others_is_named_and_absence_said_only_where_true(model: nn.Module, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"{reason}.*; its attention cannot be replaced$"):
+        replace_attention(model, "vars_d")

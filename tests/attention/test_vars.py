@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vars_dyn import solve
-from vars_dyn.attention import Variant, VarsAttention
+from vars_dyn.attention import Equilibrium, Ode, Variant, VarsAttention
 from vars_dyn.attention.features import FeatureDictionary
 from vars_dyn.attention.union import TokenUnion
 
@@ -259,11 +260,34 @@ def test_a_large_lam_gives_the_bias_alone() -> None:
         ({"qk_norm": True}, "norm_layer is None"),
         ({"feature_ratio": 0.0}, "feature_ratio is 0"),
         ({"grid_size": (2, 0)}, "grid_size is 0"),
+        ({"lam": math.nan}, "lam is nan"),
+        ({"lam": math.inf}, "lam is inf"),
+        ({"num_steps": -3}, "num_steps is -3"),
+        ({"num_heads": 0}, "num_heads is 0"),
+        ({"attn_drop": 2.0}, "attn_drop is 2.0; a number from 0 to 1"),
+        ({"proj_drop": -0.1}, "proj_drop is -0.1"),
+        ({"proj_drop": math.nan}, "proj_drop is nan"),
+        ({"templates": 0}, "templates is 0"),
+        ({"feature_ratio": 1e30}, "feature_ratio is 1e\\+30"),
     ],
 )
 def test_bad_arguments_are_told_in_one_sentence(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VarsAttention(8, **{"num_heads": 2, **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Ode(rtol=-1.0), "solver.rtol is -1.0"),
+        (lambda: Ode(atol=math.nan), "solver.atol is nan"),
+        (lambda: Ode(gap=0.0), "solver.gap is 0.0"),
+        (lambda: Equilibrium(tol=math.nan), "solver.tol is nan"),
+    ],
+)
+def test_bad_settings_of_solvers_are_told(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_what_a_layer_cannot_do_is_said() -> None:

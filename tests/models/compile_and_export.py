@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import models  # noqa: F401
-from vars_dyn.attention import KINDS, Variant, VarsAttention, attention_class
+from vars_dyn.attention import KINDS, Variant, VarsAttention, attention_class, replace_attention
 
 
 def tiny(kind: str) -> nn.Module:
@@ -25,6 +25,14 @@ def tiny(kind: str) -> nn.Module:
     options = {"variant": Variant(bound="row_sum")} if kind.startswith("vars") else {}
     sizes = {"embed_dim": 8, "depth": 1, "num_heads": 2, "img_size": 16, "num_classes": 3}
     return timm.create_model("vars_deit_micro", attention=attention_class(kind, **options), **sizes).eval()
+
+
+def replaced(height: int, width: int) -> tuple[nn.Module, Tensor]:
+    """timm's ViT with another attention, and images of another grid than its own, of as many tokens as a third."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 8, "depth": 1, "num_heads": 2, "img_size": 16, "patch_size": 4, "num_classes": 3}
+    model = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, **sizes)
+    return replace_attention(model, "vars_s").eval(), torch.randn(2, 3, height, width)
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -63,6 +71,8 @@ def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, dict[str, dict[str, float]]] = {"compile": {}, "onnx": {}}
     results["compile"]["vars_d, exact L"] = compiled(VarsAttention(8, 2), torch.randn(1, 9, 8))
+    results["compile"]["vars_s, 16 x 9 tokens"] = compiled(*replaced(64, 36))
+    results["compile"]["vars_s, 9 x 16 tokens"] = compiled(*replaced(36, 64))
     for kind in KINDS:
         model = tiny(kind)
         results["compile"][kind] = compiled(model, torch.randn(2, 3, 16, 16))

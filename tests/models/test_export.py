@@ -25,7 +25,7 @@ def differences() -> dict[str, dict[str, dict[str, float]]]:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "vars_d, exact L"])
+@pytest.mark.parametrize("kind", [*KINDS, "vars_d, exact L", "vars_s, 16 x 9 tokens", "vars_s, 9 x 16 tokens"])
 def test_compiled_it_computes_the_same(kind: str, differences: dict) -> None:
     assert max(differences["compile"][kind].values()) < 1e-4
 

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from vars_dyn import _checks
 from vars_dyn.attention.token_grid import OnTokenGrid
 
-__all__ = ["AttentionOptions", "TokenBatchNorm", "TokenMixer", "full_precision", "refuse_mask", "with_defaults", "working"]
+__all__ = [
+    "AttentionOptions",
+    "TokenBatchNorm",
+    "TokenMixer",
+    "full_precision",
+    "refuse_mask",
+    "with_defaults",
+    "working",
+]
 
 
 class AttentionOptions(TypedDict, total=False):
