@@ -199,7 +199,7 @@ def test_what_was_replaced_and_what_was_left_alone_is_reported(caplog: pytest.Lo
     assert caplog.records[-1].levelno == logging.WARNING
     assert (
         copy.deepcopy(model).attention_report
-        == pickle.loads(pickle.dumps(model)).attention_report
+        == pickle.loads(pickle.dumps(model)).attention_report  # noqa: S301
         == (model.attention_report)
     )
 

@@ -199,7 +199,7 @@ def test_copies_and_pickles_follow_their_own_passes() -> None:
     file.seek(0)
     twins = (
         copy.deepcopy(model),
-        pickle.loads(pickle.dumps(model)),
+        pickle.loads(pickle.dumps(model)),  # noqa: S301
         torch.load(file, weights_only=False),
         copy.deepcopy(replace_attention(model, "vars_sd")),
     )

@@ -91,7 +91,7 @@ def test_a_model_built_for_a_grid_agrees_with_one_that_is_shown_it(family: str, 
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_models_pickle_and_checkpoint_on_any_grid(family: str, kind: str) -> None:
     model = create(family, kind)
-    twin = pickle.loads(pickle.dumps(model))
+    twin = pickle.loads(pickle.dumps(model))  # noqa: S301
     torch.testing.assert_close(twin(images(WIDE)), model(images(WIDE)), rtol=0, atol=0)
     slopes = []
     for each, checkpointing in ((model, False), (twin, True)):

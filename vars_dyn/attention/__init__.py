@@ -3,7 +3,7 @@
 from vars_dyn.attention.inspection import LayerView, look_inside, record_layer, upsampled
 from vars_dyn.attention.kinds import KINDS, attention_class
 from vars_dyn.attention.performer import PerformerAttention
-from vars_dyn.attention.replace import replace_attention
+from vars_dyn.attention.replace import Replacement, replace_attention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solvers import Equilibrium, Ode
 from vars_dyn.attention.token_grid import follow_grid
@@ -16,6 +16,7 @@ __all__ = [
     "LayerView",
     "Ode",
     "PerformerAttention",
+    "Replacement",
     "SoftmaxAttention",
     "Variant",
     "VarsAttention",

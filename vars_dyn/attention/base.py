@@ -134,7 +134,7 @@ def with_defaults(cls: type[Any], **options: Any) -> type[Any]:
     """A subclass of `cls` with `options` as its constructor's defaults, whose instances become those of `cls`."""
     plain = getattr(cls, "_plain", cls)
 
-    class Configured(cls):  # type: ignore[misc]
+    class Configured(cls):
         _plain = plain
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:

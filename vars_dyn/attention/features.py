@@ -26,8 +26,8 @@ def feature_count(head_dim: int, feature_ratio: float) -> int:
     _checks.number("feature_ratio", feature_ratio, positive=True)
     if head_dim * feature_ratio > _MOST_FEATURES:
         raise ValueError(
-            f"feature_ratio is {feature_ratio} and a head has {head_dim} channels; at most {_MOST_FEATURES} features per "
-            "head are wanted"
+            f"feature_ratio is {feature_ratio} and a head has {head_dim} channels; at most {_MOST_FEATURES} features "
+            "per head are wanted"
         )
     return max(1, round(head_dim * feature_ratio))
 

@@ -18,8 +18,8 @@ def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
 
     A power iteration with Rayleigh quotient rho and residual r has an eigenvalue within |r| of rho, and no other can be
     as large if 2 (rho - |r|)^2 > |G|_F^2, as the squares of all eigenvalues sum to |G|_F^2. Matrices for which that
-    does not hold, or |r| stays above some hundred roundings of rho, are decomposed. Not differentiable. Both are NaN for
-    a matrix that is not finite, and the others' are what they are without it.
+    does not hold, or |r| stays above some hundred roundings of rho, are decomposed. Not differentiable. Both are NaN
+    for a matrix that is not finite, and the others' are what they are without it.
     """
     with torch.no_grad():
         size = gram.square().sum((-2, -1))

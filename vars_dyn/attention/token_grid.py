@@ -55,8 +55,8 @@ class OnTokenGrid:
             )
         if told is None and self.grid_size is None:
             raise ValueError(
-                f"{tokens} tokens came on a grid that nothing says; a static dictionary wants grid_size=(height, width), "
-                "or a model whose patch_embed makes the grid in the same forward pass"
+                f"{tokens} tokens came on a grid that nothing says; a static dictionary wants grid_size=(height, "
+                "width), or a model whose patch_embed makes the grid in the same forward pass"
             )
         return exact_layout(tokens, prefix, told or self.grid_size or (0, 0))
 
@@ -142,7 +142,7 @@ class TokenGrid:
         """Ahead of what holds a layer."""
         state = self._pass
         state.block = None
-        x = args[0] if args else None
+        x: Any = args[0] if args else None
         if not _has_identity(x):
             return
         state.block = self._find(x)
@@ -179,8 +179,8 @@ def follow_grid(model: nn.Module) -> nn.Module:
 
     `replace_attention` does this, and so do the models of this project. It is for models that were built with an
     attention class, such as timm's `VisionTransformer(attn_layer=...)`. The grid comes from what embeds the patches:
-    `patch_embed`, or `embeds` of timm's NaFlexVit, the stages of PiT, the blocks of MobileViT. Layers around which there is
-    nothing of the kind go by their own `grid_size`, as do those of a model that hands every call its grid
+    `patch_embed`, or `embeds` of timm's NaFlexVit, the stages of PiT, the blocks of MobileViT. Layers without anything
+    of the kind around them go by their own `grid_size`, as do those of a model that hands every call its grid
     (`passes_grid`). To call it again is harmless.
     """
     modules: dict[str, Any] = dict(model.named_modules())

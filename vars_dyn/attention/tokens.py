@@ -57,6 +57,6 @@ def grid_tokens(tokens: int, num_prefix_tokens: int | None, grid: Grid | None) -
 def _misfit(tokens: int, num_prefix_tokens: int | None, grid: str) -> str:
     prefix = "some" if num_prefix_tokens is None else num_prefix_tokens
     return (
-        f"{tokens} tokens came, which are not {prefix} prefix tokens and {grid}; a static dictionary wants all tokens of "
-        "a grid that it is told: give grid_size=(height, width) and num_prefix_tokens, or take a dynamic dictionary"
+        f"{tokens} tokens came, which are not {prefix} prefix tokens and {grid}; a static dictionary wants all tokens "
+        "of a grid that it is told: give grid_size=(height, width) and num_prefix_tokens, or take a dynamic dictionary"
     )

@@ -52,8 +52,8 @@ class VarsAttention(TokenMixer):
         num_heads: number of heads; a dynamic dictionary is one per head.
         qkv_bias: whether the input projection has a bias.
         dictionary: "dynamic", "static" or "static+dynamic".
-        grid_size: (H, W) of the image tokens that the layer is made for; None: a square. Other grids are fine where they
-            are told, with a call or by the model around (`follow_grid`): small kernels move over them, full-size
+        grid_size: (H, W) of the image tokens that the layer is made for; None: a square. Other grids are fine where
+            they are told, with a call or by the model around (`follow_grid`): small kernels move over them, full-size
             templates are interpolated from `grid_size`, which they want.
         lam: weight of the penalty; None: the variant's (0.3 in the paper's form).
         num_steps: iterations; None: the variant's (3 in the paper's form).
@@ -64,7 +64,7 @@ class VarsAttention(TokenMixer):
             backpropagated through.
         variant: "paper", "released", or a `Variant`, which names every choice between the two.
         num_prefix_tokens: class and register tokens ahead of the image tokens, each a further row of a static
-            dictionary; None: found from the number of tokens, and all share one row.
+            dictionary; None: what the grid leaves over, and all share one row.
         feature_ratio: random features per head and head dimension.
         templates: templates per channel of a static dictionary.
         kernel_size: side of its kernels, odd.
@@ -204,7 +204,7 @@ class VarsAttention(TokenMixer):
     def heads(
         self, x: Float[Tensor, "b n dim"], grid_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b heads n c"]:
-        """P a per head, before heads are merged, filtered and projected; NaN for an image whose tokens are not finite."""
+        """P a per head, before heads are merged, filtered and projected; NaN for an image whose tokens are."""
         if not torch.compiler.is_compiling():
             if x.shape[0] == 0:
                 return self._no_heads(x, grid_size)
