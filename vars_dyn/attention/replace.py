@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vars_dyn import _checks
 from vars_dyn.attention.base import TokenMixer
 from vars_dyn.attention.kinds import KINDS, attention_class
-from vars_dyn.attention.token_grid import follow_grid, grid_of
+from vars_dyn.attention.token_grid import TokenGrid, follow_grid, grid_of
 from vars_dyn.attention.tokens import grid_pair
 
 __all__ = ["Replacement", "replace_attention"]
@@ -109,7 +109,11 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
     report = Replacement(kind, tuple(found), left)
     model.attention_report = report  # type: ignore[assignment]
     _logger.log(logging.WARNING if left else logging.INFO, "%s", report)
-    return follow_grid(model)
+    follow_grid(model)
+    for layer in new.values():
+        # A layer that nothing tells the grid does not take its tokens for a square, as one does that stands alone.
+        layer.token_grid = layer.token_grid or TokenGrid()
+    return model
 
 
 def _is_ours_or_timms(layer: nn.Module) -> bool:

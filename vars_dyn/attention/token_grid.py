@@ -192,8 +192,10 @@ def follow_grid(model: nn.Module) -> nn.Module:
         if any(getattr(each, "passes_grid", False) for each in around):
             continue
         state = next((found for found in (_follow(each, model) for each in around) if found is not None), None)
-        layer.token_grid = state or layer.token_grid or TokenGrid()
-        if state is not None and around[0].__dict__.get("token_grid") is not state:
+        if state is None:
+            continue
+        layer.token_grid = state
+        if around[0].__dict__.get("token_grid") is not state:
             _hook(around[0], state, before=TokenGrid.enter, always=TokenGrid.leave)
             last[id(state)] = (state, around[0])
     for state, holder in last.values():
