@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
 from experiments.settings import Augmentation, Data
+from vars_dyn.images import IMAGE_SUFFIXES, read_rgb
 
 __all__ = ["EpochBatches", "Images", "Labelled", "evaluation_images", "folder_images", "labelled", "training_loader"]
 
 _READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}
-_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 
 
 class Labelled:
@@ -123,19 +123,15 @@ def folder_images(folder: Path, classes: Sequence[str]) -> Labelled:
 
 def image_files(folder: Path) -> list[Path]:
     """The image files of a class; ValueError if there are none."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _EXTENSIONS)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"class {folder.name!r} has no images in {folder}; at least one is wanted")
     return files
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as RGB; ValueError that names the file if it cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({' '.join(str(error).split())})") from None
+    """An image file as 8-bit RGB, upright, transparent pixels white; ValueError that names a file that is none."""
+    return read_rgb(path)
 
 
 def _torchvision(data: Data, train: bool) -> Labelled:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 import vars_dyn as vd
 from tests.recording_helpers import assert_same_bits
 from vars_dyn._files import Workplace
+from vars_dyn.images import patches
 from vars_dyn.recording import facts
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.simulate import main
@@ -137,6 +138,56 @@ def test_images_and_folders_are_cut_into_patches(here: Path, capsys: pytest.Capt
     np.testing.assert_allclose((coloured.signals**2).sum("neuron"), 1.0)
     _, drawn, _ = run("images", *arguments, "--patches", "4", "--seed", "3", capsys=capsys)
     assert drawn["signals"] == 4
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32])
+def test_arrays_are_taken_as_they_are(dtype: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = np.array([[0, 3, 250, 7, 1, 2], [5, 0, 0, 9, 200, 1]]).astype(dtype)  # spikes, say
+    weight = np.random.default_rng(0).integers(0, 4, (6, 8)).astype(dtype) + np.eye(6, 8).astype(dtype)
+    np.save("counts.npy", counts)
+    np.save("weight.npy", weight)
+    arguments = ("counts.npy", "--dictionary", "weight.npy", "--t-max", "0.5", "--gap", "none")
+    _, found, dataset = run(*arguments, capsys=capsys)
+    np.testing.assert_array_equal(dataset.signals, counts)
+    np.testing.assert_array_equal(dataset.dictionary, weight)
+    assert dataset.scaling == found["input_scaling"] == f"the array's {np.dtype(dtype)} numbers as they are stored"
+    most = 1.0 if dtype == np.float32 else float(np.iinfo(dtype).max)
+    _, found, dataset = run(*arguments, "--full-scale", "dtype", capsys=capsys)
+    np.testing.assert_array_equal(dataset.signals, counts / most)
+    np.testing.assert_array_equal(dataset.dictionary, weight)
+    assert found["full_scale"] == [most]
+    _, _, dataset = run(*arguments, "--full-scale", "250", capsys=capsys)
+    np.testing.assert_array_equal(dataset.signals, counts.astype(float) / 250)
+
+
+def test_the_scale_of_images_is_stated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = np.random.default_rng(0).integers(0, 2**16, (8, 8)).astype(np.uint16)
+    Image.fromarray(words).save("deep.png")
+    Image.new("RGBA", (8, 8), (255, 255, 255, 0)).save("clear.png")
+    arguments = ("--patch", "8", "--mean", "keep", "--dictionary", "random:5", "--t-max", "0.5", "--gap", "none")
+    _, _, dataset = run("deep.png", *arguments, capsys=capsys)
+    np.testing.assert_array_equal(dataset.signals[0], words.ravel() / 65535)
+    assert dataset.scaling == "images divided by 65535"
+    _, _, dataset = run("deep.png", *arguments, "--full-scale", "none", capsys=capsys)
+    np.testing.assert_array_equal(dataset.signals[0], words.ravel())
+    _, found, dataset = run("deep.png", "clear.png", *arguments, "--background", "0.25", capsys=capsys)
+    np.testing.assert_allclose(dataset.signals[1], 0.25, rtol=0, atol=1e-15)
+    assert found["full_scale"] == [255.0, 65535.0]
+    assert dataset.scaling == "images divided by 255 or 65535, over a ground of 0.25"
+    main(["deep.png", *arguments, "--figure", "none"])
+    assert "images divided by 65535" in capsys.readouterr().out
+
+
+def test_drawn_patches_are_those_of_all(here: Path) -> None:
+    images = [np.random.default_rng(k).random((3, 9 + k, 11)) for k in range(2)]
+    every = patches(images, 4, 2)
+    chosen = np.array([0, 5, 11, 12, 20])
+    some = patches(images, 4, 2, chosen)
+    np.testing.assert_array_equal(some.values, every.values[chosen])
+    for name, values in every.coordinates.items():
+        np.testing.assert_array_equal(some.coordinates[name], values[chosen])
+    for value, k, r, c in zip(every.values, *every.coordinates.values(), strict=True):
+        np.testing.assert_array_equal(value, images[k][:, r : r + 4, c : c + 4].ravel())
 
 
 def test_crop_and_scale(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -423,6 +474,11 @@ BAD_INPUTS: dict[str, tuple[Callable[[], Any] | None, tuple[str, ...], str]] = {
     "four dimensions": (_save("four.npy", np.ones((2, 2, 2, 2))), ("four.npy",), "shape (2, 2, 2, 2)"),
     "no signals": (_save("none.npy", np.ones((0, 6))), ("none.npy",), "is empty"),
     "complex numbers": (_save("complex.npy", np.ones((2, 6), complex)), ("complex.npy",), "dtype complex128"),
+    "integers that float64 rounds": (
+        _save("big.npy", np.full((2, 6), 2**53 + 1)),
+        ("big.npy",),
+        "integers of 2^53 or more",
+    ),
     "text": (_save("words.npy", np.array([["a", "b"]])), ("words.npy",), "dtype <U1"),
     "an empty folder": (lambda: Path("empty").mkdir(), ("empty",), "empty holds no image"),
     "a zarr group": (lambda: zarr.create_group("group.zarr"), ("group.zarr",), "is a zarr group"),

@@ -112,3 +112,25 @@ def test_torchvisions_readers_and_grey_images(tmp_path: Path) -> None:
     assert np.array_equal(seen, pixels[..., None].repeat(3, -1))
     with pytest.raises(ValueError, match="has no cifar10"):
         labelled(Data(source="cifar10", root=str(tmp_path)), train=True)
+
+
+def test_images_of_every_depth_reach_the_network_alike(tmp_path: Path) -> None:
+    """The same picture with 8 and 16 bits, as floats, with alpha and on its side: none is cut off or turned."""
+    level = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+    folder = tmp_path / "val" / "shade"
+    folder.mkdir(parents=True)
+    Image.fromarray(level).save(folder / "a.png")
+    Image.fromarray(level.astype(np.uint16) * 257).save(folder / "b.png")
+    Image.fromarray(level.astype(np.float32) / 255).save(folder / "c.tif")
+    Image.fromarray(np.stack([level * 0, 255 - level], -1), "LA").save(folder / "d.png")  # black, over white
+    exif = Image.Exif()
+    exif[274] = 6  # what is seen is what is stored, turned clockwise
+    Image.fromarray(np.rot90(level)).save(folder / "e.png", exif=exif)
+    data = Data(source="folder", root=str(tmp_path), train=["val"], val=["val"], image_size=8, crop=1.0)
+    pixels, _ = evaluation_images(labelled(data, train=False), data)
+    assert pixels.shape == (5, 8, 8, 3)
+    for image in pixels:
+        np.testing.assert_array_equal(image, np.repeat(level[..., None], 3, axis=-1))
+    Image.fromarray(np.float32([[-1.0, 300.0]])).save(folder / "f.tif")
+    with pytest.raises(ValueError, match=r"f.tif holds numbers from -1 to 300"):
+        evaluation_images(labelled(data, train=False), data)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import zarr
 from matplotlib import cbook
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from vars_dyn.images import Signals, centre, crop, image_files, normalise, patches, read_image
+from vars_dyn._files import one_line, regular_file
+from vars_dyn._resources import need_memory
+from vars_dyn.images import Signals, centre, crop, image_files, normalise, patch_count, patches, read_picture
 from vars_dyn.simulate.options import InputOptions
 
 __all__ = ["read_array", "read_signals"]
@@ -21,6 +25,9 @@ __all__ = ["read_array", "read_signals"]
 #: The face and cap of the photograph that is simulated by default, and the size to which it is reduced.
 _PORTRAIT = (60, 130, 288, 288)
 _PORTRAIT_SCALE = 0.5
+#: More chunks than this are read for longer than their numbers are worth.
+_CHUNKS = 10**6
+_KINDS = {"npy": ".npy", "zarr": "zarr", "safetensors": "safetensors"}
 
 
 def read_signals(options: InputOptions, seed: int) -> Signals:
@@ -29,8 +36,8 @@ def read_signals(options: InputOptions, seed: int) -> Signals:
         box = options.crop or _PORTRAIT
         scale = options.scale or (1.0 if options.crop else _PORTRAIT_SCALE)
         photograph = Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-        images = _prepared([read_image(photograph, colour=options.colour)], box, scale)
-        return _coded(images, ["grace_hopper.jpg of matplotlib"], options, seed)
+        images, scaling = _images([photograph], options)
+        return _coded(_prepared(images, box, scale), ["grace_hopper.jpg of matplotlib"], scaling, options, seed)
     paths = [Path(name) for name in options.input]
     for path in paths:
         if not path.exists():
@@ -40,27 +47,47 @@ def read_signals(options: InputOptions, seed: int) -> Signals:
     arrays = [path for path in paths if is_array(path)]
     if not arrays:
         files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
-        images = [read_image(file, colour=options.colour) for file in files]
-        return _coded(_prepared(images, options.crop, options.scale), [str(f.resolve()) for f in files], options, seed)
+        images, scaling = _images(files, options)
+        names = [str(file.resolve()) for file in files]
+        return _coded(_prepared(images, options.crop, options.scale), names, scaling, options, seed)
     if len(paths) > 1:
         raise ValueError(
             f"INPUT holds {len(paths)} paths of which {arrays[0]} is an array; images, or one array, are wanted"
         )
-    values = _real(read_array(arrays[0], "INPUT"), f"INPUT {arrays[0]}")
+    what, names = f"INPUT {arrays[0]}", [str(arrays[0].resolve())]
+    values, scaling = _scaled(read_array(arrays[0], "INPUT"), what, options.full_scale)
     if values.ndim == 3:
         stack = [image[None] for image in values]
-        return _coded(_prepared(stack, options.crop, options.scale), [str(arrays[0].resolve())], options, seed)
+        return _coded(_prepared(stack, options.crop, options.scale), names, scaling, options, seed)
     if values.ndim != 2:
         raise ValueError(
-            f"INPUT {arrays[0]} has shape {values.shape}; two dimensions (a signal a row) or three (a stack of grey "
+            f"{what} has shape {values.shape}; two dimensions (a signal a row) or three (a stack of grey "
             "images) are wanted"
         )
     if options.whole:
-        raise ValueError(
-            f"INPUT {arrays[0]} has shape {values.shape}: --whole wants images, an array of three dimensions"
-        )
-    signals = Signals(values, {}, {"input": [str(arrays[0].resolve())]})
+        raise ValueError(f"{what} has shape {values.shape}: --whole wants images, an array of three dimensions")
+    signals = Signals(values, {}, {"input": names, **scaling})
     return _preprocessed(signals, options, subtract=options.mean == "subtract")
+
+
+def _images(files: Sequence[Path], options: InputOptions) -> tuple[list[NDArray[np.float64]], dict[str, Any]]:
+    """Images in the units asked for, and what was done to them in words and numbers."""
+    asked = options.full_scale
+    images, scales, ground = [], [], False
+    for file in files:
+        picture = read_picture(file, colour=options.colour)
+        scale = picture.depth if asked in ("auto", "dtype") else 1.0 if asked == "none" else float(asked)
+        images.append(picture.over(options.background, scale))
+        scales.append(scale)
+        ground = ground or picture.alpha is not None
+    return images, _described(scales, "images", f", over a ground of {options.background:g}" if ground else "")
+
+
+def _described(scales: Sequence[float], what: str, more: str = "") -> dict[str, Any]:
+    """The attributes that say how stored numbers became the signals'."""
+    distinct = sorted(set(scales))
+    done = "as they are stored" if distinct == [1.0] else f"divided by {' or '.join(f'{s:.10g}' for s in distinct)}"
+    return {"scaling": f"{what} {done}{more}", "full_scale": distinct}
 
 
 def is_array(path: Path) -> bool:
@@ -79,57 +106,95 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
         return _from_zarr(path, what)
     if path.suffix != ".npy":
         raise ValueError(f"{what} {path} is of no known kind; .npy, .safetensors or a zarr array is wanted")
+    with _reading(path, what, "npy"):
+        regular_file(path, "a .npy file")
+        # Mapped, the file's header is held against its length before any memory is taken.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        _fits(mapped.size, path, what)
+        return np.array(mapped)
+
+
+@contextmanager
+def _reading(path: Path, what: str, kind: str) -> Iterator[None]:
+    """One sentence for whatever a library raises on a damaged or hostile file."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{what} {path} cannot be read as .npy: {' '.join(str(error).split())}") from None
+        yield
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except ValueError as error:
+        told = str(error)
+        raise ValueError(
+            told if "wanted" in told else f"{what} {path} cannot be read as {_KINDS[kind]}: {one_line(error)}"
+        ) from None
+    except Exception as error:
+        reason = one_line(error) or type(error).__name__
+        raise ValueError(f"{what} {path} cannot be read as {_KINDS[kind]}: {reason}") from None
+
+
+def _fits(entries: int, path: Path, what: str) -> None:
+    """ValueError where an array cannot be held, as it is stored and in float64."""
+    need_memory(24.0 * entries, f"{what} {path}, an array of {entries} numbers,", "a part of it is wanted")
 
 
 def _from_zarr(path: Path, what: str) -> NDArray[Any]:
-    try:
+    with _reading(path, what, "zarr"):
         node = zarr.open(path, mode="r")
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{what} {path} cannot be read as zarr: {' '.join(str(error).split())}") from None
-    if isinstance(node, zarr.Array):
-        try:
+        if isinstance(node, zarr.Array):
+            _fits(math.prod(node.shape), path, what)
+            if math.prod(-(-n // c) for n, c in zip(node.shape, node.chunks, strict=True)) > _CHUNKS:
+                raise ValueError(
+                    f"{what} {path} has {node.shape} numbers in chunks of {node.chunks}; at most {_CHUNKS} chunks "
+                    "are wanted"
+                )
             return np.asarray(node[...])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{what} {path} cannot be read as zarr: {' '.join(str(error).split())}") from None
-    names = ", ".join(sorted(name for name, _ in node.arrays())) or "none"
+        names = ", ".join(sorted(name for name, _ in node.arrays())[:20]) or "none"
     raise ValueError(f"{what} {path} is a zarr group; one of its arrays is wanted, as {path}/NAME (it holds {names})")
 
 
 def _from_safetensors(path: Path, name: str, what: str) -> NDArray[Any]:
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{what} {path} does not exist; a .npy or .safetensors file or a zarr array is wanted")
-    try:
+    with _reading(path, what, "safetensors"):
+        regular_file(path, "a .safetensors file")
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
             if name not in names and (name or len(names) != 1):
                 raise ValueError(f"{what} {path} holds {', '.join(names)}; one of them is wanted, as {path}:NAME")
+            _fits(math.prod(file.get_slice(name or names[0]).get_shape()), path, what)
             tensor = file.get_tensor(name or names[0])
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{what} {path} cannot be read as safetensors: {error}") from None
     if not tensor.is_floating_point():
         raise ValueError(f"{what} {path} holds {tensor.dtype}; real numbers are wanted")
     return np.asarray(tensor.double().numpy())
 
 
+def _scaled(values: NDArray[Any], what: str, asked: str | float) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """An array as float64, as it is unless another scale is asked for, and what was done to it."""
+    scale = 1.0 if isinstance(asked, str) else asked
+    if asked == "dtype" and values.dtype.kind in "iu":
+        scale = float(np.iinfo(values.dtype).max)
+    return _real(values, what) / scale, _described([scale], f"the array's {values.dtype} numbers")
+
+
 def _real(values: NDArray[Any], what: str) -> NDArray[np.float64]:
-    """Finite real numbers as float64; unsigned bytes and words, as images store them, scaled to [0, 1]."""
+    """Finite real numbers as float64."""
     if values.dtype.kind not in "fiu":
         raise ValueError(f"{what} has dtype {values.dtype}; real numbers are wanted")
     if not values.size:
         raise ValueError(f"{what} has shape {values.shape} and is empty; at least one signal is wanted")
-    if not np.isfinite(values).all():
-        place = tuple(int(k) for k in np.argwhere(~np.isfinite(values))[0])
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float64)
+    if not np.isfinite(found).all():
+        place = tuple(int(k) for k in np.argwhere(~np.isfinite(found))[0])
         raise ValueError(f"{what} holds NaN or infinity, first at {place}; finite numbers are wanted")
-    scale = np.iinfo(values.dtype).max if values.dtype in (np.uint8, np.uint16) else 1.0
-    return values.astype(np.float64) / scale
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and float(np.abs(found).max()) >= 2.0**53:
+        raise ValueError(
+            f"{what} holds integers of 2^53 or more, which float64 rounds; smaller ones, or floats, are wanted"
+        )
+    return found
 
 
 def real_array(path: Path, what: str) -> NDArray[np.float64]:
-    """The array at `path`, checked to be of finite real numbers."""
+    """The array at `path`, as it is stored, checked to be of finite real numbers."""
     return _real(read_array(path, what), f"{what} {path}")
 
 
@@ -141,7 +206,11 @@ def _prepared(
 
 
 def _resized(image: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    rows, columns = (max(1, round(n * scale)) for n in image.shape[-2:])
+    sides = [n * scale for n in image.shape[-2:]]
+    if max(sides) > 1e6:
+        raise ValueError(f"--scale is {scale:g}, which makes sides of {max(sides):.3g} pixels; at most 1e6 are wanted")
+    rows, columns = (max(1, round(n)) for n in sides)
+    need_memory(16.0 * rows * columns * len(image), f"--scale {scale:g}", "a smaller one is wanted")
     planes = [
         np.asarray(Image.fromarray(plane.astype(np.float32)).resize((columns, rows), Image.Resampling.LANCZOS))
         for plane in image
@@ -149,7 +218,9 @@ def _resized(image: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     return np.stack(planes).astype(np.float64)
 
 
-def _coded(images: list[NDArray[np.float64]], names: list[str], options: InputOptions, seed: int) -> Signals:
+def _coded(
+    images: list[NDArray[np.float64]], names: list[str], scaling: dict[str, Any], options: InputOptions, seed: int
+) -> Signals:
     """Images as signals: whole, or cut into patches."""
     if options.whole:
         shapes = sorted({image.shape[-2:] for image in images})
@@ -159,8 +230,8 @@ def _coded(images: list[NDArray[np.float64]], names: list[str], options: InputOp
             )
         signals = Signals(np.stack(images), {}, {})
     else:
-        signals = _drawn(patches(images, options.patch, options.stride), options.patches, seed)
-    signals = Signals(signals.values, signals.coordinates, {**signals.attributes, "input": names})
+        signals = _cut(images, options, seed)
+    signals = Signals(signals.values, signals.coordinates, {**signals.attributes, "input": names, **scaling})
     return _preprocessed(signals, options, subtract=options.mean != "keep")
 
 
@@ -168,15 +239,20 @@ def _pixels(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} x {shape[1]}"
 
 
-def _drawn(signals: Signals, count: int | None, seed: int) -> Signals:
-    """`count` of the patches, drawn by the seed and kept in order."""
-    total = len(signals.values)
-    if count is None or count == total:
-        return signals
-    if count > total:
+def _cut(images: list[NDArray[np.float64]], options: InputOptions, seed: int) -> Signals:
+    """All patches, or so many of them, drawn by the seed and kept in order."""
+    total, count = patch_count(images, options.patch, options.stride), options.patches
+    if count is not None and count > total:
         raise ValueError(f"--patches is {count}, but the images hold {total} patches")
-    index = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
-    return Signals(signals.values[index], {k: v[index] for k, v in signals.coordinates.items()}, signals.attributes)
+    kept = total if count is None else count
+    entries = kept * options.patch**2 * len(images[0])
+    # The patches, and what centring and dividing make of them.
+    need_memory(24.0 * entries, f"cutting {kept} patches", "fewer (--patches), a --crop or a larger --stride is wanted")
+    chosen = None
+    if count is not None and count < total:
+        need_memory(16.0 * total, f"drawing from {total} patches", "a --crop or a larger --stride is wanted")
+        chosen = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+    return patches(images, options.patch, options.stride, chosen)
 
 
 def _preprocessed(signals: Signals, options: InputOptions, *, subtract: bool) -> Signals:

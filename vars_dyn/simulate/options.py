@@ -6,17 +6,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
+from vars_dyn import _yaml
 from vars_dyn.integrate import METHODS
 from vars_dyn.recording import VARIABLES
+from vars_dyn.simulate import values as read
 
 __all__ = ["FREE", "Options", "parse", "stored"]
 
@@ -24,100 +23,13 @@ __all__ = ["FREE", "Options", "parse", "stored"]
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "resume", "overwrite", "json", "config")
 
 
-def _number(least: float = -math.inf, *, above: bool = False) -> Callable[[str], float]:
-    wanted = "a number" if least == -math.inf else f"a number {'above' if above else 'of at least'} {least:g}"
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < least or (above and value == least):
-            raise ValueError(f"{text!r}; {wanted} is wanted")
-        return value
-
-    return read
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise ValueError(f"{text!r}; an integer of at least {least} is wanted")
-        return value
-
-    return read
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"{text!r}; one of {', '.join(names)} is wanted")
-        return text
-
-    return read
-
-
-def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: None if text == "none" else read(text)
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in VARIABLES:
-            raise ValueError(f"{text!r}; names of {', '.join(VARIABLES)}, separated by commas, are wanted")
-    return names
-
-
-def _indices(text: str) -> list[int]:
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.partition("-")
-            found += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError:
-        found = []
-    if not found:
-        raise ValueError(f"{text!r}; indices such as 0,5,10-19 are wanted")
-    return found
-
-
-def _box(text: str) -> tuple[int, ...]:
-    try:
-        box = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        box = ()
-    if len(box) != 4:
-        raise ValueError(f"{text!r}; TOP,LEFT,HEIGHT,WIDTH in pixels is wanted")
-    return box
-
-
-def _lam(text: str) -> tuple[float, bool]:
-    """(value, whether it is a share of the critical value)."""
-    share = text.endswith("x")
-    try:
-        return _number(0.0)(text.removesuffix("x")), share
-    except ValueError:
-        raise ValueError(f"{text!r}; a number of at least 0, or a share such as 0.2x, is wanted") from None
-
-
-def _option(default: str | None, read: Callable[[str], Any], help_text: str, metavar: str | None = None) -> Any:
-    """A field whose value is `read` from text: a flag's, a YAML entry's, or the default's."""
-    return dataclasses.field(metadata={"default": default, "read": read, "help": help_text, "metavar": metavar})
+def _option(default: str | None, reader: Callable[[str], Any], help_text: str, metavar: str | None = None) -> Any:
+    """A field whose value `reader` takes from text: a flag's, a YAML entry's, or the default's."""
+    return dataclasses.field(metadata={"default": default, "read": reader, "help": help_text, "metavar": metavar})
 
 
 def _flag(help_text: str) -> Any:
-    return dataclasses.field(metadata={"default": "no", "read": _yes, "help": help_text, "flag": True})
-
-
-def _yes(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise ValueError(f"{text!r}; yes or no is wanted")
-    return text == "yes"
+    return dataclasses.field(metadata={"default": "no", "read": read.yes, "help": help_text, "flag": True})
 
 
 @dataclass(frozen=True)
@@ -127,29 +39,42 @@ class InputOptions:
     input: list[str] = dataclasses.field(
         metadata={
             "default": None,
-            "read": list,
+            "read": lambda paths: [str(read.path(path)) for path in paths],
             "metavar": "INPUT",
-            "help": "image files or folders of them (PNG, JPEG); a .npy or zarr array of two dimensions (a signal a "
-            "row) or three (a stack of grey images); by default a photograph of Grace Hopper that matplotlib ships",
+            "help": "image files or folders of them (PNG, JPEG, TIFF, BMP, PPM, WebP); a .npy or zarr array of two "
+            "dimensions (a signal a row) or three (a stack of grey images); by default a photograph of Grace Hopper "
+            "that matplotlib ships",
         }
     )
     whole: bool = _flag("code images whole, with a convolutional dictionary, instead of cutting them into patches")
     colour: bool = _flag("keep colour (default: grey)")
     crop: tuple[int, ...] | None = _option(
-        "none", _or_none(_box), "part of each image to take", "TOP,LEFT,HEIGHT,WIDTH"
+        "none", read.or_none(read.box), "part of each image to take", "TOP,LEFT,HEIGHT,WIDTH"
     )
-    scale: float | None = _option("none", _or_none(_number(0.0, above=True)), "factor by which images are then resized")
-    patch: int = _option("16", _count(2), "side of the square patches in pixels")
-    stride: int | None = _option("none", _or_none(_count(1)), "pixels between patches (default: the patch's side)")
+    scale: float | None = _option(
+        "none", read.or_none(read.number(0.0, above=True)), "factor by which images are then resized"
+    )
+    full_scale: str | float = _option(
+        "auto",
+        read.full_scale,
+        "stored number that becomes 1: auto takes the white of an image's depth (255 for 8 bits, 65535 for 16) and "
+        "leaves arrays and images of floats as they are; dtype takes the largest number of an array's integer type, "
+        "too; none leaves all as it is stored; or a number",
+    )
+    background: float = _option("1", read.fraction, "grey behind transparent pixels, from 0 (black) to 1 (white)")
+    patch: int = _option("16", read.count(2), "side of the square patches in pixels")
+    stride: int | None = _option(
+        "none", read.or_none(read.count(1)), "pixels between patches (default: the patch's side)"
+    )
     patches: int | None = _option(
-        "none", _or_none(_count(1)), "how many patches to take, drawn by the seed (default: all)"
+        "none", read.or_none(read.count(1)), "how many patches to take, drawn by the seed (default: all)"
     )
     mean: str = _option(
         "auto",
-        _one_of("auto", "subtract", "keep"),
+        read.one_of("auto", "subtract", "keep"),
         "each signal's mean; auto subtracts it from images, not from arrays' rows",
     )
-    norm: str = _option("keep", _one_of("keep", "unit"), "each signal's norm; unit divides by it")
+    norm: str = _option("keep", read.one_of("keep", "unit"), "each signal's norm; unit divides by it")
 
 
 @dataclass(frozen=True)
@@ -161,13 +86,15 @@ class DictionaryOptions:
         str,
         "gabor; random:M (M normal atoms of norm 1); a file .npy (d, d'), .safetensors[:NAME], or a zarr array",
     )
-    orientations: int = _option("4", _count(1), "Gabor bank: orientations")
-    scales: int | None = _option("none", _or_none(_count(1)), "Gabor bank: octaves (default: 3; 2 with --whole)")
-    phases: int = _option("2", _count(1), "Gabor bank: phases")
-    places: int = _option("4", _count(1), "Gabor bank: places a side at the finest scale (1 with --whole)")
-    wavelength: float = _option("4", _number(2.0), "Gabor bank: shortest wavelength in pixels")
-    kernel: int = _option("11", _count(2), "with --whole: side of the templates in pixels")
-    conv_stride: int = _option("4", _count(1), "with --whole: pixels between a template's places")
+    orientations: int = _option("4", read.count(1), "Gabor bank: orientations")
+    scales: int | None = _option(
+        "none", read.or_none(read.count(1)), "Gabor bank: octaves (default: 3; 2 with --whole)"
+    )
+    phases: int = _option("2", read.count(1), "Gabor bank: phases")
+    places: int = _option("4", read.count(1), "Gabor bank: places a side at the finest scale (1 with --whole)")
+    wavelength: float = _option("4", read.number(2.0), "Gabor bank: shortest wavelength in pixels")
+    kernel: int = _option("11", read.count(2), "with --whole: side of the templates in pixels")
+    conv_stride: int = _option("4", read.count(1), "with --whole: pixels between a template's places")
 
 
 @dataclass(frozen=True)
@@ -176,22 +103,26 @@ class FieldOptions:
 
     field: str = _option(
         "sparse",
-        _one_of("sparse", "reduced", "encoder-decoder", "recurrent", "feed-forward"),
+        read.one_of("sparse", "reduced", "encoder-decoder", "recurrent", "feed-forward"),
         "vector field: sparse (Eq. 8-9), reduced (Eq. 20), encoder-decoder (Eq. 6-7), recurrent (Eq. 5), "
         "feed-forward (Eq. 2)",
     )
     lam: tuple[float, bool] = _option(
-        "0.1x", _lam, "weight of |a|_1: a number, or with an x a share of each signal's critical value max |P^T x|"
+        "0.1x", read.lam, "weight of |a|_1: a number, or with an x a share of each signal's critical value max |P^T x|"
     )
-    alpha: float | None = _option("none", _or_none(_number()), "leak of the neurons (default: the field's, 1)")
+    alpha: float | None = _option("none", read.or_none(read.number()), "leak of the neurons (default: the field's, 1)")
     beta: float | None = _option(
-        "none", _or_none(_number()), "leak of the encoding neurons (default: 2; encoder-decoder 1)"
+        "none", read.or_none(read.number()), "leak of the encoding neurons (default: 2; encoder-decoder 1)"
     )
-    gamma: float | None = _option("none", _or_none(_number()), "inhibition between encoding neurons (default: 2)")
-    tau_z: float | None = _option("none", _or_none(_number()), "time constant of the neurons (default: 1)")
-    tau_u: float | None = _option("none", _or_none(_number()), "time constant of the encoding neurons (default: 1)")
+    gamma: float | None = _option(
+        "none", read.or_none(read.number()), "inhibition between encoding neurons (default: 2)"
+    )
+    tau_z: float | None = _option("none", read.or_none(read.number()), "time constant of the neurons (default: 1)")
+    tau_u: float | None = _option(
+        "none", read.or_none(read.number()), "time constant of the encoding neurons (default: 1)"
+    )
     threshold: str | None = _option(
-        "none", _or_none(_one_of("soft", "nonnegative")), "gate of the encoding neurons (default: soft)"
+        "none", read.or_none(read.one_of("soft", "nonnegative")), "gate of the encoding neurons (default: soft)"
     )
 
 
@@ -199,43 +130,49 @@ class FieldOptions:
 class IntegratorOptions:
     """integrator"""
 
-    method: str = _option("dopri5", _one_of(*METHODS), f"one of {', '.join(METHODS)}")
-    rtol: float = _option("1e-6", _number(0.0, above=True), "relative tolerance")
-    atol: float = _option("1e-8", _number(0.0, above=True), "absolute tolerance, times each signal's size")
-    t_max: float = _option("1000", _number(0.0, above=True), "time to stop at, in membrane time constants")
-    dt: float = _option("0.1", _number(0.0, above=True), "spacing of the times")
+    method: str = _option("dopri5", read.one_of(*METHODS), f"one of {', '.join(METHODS)}")
+    rtol: float = _option("1e-6", read.number(0.0, above=True), "relative tolerance")
+    atol: float = _option("1e-8", read.number(0.0, above=True), "absolute tolerance, times each signal's size")
+    t_max: float = _option("1000", read.number(0.0, above=True), "time to stop at, in membrane time constants")
+    dt: float = _option("0.1", read.number(0.0, above=True), "spacing of the times")
     times: str = _option(
         "octaves",
-        _one_of("octaves", "even"),
+        read.one_of("octaves", "even"),
         "octaves: the spacing doubles whenever time has; even: it stays (see --dt)",
     )
     gap: float | None = _option(
-        "1e-6", _or_none(_number(0.0, above=True)), "relative gap to settle at; none runs to --t-max"
+        "1e-6", read.or_none(read.number(0.0, above=True)), "relative gap to settle at; none runs to --t-max"
     )
     step: float | None = _option(
-        "none", _or_none(_number(0.0, above=True)), "step of a fixed-step method; first step of others"
+        "none", read.or_none(read.number(0.0, above=True)), "step of a fixed-step method; first step of others"
     )
-    check_every: float | None = _option("none", _or_none(_number(0.0, above=True)), "time between looks at the gap")
-    max_steps: int = _option("1000000", _count(1), "steps at most")
+    check_every: float | None = _option(
+        "none", read.or_none(read.number(0.0, above=True)), "time between looks at the gap"
+    )
+    max_steps: int = _option("1000000", read.count(1), "steps at most")
 
 
 @dataclass(frozen=True)
 class RecordOptions:
     """recording"""
 
-    out: Path | None = _option("none", _or_none(Path), "zarr store (default: run-0001.zarr, or the next free number)")
+    out: Path | None = _option(
+        "none", read.or_none(read.path), "zarr store (default: run-0001.zarr, or the next free number)"
+    )
     figure: Path | None = _option(
-        "auto", _or_none(Path), "picture of the run (default: the store's name with .png); none"
+        "auto", read.or_none(read.path), "picture of the run (default: the store's name with .png); none"
     )
     record: list[str] | None = _option(
-        "all", lambda t: None if t == "all" else _names(t), f"all, or of {','.join(VARIABLES)}"
+        "all", lambda t: None if t == "all" else read.names(t), f"all, or of {','.join(VARIABLES)}"
     )
-    every: int = _option("1", _count(1), "record every so manieth time")
+    every: int = _option("1", read.count(1), "record every so manieth time")
     neurons: list[int] | None = _option(
-        "all", lambda t: None if t == "all" else _indices(t), "all, or such as 0,5,10-19"
+        "all", lambda t: None if t == "all" else read.indices(t), "all, or such as 0,5,10-19"
     )
-    atoms: list[int] | None = _option("all", lambda t: None if t == "all" else _indices(t), "all, or such as 0,5,10-19")
-    chunk: int = _option("16", _count(1), "recorded times per commit")
+    atoms: list[int] | None = _option(
+        "all", lambda t: None if t == "all" else read.indices(t), "all, or such as 0,5,10-19"
+    )
+    chunk: int = _option("16", read.count(1), "recorded times per commit")
     resume: bool = _flag("go on with the store; options that are not given are the store's, and --t-max may be raised")
     overwrite: bool = _flag("take the place of a store and a picture that are there")
 
@@ -244,16 +181,18 @@ class RecordOptions:
 class RunOptions:
     """run"""
 
-    seed: int = _option("0", _count(0), "seed of everything drawn at random")
+    seed: int = _option("0", read.count(0), "seed of everything drawn at random")
     device: str = _option("cpu", str, "cpu, cuda, cuda:1, ...")
-    dtype: str = _option("float64", _one_of("float64", "float32"), "precision of the states")
+    dtype: str = _option("float64", read.one_of("float64", "float32"), "precision of the states")
     threads: int | None = _option(
         "auto",
-        lambda t: None if t == "auto" else _count(1)(t),
+        lambda t: None if t == "auto" else read.count(1, 1024)(t),
         "threads of the CPU; auto takes one where an evaluation is too small to be shared, and else torch's choice",
     )
     json: bool = _flag("print a JSON object as the last line of standard output")
-    config: Path | None = _option("none", _or_none(Path), "YAML file of options, by these names; the command line wins")
+    config: Path | None = _option(
+        "none", read.or_none(read.path), "YAML file of options, by these names; the command line wins"
+    )
 
 
 @dataclass(frozen=True)
@@ -386,34 +325,34 @@ def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
 def _from_yaml(path: Path) -> dict[str, Any]:
     """The entries of a YAML file as the text that the command line would hold."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"--config {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} is no YAML: {' '.join(str(error).split())}") from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ValueError(
-            f"--config {path} holds a {type(document).__name__}; option names with their values are wanted"
-        )
+        document = _yaml.load(path)
+    except ValueError as error:
+        raise ValueError(f"--config {error}") from None
     known = dict(_fields())
     found = {}
     for key, value in document.items():
-        name = str(key).replace("-", "_")
+        name = key.replace("-", "_")
         if name not in known or name == "config":
-            raise ValueError(f"--config {path} holds the unknown option {key!r}; --help lists the options")
+            raise ValueError(f"--config {path} holds the unknown option {read.shown(key)}; --help lists the options")
+        if name in found:
+            raise ValueError(f"--config {path} holds {name} twice, as {name.replace('_', '-')} too; once is wanted")
         found[name] = _as_text(path, key, value, known[name])
     return found
 
 
-def _as_text(path: Path, key: Any, value: Any, field: dataclasses.Field[Any]) -> Any:
+def _as_text(path: Path, key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
+    """A value of YAML as the command line would hold it: true as yes, null as none, a list with commas."""
+    parts = value if isinstance(value, list) else [value]
+    if isinstance(value, dict) or any(isinstance(part, (dict, list)) for part in parts):
+        raise ValueError(f"--config {path}: {key} is {read.shown(str(value))}; one value, or a list of them, is wanted")
     if field.name == "input":
-        return [str(v) for v in (value if isinstance(value, list) else [value])]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value)):
-        raise ValueError(f"--config {path}: {key} is {value!r}; one value, or a list of them, is wanted")
-    return ",".join(str(v) for v in value) if isinstance(value, list) else str(value)
+        if not all(isinstance(part, str) and part for part in parts):
+            raise ValueError(
+                f"--config {path}: {key} is {read.shown(str(value))}; a path, or a list of them, is wanted"
+            )
+        return parts
+    words = [
+        "none" if v is None else v if isinstance(v, str) else ("no", "yes")[v] if isinstance(v, bool) else str(v)
+        for v in parts
+    ]
+    return ",".join(words)

@@ -26,6 +26,8 @@ def as_json(dataset: xr.Dataset, figure: str | None) -> dict[str, Any]:
         "figure": figure,
         "status": of["status"],
         "equilibrium": bool(of["equilibrium"]),
+        "input_scaling": of.get("scaling"),
+        "full_scale": of.get("full_scale"),
         "field": of["field"],
         "problem": of["problem"],
         "signals": dataset.sizes["signal"],
@@ -56,6 +58,7 @@ def as_table(dataset: xr.Dataset, figure: str | None) -> str:
         else f"{found['relative_gap_max']:.2e}, the largest of all signals"
     )
     rows = {
+        "input": dataset.attrs.get("scaling", "scale not stated"),
         "field": found["field"],
         "solves": found["problem"],
         "neurons": f"{found['signals']} signal{'s' * (found['signals'] != 1)} of {found['signal_dim']} neurons, "

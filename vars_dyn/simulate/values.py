@@ -1,0 +1,167 @@
+"""From the text of an option to its value: each reader raises ValueError with what came and what is wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vars_dyn.recording import VARIABLES
+
+__all__ = [
+    "box",
+    "count",
+    "fraction",
+    "full_scale",
+    "indices",
+    "lam",
+    "names",
+    "number",
+    "one_of",
+    "or_none",
+    "path",
+    "shown",
+    "yes",
+]
+
+#: A list of more would take longer to check than most runs.
+_INDICES = 10**7
+
+
+def shown(text: str) -> str:
+    """The text, quoted, and cut where it would fill the screen."""
+    return repr(text) if len(text) <= 200 else f"{text[:200]!r}..."
+
+
+def path(text: str) -> Path:
+    """A path."""
+    if not text or "\0" in text:
+        raise ValueError(f"{shown(text)}; a path is wanted")
+    return Path(text)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"{shown(text)}; a number from 0 to 1 is wanted")
+    return value
+
+
+def full_scale(text: str) -> str | float:
+    """auto, dtype, none, or a number above zero."""
+    if text in ("auto", "dtype", "none"):
+        return text
+    try:
+        return number(0.0, above=True)(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)}; auto, dtype, none, or a number above 0 is wanted") from None
+
+
+def number(least: float = -math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Reads a finite number."""
+    wanted = "a number" if least == -math.inf else f"a number {'above' if above else 'of at least'} {least:g}"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < least or (above and value == least):
+            raise ValueError(f"{shown(text)}; {wanted} is wanted")
+        return value
+
+    return read
+
+
+def count(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """Reads an integer."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise ValueError(f"{shown(text)}; an integer of at least {least} is wanted")
+        if value > most:
+            raise ValueError(f"{shown(text)}; an integer of at most {most} is wanted")
+        return value
+
+    return read
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Reads one of some names."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"{shown(text)}; one of {', '.join(names)} is wanted")
+        return text
+
+    return read
+
+
+def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads what `read` does, or none."""
+    return lambda text: None if text == "none" else read(text)
+
+
+def names(text: str) -> list[str]:
+    """Names of variables, separated by commas."""
+    found = [name.strip() for name in text.split(",")]
+    for name in found:
+        if name not in VARIABLES or found.count(name) > 1:
+            wanted = f"names of {', '.join(VARIABLES)}, each once, separated by commas,"
+            raise ValueError(f"{shown(text)}; {wanted} are wanted")
+    return found
+
+
+def indices(text: str) -> list[int]:
+    """Indices and ranges of them, separated by commas."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            chosen = range(int(first), int(last) + 1) if dash else range(int(first), int(first) + 1)
+            if chosen.stop - chosen.start > _INDICES - len(found):
+                raise ValueError(f"{shown(text)}; at most {_INDICES} indices are wanted")
+            if not chosen:
+                raise ValueError(f"{shown(text)}; indices such as 0,5,10-19 are wanted")
+            found += chosen
+    except ValueError as error:
+        if "wanted" in str(error):
+            raise
+        raise ValueError(f"{shown(text)}; indices such as 0,5,10-19 are wanted") from None
+    return found
+
+
+def box(text: str) -> tuple[int, ...]:
+    """Four integers: top, left, height and width."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 4:
+        raise ValueError(f"{shown(text)}; TOP,LEFT,HEIGHT,WIDTH in pixels is wanted")
+    return found
+
+
+def lam(text: str) -> tuple[float, bool]:
+    """(value, whether it is a share of the critical value)."""
+    share = text.endswith("x")
+    try:
+        return number(0.0)(text.removesuffix("x")), share
+    except ValueError:
+        raise ValueError(f"{shown(text)}; a number of at least 0, or a share such as 0.2x, is wanted") from None
+
+
+def yes(text: str) -> bool:
+    """Reads yes or no."""
+    if text not in ("yes", "no"):
+        raise ValueError(f"{shown(text)}; yes or no is wanted")
+    return text == "yes"
