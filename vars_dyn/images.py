@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vars_dyn._files import one_line, regular_file
+from vars_dyn._reading import one_line, regular_file
 from vars_dyn._resources import need_memory
 
 __all__ = [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-from vars_dyn._files import one_line, regular_file
+from vars_dyn._reading import one_line, regular_file
 from vars_dyn._resources import need_memory
 from vars_dyn.images import Signals, centre, crop, image_files, normalise, patch_count, patches, read_picture
 from vars_dyn.simulate.options import InputOptions
@@ -172,7 +172,11 @@ def _scaled(values: NDArray[Any], what: str, asked: str | float) -> tuple[NDArra
     scale = 1.0 if isinstance(asked, str) else asked
     if asked == "dtype" and values.dtype.kind in "iu":
         scale = float(np.iinfo(values.dtype).max)
-    return _real(values, what) / scale, _described([scale], f"the array's {values.dtype} numbers")
+    with np.errstate(over="ignore"):
+        found = _real(values, what) / scale
+    if not np.isfinite(found).all():
+        raise ValueError(f"--full-scale is {asked}, by which {what} overflows; a larger number is wanted")
+    return found, _described([scale], f"the array's {values.dtype} numbers")
 
 
 def _real(values: NDArray[Any], what: str) -> NDArray[np.float64]:

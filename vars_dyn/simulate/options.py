@@ -295,7 +295,7 @@ def _parser() -> _Parser:
         prog="python -m vars_dyn.simulate",
         description="Simulate recurrent sparse-coding neurons on signals until they are proven to have settled.",
         epilog="Exit status: 0 done; 1 the gap was not reached by --t-max, or the integration failed (the store says "
-        "so); 2 bad input or arguments.",
+        "so); 2 bad input or arguments; 130 and 143 interrupted or terminated (the command that goes on is printed).",
         allow_abbrev=False,
     )
     for kind in _GROUPS.values():

@@ -9,7 +9,8 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +25,61 @@ from vars_dyn.integrate import IntegrationError
 from vars_dyn.plotting import summary
 from vars_dyn.recording import Progress, StoreError, is_store, record
 from vars_dyn.recording.integrity import read_attributes
-from vars_dyn.simulate import report
-from vars_dyn.simulate.build import dictionary_of, field_of, integration_of, threads_of, times_of
+from vars_dyn.simulate import process, report
+from vars_dyn.simulate.build import device_of, dictionary_of, field_of, integration_of, threads_of, times_of
 from vars_dyn.simulate.inputs import read_signals
+from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
 from vars_dyn.simulate.options import FREE, Options, parse, stored
+from vars_dyn.simulate.unused import check_used
 
 __all__ = ["main"]
 
 #: Names that this command gives where it is given none.
 _NUMBERED = re.compile(r"run-\d{4,}\.(zarr|png|pdf|svg)")
 #: Exit statuses, as the help text lists them.
-_DONE, _NOT_REACHED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+_DONE, _NOT_REACHED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
+
+
+@dataclass
+class _Begun:
+    """What there is to go on with, should the run be interrupted."""
+
+    store: Path | None = None
+    extra: list[str] = field(default_factory=list)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default) and return its exit status."""
-    threads = torch.get_num_threads()
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"warning: {_one_line(message)}", file=sys.stderr)
-            return _run(parse(sys.argv[1:] if arguments is None else arguments, _stored_options))
-    except IntegrationError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return _NOT_REACHED
-    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        print(f"error: {_one_line(error) or type(error).__name__}", file=sys.stderr)
-        return _BAD_INPUT
-    except RuntimeError as error:
-        if "alloc" not in str(error):
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return _BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted: the store is whole up to its last commit; go on with --resume", file=sys.stderr)
-        return _INTERRUPTED
-    finally:
-        torch.set_num_threads(threads)
+    words, threads, begun = sys.argv[1:] if arguments is None else arguments, torch.get_num_threads(), _Begun()
+    with process.streams(), process.terminable():
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: process.say(f"warning: {message}")
+                return _run(parse(words, _stored_options), begun)
+        except IntegrationError as error:
+            process.say(f"error: {error}")
+            return _NOT_REACHED
+        except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+            process.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
+            return _BAD_INPUT
+        except RuntimeError as error:
+            if "alloc" not in str(error):
+                raise
+            process.say(f"error: {error}")
+            return _BAD_INPUT
+        except KeyboardInterrupt as stop:
+            ended = isinstance(stop, process.Terminated)
+            kept = begun.store if begun.store is not None and is_store(begun.store) else None
+            told = "nothing was stored; start anew" if kept is None else f"{kept} is whole up to its last commit; go on"
+            process.say(
+                f"{'terminated' if ended else 'interrupted'}: {told} with: {process.resuming(kept, words, begun.extra)}"
+            )
+            return _TERMINATED if ended else _INTERRUPTED
+        finally:
+            torch.set_num_threads(threads)
 
 
-def _run(options: Options) -> int:
+def _run(options: Options, begun: _Begun) -> int:
     recording = options.record
     if recording.resume and recording.overwrite:
         raise ValueError("--resume and --overwrite came together; one of them is wanted")
@@ -70,19 +87,31 @@ def _run(options: Options) -> int:
         if recording.out is None:
             raise ValueError("--resume came without --out; the store to go on with is wanted")
         _check_resumed(options, recording.out)
-    signals = read_signals(options.signals, options.run.seed)
-    dictionary = dictionary_of(options.dictionary, signals, whole=options.signals.whole, seed=options.run.seed)
-    field = field_of(options, signals, dictionary)
     times, integration = times_of(options.integrator), integration_of(options.integrator)
-    torch.set_num_threads(threads_of(options.run, field))
+    check_looks(options.integrator)
+    device = device_of(options.run.device)
+    signals = read_signals(options.signals, options.run.seed)
+    notes = [] if recording.resume else check_used(options, signals)
+    check_dictionary(options, signals)
+    dictionary = dictionary_of(options.dictionary, signals, whole=options.signals.whole, seed=options.run.seed)
+    demand = demand_of(options, signals, dictionary, times)
+    large = demand.check(Path() if recording.out is None else recording.out)
+    check_device(device, demand)
+    for note in notes:
+        process.say(f"warning: {note}")
+    for note in large:
+        process.say(note)
+    neurons = field_of(options, signals, dictionary)
+    torch.set_num_threads(threads_of(options.run, neurons))
     with _place(options) as (store, figure):
         inputs = signals.attributes.get("input")
         sources = [Path(name) for name in (*inputs, *_files_of(options.dictionary.dictionary))]
         check_place("--out", store, sources)
         _check_figure(figure, sources)
+        begun.store, begun.extra = store, _unstored(options)
         with _bar(times[-1].item()) as progress:
             dataset = record(
-                field,
+                neurons,
                 store,
                 times,
                 variables=recording.record,
@@ -100,10 +129,23 @@ def _run(options: Options) -> int:
             )
     if figure is not None:
         _save(dataset, figure)
-    print(report.as_table(dataset, None if figure is None else str(figure)))
+    shown = None if figure is None else str(figure)
+    text = report.as_table(dataset, shown)
     if options.run.json:
-        print(json.dumps(report.as_json(dataset, None if figure is None else str(figure)), allow_nan=False))
+        text += "\n" + json.dumps(report.as_json(dataset, shown), allow_nan=False)
+    try:
+        process.tell(text)
+    except OSError as error:
+        raise StoreError(
+            f"standard output cannot be written: {error.strerror or error}; the store {store} is complete"
+        ) from None
     return _DONE if report.is_done(dataset) else _NOT_REACHED
+
+
+def _unstored(options: Options) -> list[str]:
+    """The options that a resumed run must be given anew."""
+    extra = ["--figure", options.text["figure"]] if "figure" in options.given else []
+    return [*extra, *(["--json"] if options.run.json else [])]
 
 
 def _stored_options(store: Path) -> Mapping[str, Any]:
@@ -218,7 +260,8 @@ class _Bar:
     def __call__(self, now: Progress) -> None:
         self._bar.n = min(now.time, now.t_max)
         gap = "" if np.isnan(now.relative_gap) else f"gap {now.relative_gap:.1e}, "
-        self._bar.set_postfix_str(f"{gap}{now.settled} of {now.signals} settled", refresh=True)
+        with suppress(OSError):  # the terminal may have gone; the run goes on
+            self._bar.set_postfix_str(f"{gap}{now.settled} of {now.signals} settled", refresh=True)
 
 
 @contextmanager
@@ -226,7 +269,3 @@ def _bar(t_max: float) -> Iterator[_Bar]:
     layout = "t = {n:.4g} of {total:.4g} |{bar:30}| {elapsed}{postfix}"
     with tqdm(total=t_max, bar_format=layout, disable=None, leave=False, file=sys.stderr) as bar:
         yield _Bar(bar)
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())

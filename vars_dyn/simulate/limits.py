@@ -1,0 +1,142 @@
+"""What a run takes of memory and disk: announced where it is much, refused where it is not there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vars_dyn._resources import free_disk, need_memory, size
+from vars_dyn.dictionaries import Dictionary
+from vars_dyn.images import Signals
+from vars_dyn.recording import VARIABLES
+from vars_dyn.simulate.options import IntegratorOptions, Options
+
+__all__ = ["Demand", "check_device", "check_dictionary", "check_looks", "demand_of"]
+
+#: From so many bytes on a run is announced.
+_MUCH = 10**9
+#: States that the integrator and the certificate hold at once, beside those of a chunk of times.
+_STATES = 20
+#: Hardly a run settles sooner, in time constants: what is recorded up to there is written for certain.
+_SOON = 10.0
+_LOOKS = 1e8
+_FEWER = "fewer signals (--patches, --crop, --scale)"
+_LIGHTER = f"{_FEWER}, a smaller --chunk or --dtype float32 is wanted"
+_SHORTER = f"{_FEWER}, a smaller --record or a larger --every"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The size of a run.
+
+    Attributes:
+        signals: how many there are.
+        neurons, atoms: of each signal.
+        memory: bytes held at once.
+        least: bytes of disk that are written for certain.
+        most: bytes of disk if the run goes to t_max and nothing can be compressed.
+    """
+
+    signals: int
+    neurons: int
+    atoms: int
+    memory: float
+    least: float
+    most: float
+
+    def check(self, place: Path) -> list[str]:
+        """What to say of a large run that writes below `place`; ValueError, with advice, where it cannot fit."""
+        what = (
+            f"the run of {self.signals} signals of {self.neurons} neurons and {self.atoms} encoding neurons "
+            "with what is to be recorded"
+        )
+        need_memory(self.memory, what, _LIGHTER)
+        free = free_disk(place)
+        if free is not None and self.least > free:
+            raise ValueError(
+                f"{what} writes at least {size(self.least)}, and {size(free)} of disk are free; "
+                f"{_SHORTER}, or an --out on another disk is wanted"
+            )
+        if max(self.memory, self.most) < _MUCH:
+            return []
+        told = [
+            f"{self.signals} signals of {self.neurons} neurons, {self.atoms} encoding neurons each: about "
+            f"{size(self.memory)} of memory, and up to {size(self.most)} of disk"
+        ]
+        if free is not None and self.most > free:
+            told.append(
+                f"{size(free)} of disk are free: a run that goes on to --t-max may fill it; {_ADVICE} would help"
+            )
+        return told
+
+
+def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times: Tensor) -> Demand:
+    """What a run with these options takes."""
+    recording, item = options.record, 4 if options.run.dtype == "float32" else 8
+    count, neurons = len(signals.values), math.prod(signals.values.shape[1:])
+    coding = options.field.field not in ("recurrent", "feed-forward")
+    atoms = math.prod(dictionary.code_shape) if coding else 0
+    kept = set(VARIABLES if recording.record is None else recording.record)
+    shown = neurons if recording.neurons is None else len(recording.neurons)
+    coded = 0 if not coding else atoms if recording.atoms is None else len(recording.atoms)
+    entries = shown * ("z" in kept) + coded * len(kept & {"u", "code"}) + len(kept - {"z", "u", "code"})
+    state, point = item * count * (neurons + atoms), float(item * count * entries)
+    together = min(recording.chunk * recording.every, len(times))
+    points = -(-len(times) // recording.every)
+    certain = points
+    if options.integrator.gap is not None:
+        certain = int((times[:: recording.every] <= _SOON).sum())
+    still = 8.0 * count * neurons + 3 * state
+    return Demand(
+        count,
+        neurons,
+        atoms,
+        24.0 * count * neurons + state * (_STATES + together) + 3 * point * recording.chunk,
+        still + certain * point / 2,  # numbers of full precision hardly compress, codes do
+        still + points * point,
+    )
+
+
+def check_dictionary(options: Options, signals: Signals) -> None:
+    """ValueError where a dictionary that is to be made has more entries than memory holds."""
+    chosen, shape = options.dictionary, signals.values.shape[1:]
+    whole = options.signals.whole
+    side = chosen.kernel if whole else math.isqrt(shape[0])
+    entries = shape[0] * chosen.kernel**2 if whole else shape[0]
+    kind, colon, number = chosen.dictionary.partition(":")
+    if kind == "random" and colon and number.isdecimal() and number.isascii():
+        atoms = int(number)
+    elif chosen.dictionary == "gabor":
+        scales = chosen.scales or 3
+        if scales > 60:
+            raise ValueError(f"--scales is {scales}; at most 60 are wanted, beyond which no pixel differs from another")
+        places = [1 if whole else -(-chosen.places // 2**scale) for scale in range(scales)]
+        atoms = 3 * chosen.orientations * chosen.phases * sum(n * n for n in places)
+        entries = max(entries, side * side)
+    else:
+        return
+    # Drawn or computed, divided, and turned.
+    need_memory(32.0 * atoms * entries, f"--dictionary {chosen.dictionary}, of {atoms} atoms,", "fewer are wanted")
+
+
+def check_looks(options: IntegratorOptions) -> None:
+    """ValueError where the gap would be looked at more often than a run can last."""
+    if options.check_every is not None and options.t_max / options.check_every > _LOOKS:
+        raise ValueError(
+            f"--check-every {options.check_every:g} up to --t-max {options.t_max:g} are "
+            f"{options.t_max / options.check_every:.2g} looks at the gap; at most {_LOOKS:g} are wanted"
+        )
+
+
+def check_device(device: torch.device, demand: Demand) -> None:
+    """ValueError where a GPU has not the memory for the run."""
+    if device.type == "cuda" and demand.memory > torch.cuda.mem_get_info(device)[0]:
+        free = torch.cuda.mem_get_info(device)[0]
+        raise ValueError(
+            f"the run of {demand.signals} signals needs about {size(demand.memory)}, and {size(free)} are free on "
+            f"--device {device}; {_LIGHTER}"
+        )
