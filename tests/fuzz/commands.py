@@ -22,7 +22,7 @@ from tests.fuzz.sandbox import Foreign, called
 from vars_dyn.simulate import main
 from vars_dyn.simulate.options import _GROUPS
 
-QUICK = 40
+QUICK = 20
 
 NUMBERS = [
     *("0", "-0", "1", "2", "3", "0.5", "1e-3", "1e-5", "-1", "7", "16", "64"),

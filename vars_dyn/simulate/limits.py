@@ -68,9 +68,7 @@ class Demand:
             f"{size(self.memory)} of memory, and up to {size(self.most)} of disk"
         ]
         if free is not None and self.most > free:
-            told.append(
-                f"{size(free)} of disk are free: a run that goes on to --t-max may fill it; {_ADVICE} would help"
-            )
+            told.append(f"{size(free)} of disk are free, which a run up to --t-max may fill; {_SHORTER} would help")
         return told
 
 
