@@ -123,8 +123,9 @@ def _check(text: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark is not None else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise ValueError(f"has an anchor or alias in line {line}; write the value out")
-        if getattr(event, "tag", None) not in _TAGS:
-            raise ValueError(f"has the tag {event.tag} in line {line}; plain values are wanted")
+        tag = getattr(event, "tag", None)
+        if tag not in _TAGS:
+            raise ValueError(f"has the tag {tag} in line {line}; plain values are wanted")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _SCALAR:
             raise ValueError(
                 f"has a value of {len(event.value)} characters in line {line}; at most {_SCALAR} are wanted"

@@ -250,7 +250,7 @@ def patches(
     for number, image in enumerate(images):
         down, across = _grid(number, image, size, step)
         view = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(-2, -1))[:, ::step, ::step]
-        index = np.arange(down * across)
+        index: NDArray[np.integer] = np.arange(down * across)
         if chosen is not None:
             index = chosen[(chosen >= before) & (chosen < before + down * across)] - before
         before += down * across

@@ -83,6 +83,8 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
     coded = 0 if not coding else atoms if recording.atoms is None else len(recording.atoms)
     entries = shown * ("z" in kept) + coded * len(kept & {"u", "code"}) + len(kept - {"z", "u", "code"})
     state, point = item * count * (neurons + atoms), float(item * count * entries)
+    # Variables are written one after another: stacked, as bytes, and compressed.
+    largest = item * count * max(shown * ("z" in kept), coded * bool(kept & {"u", "code"}), 1)
     together = min(recording.chunk * recording.every, len(times))
     points = -(-len(times) // recording.every)
     certain = points
@@ -93,7 +95,7 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
         count,
         neurons,
         atoms,
-        24.0 * count * neurons + state * (_STATES + together) + 3 * point * recording.chunk,
+        24.0 * count * neurons + state * (_STATES + together) + 3.0 * largest * recording.chunk,
         still + certain * point / 2,  # numbers of full precision hardly compress, codes do
         still + points * point,
     )
