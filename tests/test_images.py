@@ -20,6 +20,7 @@ from vars_dyn.images import read_image, read_picture, read_rgb
 
 BYTES = np.array([[0, 1, 100], [127, 200, 255]], dtype=np.uint8)
 WORDS = np.array([[0, 1, 256], [40000, 65280, 65535]], dtype=np.uint16)
+NOISE = np.random.default_rng(0).integers(0, 256, (50, 60)).astype(np.uint8)
 COLOURS = np.stack([BYTES, BYTES[::-1], BYTES[:, ::-1]], axis=-1)
 ALPHA = np.array([[0, 255, 51], [255, 102, 204]], dtype=np.uint8)
 
@@ -219,7 +220,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing": (lambda folder: folder / "none.png", "cannot be read"),
     "an empty file": (written(b""), "is no image"),
     "text": (written(b"hello"), "is no image"),
-    "half an image": (lambda f: written(palette()(f).read_bytes()[:-20])(f), "cannot be read as an image"),
+    "half an image": (lambda f: written(saved(NOISE)(f).read_bytes()[:1500])(f), "cannot be read as an image"),
     "a bomb": (bomb, "is too large"),
     "a float image with NaN": (saved(np.full((2, 2), np.nan, np.float32), name="a.tif"), "holds NaN"),
 }

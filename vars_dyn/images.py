@@ -143,8 +143,9 @@ def _opened(path: Path) -> Image.Image:
             bits, signed = tags.get(258, (0,))[0], tags.get(339, (1,))[0] == 2
             inverted = tags.get(262) == 0
             file.load()
-            image: Image.Image = ImageOps.exif_transpose(file)
             key = file.info.get("transparency")
+            ImageOps.exif_transpose(file, in_place=True)
+            image: Image.Image = file
     except UnidentifiedImageError:
         raise ValueError(f"{path} is no image; {', '.join(FORMATS[:-1])} or {FORMATS[-1]} is wanted") from None
     except Image.DecompressionBombError as error:
