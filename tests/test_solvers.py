@@ -152,7 +152,7 @@ def fista(one: One, a: Array, L: float, steps: int) -> Array:
 @pytest.mark.parametrize("steps", [1, 9, 10, 37])
 @given(problem=strategies.problems(strategies.dense()))
 def test_ista_takes_the_steps_of_eq_12_from_the_papers_start(steps: int, problem: vd.SparseProblem) -> None:
-    solution = vd.solve(problem, method="ista", tol=1e-300, max_iterations=steps, polish=False)
+    solution = vd.solve(problem, method="ista", tol=1e-14, max_iterations=steps, polish=False)
     L = float(problem.dictionary.lipschitz()) + float(problem.ridge)
     for one, code, taken in zip(
         ones(problem), rows(solution.code, problem), solution.iterations.flatten().tolist(), strict=True
@@ -166,7 +166,7 @@ def test_ista_takes_the_steps_of_eq_12_from_the_papers_start(steps: int, problem
 
 @given(problem=strategies.problems(strategies.dense()))
 def test_fista_takes_its_own_steps_from_zero(problem: vd.SparseProblem) -> None:
-    solution = vd.solve(problem, tol=1e-300, max_iterations=45, polish=False)
+    solution = vd.solve(problem, tol=1e-14, max_iterations=45, polish=False)
     L = float(problem.dictionary.lipschitz()) + float(problem.ridge)
     for one, code, taken in zip(
         ones(problem), rows(solution.code, problem), solution.iterations.flatten().tolist(), strict=True

@@ -22,8 +22,28 @@ def exponent(value: Tensor, event_dims: int) -> Tensor:
 def scaled(value: Tensor, exponent: Tensor) -> Tensor:
     """value 2^exponent, for an integer tensor that broadcasts against `value`; exact while the result is normal.
 
-    The factor is applied in two halves, since 2^exponent itself may lie beyond the dtype.
+    The factor is applied in three parts, since 2^exponent itself may lie beyond the dtype: the exponents of a signal
+    and of a dictionary add up to twice its range.
     """
-    half = torch.div(exponent, 2, rounding_mode="floor")
+    third = torch.div(exponent, 3, rounding_mode="floor")
     one = torch.ones(exponent.shape, dtype=value.dtype, device=value.device)
-    return value * torch.ldexp(one, half) * torch.ldexp(one, exponent - half)
+    part = torch.ldexp(one, third)
+    return value * part * part * torch.ldexp(one, exponent - 2 * third)
+
+
+def largest(value: Tensor, event_dims: int | None = None) -> Tensor:
+    """max |value| over the last `event_dims` dimensions (None: over all), zero over nothing; cut from the graph."""
+    value = value.detach()
+    dims = tuple(range(-(value.ndim if event_dims is None else event_dims), 0))
+    if not dims or not value.numel():
+        return value.abs() if not dims else value.new_zeros(value.shape[: value.ndim - len(dims)])
+    if len(dims) == value.ndim:
+        low, high = torch.aminmax(value)
+        return torch.maximum(-low, high)
+    return torch.maximum(value.amax(dims), -value.amin(dims))
+
+
+def within(exponent: Tensor, dtype: torch.dtype) -> bool:
+    """Whether numbers of these exponents, their squares and the products of two lie well within the dtype's range."""
+    limit = 100 if dtype == torch.float64 else 16
+    return bool((exponent.abs() <= limit).all())

@@ -22,6 +22,8 @@ __all__ = ["SupportSystem", "free", "gram_matrix", "is_small", "polish", "suppor
 MATRIX_LIMIT = 1 << 22
 #: Numbers in one batch of systems that are factored together.
 _CHUNK = 1 << 26
+#: Tenfold larger shifts of a singular system that are tried: the last is far larger than the system.
+_SHIFTS = 24
 
 
 @runtime_checkable
@@ -75,6 +77,7 @@ class _Gathered:
         self.valid = mask.gather(-1, self.index)
         self.system = self._gather(gram)
         ridge = torch.as_tensor(problem.ridge, dtype=gram.dtype, device=gram.device)
+        ridge = ridge.reshape(*mask.shape[:-1], 1) if ridge.ndim else ridge
         self.system.diagonal(dim1=-2, dim2=-1).add_(torch.where(self.valid, ridge, 1.0))
         self.factor, shifted = self._factor()
         diagonal = self.factor.diagonal(dim1=-2, dim2=-1)
@@ -94,7 +97,9 @@ class _Gathered:
         shifted_ones = info != 0
         shift = torch.finfo(factor.dtype).eps * self.system.shape[-1]
         size = self.system.diagonal(dim1=-2, dim2=-1).amax(-1)
-        while bool((info != 0).any()):
+        for _ in range(_SHIFTS):
+            if not bool((info != 0).any()):
+                break
             shifted = self.system + torch.diag_embed((shift * size)[..., None].expand(self.index.shape))
             again, info_again = torch.linalg.cholesky_ex(shifted)
             singular = info != 0
@@ -117,7 +122,10 @@ class _Gathered:
             return y
         rows = self._singular.nonzero(as_tuple=True)
         valid = self.valid[rows]
-        inverse = torch.linalg.pinv(self.system[rows], hermitian=True, rtol=1e3 * torch.finfo(v.dtype).eps)
+        try:
+            inverse = torch.linalg.pinv(self.system[rows], hermitian=True, rtol=1e3 * torch.finfo(v.dtype).eps)
+        except torch.linalg.LinAlgError:  # LAPACK finds no eigenvalues: what the shifted factors gave has to do
+            return y
         rhs = v.reshape(*self.index.shape[:-1], -1)[rows].gather(-1, self.index[rows]) * valid
         least = (inverse @ rhs[..., None]).squeeze(-1) * valid
         flat = y.reshape(*self.index.shape[:-1], -1).clone()
@@ -132,7 +140,10 @@ class _Gathered:
         # eigenvalues.
         size = torch.where(self.valid, self.system.diagonal(dim1=-2, dim2=-1), 0.0).amax(-1, keepdim=True)
         padded = self.system + torch.diag_embed(torch.where(self.valid, 0.0, size - 1))
-        eigenvalues = torch.linalg.eigvalsh(padded)
+        try:
+            eigenvalues = torch.linalg.eigvalsh(padded)
+        except torch.linalg.LinAlgError:  # not found by LAPACK: nothing is known of the condition number
+            return torch.full(self.batch_shape, math.inf, dtype=padded.dtype, device=padded.device)
         low, high = eigenvalues[..., 0], eigenvalues[..., -1]
         singular = low <= high * torch.finfo(low.dtype).eps
         value = torch.where(singular, math.inf, high / torch.where(singular, 1.0, low))
@@ -150,10 +161,11 @@ class _MatrixFree:
         self.problem, self.mask, self.limit = problem, support, limit
         eps = torch.finfo(problem.x.dtype).eps
         self.tolerance = 10 * eps
-        self.floor = 100 * eps * float((problem.dictionary.lipschitz() + problem.ridge).max())
+        largest = problem.dictionary.lipschitz().max() + torch.as_tensor(problem.ridge).max()
+        self.floor = 100 * eps * float(largest)
 
     def _apply(self, y: Tensor) -> Tensor:
-        return (self.problem.dictionary.gram(y) + self.problem.ridge * y) * self.mask
+        return (self.problem.dictionary.gram(y) + self.problem.ridge_of(y)) * self.mask
 
     def _solve(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """y, and where it solves the system (elsewhere v has a part in the null space, or the limit was reached)."""
@@ -255,8 +267,10 @@ def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: i
     best = torch.full_like(problem.lam, math.inf)
     waited = torch.zeros_like(problem.lam, dtype=torch.long)
     for _ in range(limit):
-        c = problem.dictionary.encode(problem.residual(a)) - problem.ridge * a
+        c = problem._residuals(a).code
         kkt = problem._kkt(a, c)
+        if problem.nonnegative:
+            kkt = torch.maximum(kkt, problem.max_code(-a))
         better = kkt < best
         out[rows] = torch.where(problem.per_code(better), a, out[rows])
         waited = torch.where(kkt < 0.5 * best, 0, waited + 1)
@@ -298,5 +312,5 @@ def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Ten
     first = -problem.max_code(-ratio)
     part = a + problem.per_code(first.clamp(max=1.0)) * direction
     part = torch.where(crossing & (ratio <= problem.per_code(first)), 0.0, part)
-    falls = problem.objective(full) <= problem.objective(a)
+    falls = problem._objective(full) <= problem._objective(a)
     return torch.where(problem.per_code(torch.isinf(first) | falls), full, part)

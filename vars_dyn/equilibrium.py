@@ -16,7 +16,7 @@ from vars_dyn.dynamics.sparse import SparseRecurrent
 from vars_dyn.gradients.first_order import once_only, refuse_transforms
 from vars_dyn.integrate import integrate
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers import Solution, solve
+from vars_dyn.solvers import Solution, solve, tolerance
 
 __all__ = ["Differentiability", "differentiability", "equilibrium"]
 
@@ -51,7 +51,8 @@ def equilibrium(
         constants.
 
     Raises:
-        ValueError: for a field without a stable equilibrium, with the reason, and for a start where none is used.
+        ValueError: for a field without a stable equilibrium, with the reason, for a start where none is used, and for a
+            tol that the dtype cannot verify.
 
     Warns where a signal's gap is not within tol, where its support is not proven by the optimality conditions (a wrong
     support is a wrong gradient), and where the atoms on its support are linearly dependent: the code is then not a
@@ -64,11 +65,7 @@ def equilibrium(
     mode = gradients.mode_for(gradient)
     x = target.x
     _checks.full_precision("x", x)
-    tol = (
-        (1e-8 if x.dtype == torch.float64 else 1e-5)
-        if tol is None
-        else float(_checks.number("tol", tol, positive=True))
-    )
+    tol = tolerance(tol, x.dtype)
     if start is not None and not isinstance(mode, gradients.Implicit):
         raise ValueError("start is given, but only the implicit gradient's solver takes one; None is wanted")
     with torch.autocast(x.device.type, enabled=False):
@@ -116,7 +113,8 @@ def _unproven(problem: SparseProblem, solution: Solution) -> Tensor:
     """Where the KKT residual is more than rounding leaves (as `solve` judges it)."""
     with torch.no_grad():
         scale = problem.critical_lam() + problem.lam
-    return solution.kkt_residual > 1e5 * torch.finfo(scale.dtype).eps * scale
+        rounding = problem.rounding(solution.code.detach())
+    return solution.kkt_residual > 1e5 * torch.finfo(scale.dtype).eps * scale + rounding
 
 
 def _with_gradient(problem: SparseProblem, code: Tensor) -> tuple[Tensor, int]:
@@ -124,15 +122,16 @@ def _with_gradient(problem: SparseProblem, code: Tensor) -> tuple[Tensor, int]:
 
     Second, the number of signals for which that system is singular.
     """
-    flat = problem.flat()
-    a = code.reshape(*flat.batch_shape, *flat.dictionary.code_shape)
+    own = problem.flat().normalised()
+    flat = own.problem
+    a = own.to_twin(code.reshape(*flat.batch_shape, *flat.dictionary.code_shape))
     support = _support(flat, a)
     with torch.no_grad():
         system = support_system(flat.detach(), support)
         dependent = int(system.singular().sum())
-    descent = flat.dictionary.encode(flat.residual(a)) - flat.ridge * a
+    descent = flat._residuals(a).code
     residual = torch.where(support, descent - flat.per_code(flat.lam) * a.sign(), 0.0)
-    return _OnSupport.apply(residual, a, system).reshape(code.shape), dependent
+    return own.to_own(_OnSupport.apply(residual, a, system)).reshape(code.shape), dependent
 
 
 def _support(problem: SparseProblem, a: Tensor) -> Tensor:
@@ -194,15 +193,16 @@ def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability
     if tuple(code.shape) != wanted:
         raise ValueError(f"the code has shape {tuple(code.shape)}; {wanted} is wanted")
     with torch.no_grad():
-        flat = problem.detach().flat()
-        a = code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape)
+        own = problem.detach().flat().normalised()
+        flat = own.problem
+        a = own.to_twin(code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
         support = _support(flat, a)
-        c = flat.dictionary.encode(flat.residual(a)) - flat.ridge * a
+        c = flat._residuals(a).code
         slack = flat.per_code(flat.lam) - (c if flat.nonnegative else c.abs())
         infinite = torch.full_like(a, torch.inf)
         values = (
-            -flat.max_code(-torch.where(support, a.abs(), infinite)),
-            -flat.max_code(-torch.where(support, infinite, slack)),
+            own.amplitude(-flat.max_code(-torch.where(support, a.abs(), infinite))),
+            own.descent(-flat.max_code(-torch.where(support, infinite, slack))),
             support_system(flat, support).condition(),
         )
         return Differentiability(*(value.reshape(problem.batch_shape) for value in values))

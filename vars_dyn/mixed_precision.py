@@ -53,6 +53,8 @@ def suits(problem: SparseProblem) -> bool:
     """
     dictionary = problem.dictionary
     small = is_small(dictionary) and dictionary.code_size <= _ATOMS
+    if isinstance(problem.ridge, Tensor) and problem.ridge.ndim:
+        return False  # a ridge for each element, as elements of very different scales have in units of their own
     return small and problem.x.dtype == torch.float64 and bool((problem.lam > 0).all())
 
 
@@ -251,7 +253,7 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> tupl
     while len(rows):
         some = problem if len(rows) == len(code) else problem.select(rows)
         residuals = some._residuals(code[rows])
-        gap[rows], kkt[rows] = some._relative_gap(code[rows], residuals), some._kkt(code[rows], residuals.code)
+        _, gap[rows], kkt[rows], _ = some._certify(code[rows], residuals)
         own, c = work.select(rows), residuals.code.reshape(len(rows), *a.shape[1:])
         a = code[rows].reshape(c.shape)
         # In single precision only once it is small: what is left of c and lam would be rounding.
@@ -303,8 +305,8 @@ def _refined(
         worst = float((failing.abs().amax(-1) / size).max())
         if worst <= rounding or not worst < 0.3 * last:
             break
-        if tol is not None and bool((problem._relative_gap(code, residuals) <= tol).all()):
+        if tol is not None and bool((problem._certify(code, residuals).relative_gap <= tol).all()):
             break
         last, code = worst, correct(code, failing)
-    gap, kkt = problem._relative_gap(code, residuals), problem._kkt(code, residuals.code)
+    _, gap, kkt, _ = problem._certify(code, residuals)
     return Found(code, gap, kkt, iterations), size

@@ -16,13 +16,15 @@ from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.problems import SparseProblem
 from vars_dyn.thresholds import nonnegative_threshold, soft_threshold
 
-__all__ = ["METHODS", "Solution", "ista_step", "solve"]
+__all__ = ["METHODS", "Solution", "ista_step", "solve", "tolerance"]
 
 METHODS = ("ista", "fista", "admm", "auto")
 #: The relative gap at which iterating first hands over to the polish, and by how much less each time it comes back.
 _HANDOVER, _TIGHTER = 1e-4, 1e-2
 #: A KKT residual is rounding up to this many roundings of |P^T x| + lam.
 _ROUNDING = 1e5
+#: No code of a dtype can be expected to have a gap below this many of its epsilons.
+_VERIFIABLE = 8
 
 
 class Solution(NamedTuple):
@@ -49,7 +51,7 @@ class Solution(NamedTuple):
 def solve(
     problem: SparseProblem,
     method: str = "auto",
-    tol: float = 1e-8,
+    tol: float | None = None,
     max_iterations: int = 100_000,
     start: Tensor | None = None,
     polish: bool = True,
@@ -64,18 +66,24 @@ def solve(
             grown from nothing, ADMM where it grows large, and FISTA from where these leave a signal short of the
             certificate. A problem whose matrix is too large to be factored, or with lam = 0, and with "auto" one
             that is given a start or is not polished, is FISTA's.
-        tol: the relative gap to reach.
+        tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
         max_iterations: first-order steps at most, per signal.
         start: codes to start from; by default P^T x for ISTA, the paper's start, and zero for FISTA.
         polish: whether to finish by solving on the support, to machine precision. Without it the code is within tol
             and no more; ISTA's and FISTA's own iterate.
 
     Signals whose gap is reached leave the batch. Returns a `Solution`; a signal that did not get there has `converged`
-    False. The result is not differentiable: `vars_dyn.equilibrium` is. Raises ValueError for an unknown method, a
-    tolerance or a count that is not above zero, or a start of another shape.
+    False. The result is not differentiable: `vars_dyn.equilibrium` is. Steps are taken on signals and dictionaries
+    brought near one by powers of two, so that units do not matter. Raises ValueError for what is no problem, an unknown
+    method, a tolerance that is not above zero or that the dtype cannot verify, a count that is not above zero, a start
+    of another shape, and a dictionary that is not finite.
     """
+    if not isinstance(problem, SparseProblem):
+        raise ValueError(
+            f"problem is a {type(problem).__name__}; a SparseProblem is wanted (for a field call "
+            "vars_dyn.equilibrium(field) or vars_dyn.solve(field.problem()))"
+        )
     _checks.choice("method", method, METHODS)
-    _checks.number("tol", tol, positive=True)
     _checks.count("max_iterations", max_iterations)
     code_shape = (*problem.batch_shape, *problem.dictionary.code_shape)
     if start is not None:
@@ -84,9 +92,18 @@ def solve(
         if tuple(start.shape) != code_shape:
             raise ValueError(f"start has shape {tuple(start.shape)}; {code_shape} is wanted")
     _checks.full_precision("x", problem.x)
+    tol = tolerance(tol, problem.x.dtype)
+    for part in problem.dictionary.tensors():
+        _checks.floating_tensor("the dictionary", part)
+    _checks.number("ridge", problem.ridge, nonnegative=True)
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
-        flat = problem.detach().flat()
-        given = start is not None
+        whole = problem.detach().flat()
+        # In float64 the certificates want the same units.
+        own = whole._prepare()[0] if whole.x.dtype == torch.float64 else whole.normalised()
+        flat, given = own.problem, start is not None
+        if start is not None:
+            start = own.to_twin(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
+            _checks.floating_tensor("start, in units of the solution,", start)
         if math.prod(flat.batch_shape) and _suits_mixed_precision(flat, method, given, polish):
             found = _solve_mixed(flat, method, tol, max_iterations, polish)
         else:
@@ -94,15 +111,28 @@ def solve(
             a, none = _start(flat, first, start), torch.zeros(flat.batch_shape, dtype=torch.long, device=flat.x.device)
             if math.prod(flat.batch_shape):
                 a, none = _solve_flat(flat, a, none, first, tol, max_iterations, polish)
-            found = _certified(flat, a, none)
+            found = mixed_precision.Found(a, *flat.certificate(a), none)
+        if not own.is_plain:
+            code = own.to_own(found.code)
+            found = mixed_precision.Found(code, *whole.certificate(code), found.iterations)
         gap, kkt, iterations = (part.reshape(problem.batch_shape) for part in found[1:])
         return Solution(found.code.reshape(code_shape), gap, kkt, iterations, gap <= tol)
+
+
+def tolerance(tol: float | None, dtype: torch.dtype) -> float:
+    """`tol`, or its default; ValueError where it is not above zero or too small for the dtype to verify."""
+    if tol is None:
+        return 1e-8 if dtype == torch.float64 else 1e-5
+    least = _VERIFIABLE * torch.finfo(dtype).eps
+    if float(_checks.number("tol", tol, positive=True)) < least:
+        raise ValueError(f"tol is {tol}; {dtype} verifies a relative gap of {least:.3g} at the least")
+    return float(tol)
 
 
 def _start(problem: SparseProblem, method: str, start: Tensor | None) -> Tensor:
     lead, event = problem.batch_shape, problem.dictionary.code_shape
     if start is not None:
-        a = start.detach().reshape(*lead, *event).clone()
+        a = start.clone()
     else:
         a = problem.dictionary.encode(problem.x) if method == "ista" else problem.x.new_zeros(*lead, *event)
     return a.clamp(min=0) if problem.nonnegative else a
@@ -111,10 +141,6 @@ def _start(problem: SparseProblem, method: str, start: Tensor | None) -> Tensor:
 def _suits_mixed_precision(problem: SparseProblem, method: str, started: bool, polish: bool) -> bool:
     wanted = method == "admm" or (method == "auto" and polish)
     return wanted and not started and mixed_precision.suits(problem)
-
-
-def _certified(problem: SparseProblem, a: Tensor, iterations: Tensor) -> mixed_precision.Found:
-    return mixed_precision.Found(a, *problem.certificate(a), iterations)
 
 
 def _solve_mixed(
@@ -128,9 +154,10 @@ def _solve_mixed(
         return found
     rest, index = _rest(problem, left)
     a, iterations = (part[index].reshape(*rest.batch_shape, *part.shape[left.ndim :]) for part in (found[0], found[3]))
-    worse = ~(rest.objective(a) <= rest.objective(torch.zeros_like(a)))
+    worse = ~(rest._objective(a) <= rest._objective(torch.zeros_like(a)))
     a = a.masked_fill(problem.per_code(worse), 0.0)
-    again = _certified(rest, *_solve_flat(rest, a, iterations, "fista", tol, max_iterations, polish))
+    a, iterations = _solve_flat(rest, a, iterations, "fista", tol, max_iterations, polish)
+    again = (a, *rest.certificate(a), iterations)
     for part, new in zip(found, again, strict=True):
         part[index] = new.reshape(part[index].shape)
     return found
@@ -143,7 +170,10 @@ def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Te
     index = left.nonzero(as_tuple=True)
     if len(index) == 2 and len(index[0]) <= len(left):
         dictionary = problem.dictionary.select(index[0])
-        return problem._with(dictionary, problem.x[index][:, None], problem.lam[index][:, None], problem.ridge), index
+        ridge = problem.ridge
+        if isinstance(ridge, Tensor) and ridge.ndim:
+            ridge = ridge[index][:, None]
+        return problem._with(dictionary, problem.x[index][:, None], problem.lam[index][:, None], ridge), index
     index = (index[0].unique(),)
     return problem.select(index[0]), index
 
@@ -174,7 +204,7 @@ def ista_step(problem: SparseProblem, a: Tensor, largest: Tensor, descent: Tenso
     """
     if descent is None:
         descent = problem.dictionary._encode(problem.x - problem.dictionary._decode(a))
-    v = a + (descent - problem.ridge * a) / largest
+    v = a + (descent - problem.ridge_of(a)) / largest
     threshold = problem.per_code(problem.lam) / largest
     return nonnegative_threshold(v, threshold) if problem.nonnegative else soft_threshold(v, threshold)
 
@@ -208,11 +238,24 @@ def curvature(problem: SparseProblem) -> Tensor:
     """L + ridge, shaped to broadcast against codes; one where it is zero (then every code is at its gradient's
     rest).
     """
-    largest = problem.dictionary.lipschitz() + problem.ridge
+    ridge = problem.ridge
+    if isinstance(ridge, Tensor) and ridge.ndim:
+        ridge = ridge.flatten(len(problem.dictionary.batch_shape)).amax(-1)
+    largest = problem.dictionary.lipschitz() + ridge
     largest = torch.where(largest > 0, largest, 1.0)
     return (
         largest.reshape(*largest.shape, *(1,) * (1 + len(problem.dictionary.code_shape))) if largest.ndim else largest
     )
+
+
+def _reached(problem: SparseProblem, a: Tensor, tol: float) -> Tensor:
+    """Where the relative gap is within `tol` with rounding included, or within half of it as computed."""
+    gap = problem._relative_gap(a, problem._residuals(a))
+    near = gap <= 0.5 * tol
+    open_rows = ((gap <= tol) & ~near).reshape(len(gap), -1).any(-1).nonzero().squeeze(-1)
+    if len(open_rows):
+        near[open_rows] |= problem.select(open_rows).relative_gap(a[open_rows]) <= tol
+    return near
 
 
 def _iterate(
@@ -234,7 +277,7 @@ def _iterate(
     tol = max(tol, 100 * torch.finfo(a.dtype).eps)
     while True:
         # Of an element with its own dictionary all signals go on until the last is done.
-        busy = (problem.relative_gap(a) > tol) & (iterations < max_iterations)
+        busy = ~_reached(problem, a, tol) & (iterations < max_iterations)
         keep = busy.reshape(len(busy), -1).any(-1)
         out[rows], out_iterations[rows] = a, iterations
         if not bool(keep.any()):

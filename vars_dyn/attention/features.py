@@ -13,7 +13,7 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.attention.spectral import largest_eigenvalue
 from vars_dyn.dictionaries import DenseDictionary
-from vars_dyn.dictionaries.base import rounded_up
+from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, rounded_up
 
 __all__ = ["FeatureDictionary", "feature_count"]
 
@@ -103,6 +103,16 @@ class FeatureDictionary(DenseDictionary):
 
     def _lipschitz(self) -> Tensor:
         return rounded_up(self.squared_norm().clamp(min=0), sum(self.weight.shape[-2:]))
+
+    def _largest(self) -> Tensor:
+        return Dictionary._largest(self)
+
+    def _scaled(self, exponent: Tensor) -> Self:
+        return Dictionary._scaled(self, exponent)
+
+    def _rounding(self) -> Rounding:
+        norms = atom_norms(self.weight.detach(), -2)[..., None, :]
+        return Rounding(norms[..., None, :, :] if self.channels else norms, self.signal_size, self.code_size, True)
 
     def select(self, index: Tensor) -> Self:
         if not self.batch_shape:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vars_dyn.attention.spectral import largest_eigenvalue
 from vars_dyn.dictionaries import Dictionary
-from vars_dyn.dictionaries.base import rounded_up
+from vars_dyn.dictionaries.base import Rounding, rounded_up
 
 __all__ = ["GridDictionary", "TokenConvDictionary", "TokenFourierDictionary"]
 
@@ -237,6 +237,14 @@ class TokenFourierDictionary(GridDictionary):
 
     def _squared_norm_grid(self) -> Tensor:
         return self._hermitian_power().flatten(1).amax(-1)
+
+    def _rounding(self) -> Rounding:
+        """As a `FourierDictionary`'s, the spectra's largest entries bounding the atoms' norms."""
+        norms = self.spectrum().detach().abs().amax((-3, -2, -1))
+        if self.rows is not None:
+            norms = norms + torch.linalg.vector_norm(self.rows.detach(), dim=(-2, -1))
+        terms = 64 * (math.ceil(math.log2(math.prod(self.grid_size))) + 2) + self.num_prefix_tokens
+        return Rounding(self.per_element(norms)[..., None, None], terms, terms + self.templates, sparse=False)
 
     def _row_sum_grid(self) -> Tensor:
         size = torch.fft.irfft2(self.spectrum(), s=self.grid_size).abs().sum((-2, -1))

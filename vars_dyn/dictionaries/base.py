@@ -5,14 +5,32 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks
+from vars_dyn import _checks, _scaling
 
-__all__ = ["Dictionary"]
+__all__ = ["Dictionary", "Rounding"]
+
+
+class Rounding(NamedTuple):
+    """How large the rounding errors of a dictionary's maps may be, with u the dtype's unit roundoff.
+
+    The computed P a is off by at most `decode` u sum_i norms_i |a_i| in the Euclidean norm, and entry i of the computed
+    P^T r by at most `encode` u norms_i |r|.
+
+    Attributes:
+        norms: at least the Euclidean norm of every atom; it broadcasts against codes.
+        encode, decode: how many roundings one entry of P^T r and of P a is made of.
+        sparse: whether entries of a code that are zero add none, so that P a is made of no more than it has others.
+    """
+
+    norms: Tensor
+    encode: int
+    decode: int
+    sparse: bool
 
 
 class Dictionary(ABC):
@@ -20,7 +38,8 @@ class Dictionary(ABC):
 
     A dictionary is a plain value: it holds tensors, which may require gradients, and no state. A subclass sets
     `signal_shape`, `code_shape` and, for one dictionary per batch element, `batch_shape`, and gives `_encode`,
-    `_decode`, `_lipschitz`, `tensors` and `_assign`; `encode` and `decode` check what comes in.
+    `_decode`, `_lipschitz`, `tensors` and `_assign`; `encode` and `decode` check what comes in. P is linear in its
+    tensors: with all of them times s it is s P (a dictionary that is not overrides `_largest` and `_scaled`).
 
     Attributes:
         signal_shape: event shape of a signal, such as (d,) or (C, H, W).
@@ -96,10 +115,41 @@ class Dictionary(ABC):
         """L, the largest eigenvalue of P^T P or a proven upper bound on it, of shape `batch_shape`; never below it.
 
         Detached from the graph: L bounds steps and stiffness, it is not differentiated through. Computed in the
-        dictionary's own dtype, under autocast too.
+        dictionary's own dtype, under autocast too; infinite where L is larger than the dtype's largest number.
         """
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self._lipschitz()
+            exponent = self._exponent()
+            if _scaling.within(exponent, self.dtype):
+                return self._lipschitz()
+            bound = self._scaled(-exponent)._lipschitz()
+            own = _scaling.scaled(bound, 2 * exponent)
+            # An L too small for the dtype is no zero: steps of 1/L would have no bound.
+            return torch.where(bound > 0, own.clamp(min=torch.finfo(own.dtype).tiny), own)
+
+    def _largest(self) -> Tensor:
+        """The largest magnitude in P's tensors: one number, or one per element (of shape `batch_shape`)."""
+        return torch.stack([_scaling.largest(t) for t in self.tensors()]).amax(0)
+
+    def _exponent(self) -> Tensor:
+        """The integer e with 2^(e-1) <= `_largest` < 2^e; 0 where that is zero."""
+        return torch.frexp(self._largest()).exponent
+
+    def _scaled(self, exponent: Tensor) -> Self:
+        """The dictionary P 2^exponent, for an exponent of `_exponent`'s shape."""
+        return self.with_tensors(tuple(_scaling.scaled(t, exponent) for t in self.tensors()))
+
+    def _rounding(self) -> Rounding:
+        """What bounds the rounding errors of this dictionary's maps; its tensors' largest entry is about one.
+
+        Here the atoms' norms are taken from the matrix, where that is small, or are the root of L.
+        """
+        if math.prod(self.batch_shape) * self.signal_size * self.code_size <= 1 << 22:
+            norms = atom_norms(self.matrix().detach(), -2)
+            norms = norms.reshape(*self.batch_shape, *(1,) * bool(self.batch_shape), *self.code_shape)
+        else:
+            root = self.lipschitz().sqrt()
+            norms = root.reshape(*self.batch_shape, *(1,) * bool(self.batch_shape), *(1 for _ in self.code_shape))
+        return Rounding(norms, self.signal_size, self.code_size, sparse=True)
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
         """The same dictionary holding `tensors` (ordered as in `tensors()`)."""
@@ -136,6 +186,27 @@ class Dictionary(ABC):
         return f"{type(self).__name__}(signal_shape={self.signal_shape}, code_shape={self.code_shape}{batch})"
 
 
+def atom_norms(matrix: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Euclidean norms along `dims`, not zero where the squares are too small for the dtype."""
+    norms = matrix.square().sum(dims).sqrt()
+    if bool((norms > 1e-100).all()):
+        return norms
+    entries = matrix.numel() // max(norms.numel(), 1)
+    return torch.maximum(norms, math.sqrt(entries) * matrix.abs().amax(dims))
+
+
 def rounded_up(bound: Tensor, terms: int) -> Tensor:
     """`bound` raised by what rounding in an eigenvalue or a sum over `terms` entries may have taken off it."""
     return bound * (1 + 4 * terms * torch.finfo(bound.dtype).eps)
+
+
+def largest_hermitian(matrices: Tensor) -> Tensor:
+    """The largest eigenvalue, at least zero, of symmetric or Hermitian matrices (..., n, n), up to rounding.
+
+    Where LAPACK does not find the eigenvalues it is the largest sum of magnitudes along a row (Gershgorin), which is no
+    less.
+    """
+    try:
+        return torch.linalg.eigvalsh(matrices)[..., -1].clamp(min=0)
+    except torch.linalg.LinAlgError:
+        return matrices.abs().sum(-1).amax(-1)

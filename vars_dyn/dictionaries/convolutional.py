@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn.dictionaries.base import Dictionary, rounded_up
+from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, largest_hermitian, rounded_up
 
 __all__ = ["ConvDictionary"]
 
@@ -76,6 +76,12 @@ class ConvDictionary(Dictionary):
         )
         return x.reshape(*a.shape[:-3], *self.signal_shape)
 
+    def _rounding(self) -> Rounding:
+        m, c, kh, kw = self.weight.shape
+        norms = atom_norms(self.weight.detach(), (1, 2, 3))[:, None, None]
+        # The padding of the image adds zeros to the sums, and zeros no rounding.
+        return Rounding(norms, c * kh * kw, m * kh * kw, sparse=True)
+
     def _lipschitz(self) -> Tensor:
         """A proven bound: the strided convolution is a compression of the periodic one on a torus that holds the
         signal.
@@ -95,5 +101,5 @@ class ConvDictionary(Dictionary):
         phases = kernel.reshape(self.groups, m // self.groups, c, sides[0] // s, s, sides[1] // s, s)
         spectrum = torch.fft.fft2(phases, dim=(-4, -2)).permute(0, 3, 5, 1, 2, 4, 6).flatten(-3)
         tall = spectrum if spectrum.shape[-2] <= spectrum.shape[-1] else spectrum.mH
-        top = torch.linalg.eigvalsh(tall @ tall.mH)[..., -1].max().clamp(min=0)
+        top = largest_hermitian(tall @ tall.mH).max()
         return rounded_up(top, sides[0] * sides[1] + m + c * s * s).to(self.weight.dtype)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vars_dyn import _checks
-from vars_dyn.dictionaries.base import Dictionary, rounded_up
+from vars_dyn import _checks, _scaling
+from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, largest_hermitian, rounded_up
 
 __all__ = ["DenseDictionary", "largest_eigenvalue"]
 
@@ -44,6 +44,16 @@ class DenseDictionary(Dictionary):
     def _lipschitz(self) -> Tensor:
         return largest_eigenvalue(self.weight)
 
+    def _largest(self) -> Tensor:
+        return _scaling.largest(self.weight, 2)
+
+    def _scaled(self, exponent: Tensor) -> Self:
+        return self.with_tensors((_scaling.scaled(self.weight, exponent[..., None, None]),))
+
+    def _rounding(self) -> Rounding:
+        norms = atom_norms(self.weight.detach(), -2)
+        return Rounding(norms[..., None, :] if self.batch_shape else norms, self.signal_size, self.code_size, True)
+
     def select(self, index: Tensor) -> Self:
         if not self.batch_shape:
             return self
@@ -57,5 +67,5 @@ def largest_eigenvalue(weight: Tensor) -> Tensor:
     """The largest eigenvalue of W^T W for each matrix (..., d, d'), not below it by rounding."""
     wide = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
     work = wide if wide.dtype in (torch.float32, torch.float64) else wide.float()
-    top = torch.linalg.eigvalsh(work @ work.mT)[..., -1].clamp(min=0)
+    top = largest_hermitian(work @ work.mT)
     return rounded_up(top, sum(weight.shape[-2:])).to(weight.dtype)

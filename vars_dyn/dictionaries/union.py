@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vars_dyn.dictionaries.base import Dictionary
+from vars_dyn.dictionaries.base import Dictionary, Rounding
 from vars_dyn.dictionaries.dense import largest_eigenvalue
 
 __all__ = ["UnionDictionary"]
@@ -60,6 +60,28 @@ class UnionDictionary(Dictionary):
             rest = rest[n:]
         self.parts = tuple(parts)
         self.batch_shape = next((part.batch_shape for part in parts if part.batch_shape), ())
+
+    def _largest(self) -> Tensor:
+        parts = [part._largest() for part in self.parts]
+        if any(part.shape != parts[0].shape for part in parts):
+            # A part that the elements share can be scaled for all of them only.
+            parts = [part.amax() for part in parts if part.numel()]
+        return torch.stack(parts).amax(0)
+
+    def _scaled(self, exponent: Tensor) -> Self:
+        twin = copy.copy(self)
+        twin.parts = tuple(part._scaled(exponent if exponent.ndim else exponent.expand(part._largest().shape)) for part in self.parts)
+        return twin
+
+    def _rounding(self) -> Rounding:
+        parts = [part._rounding() for part in self.parts]
+        one = (1,) * bool(self.batch_shape)
+        norms = []
+        for part, own in zip(self.parts, parts, strict=True):
+            flat = own.norms.expand(*part.batch_shape, *(1,) * bool(part.batch_shape), *part.code_shape)
+            norms.append(flat.flatten(-len(part.code_shape)).expand(*self.batch_shape, *one, part.code_size))
+        encode, decode = max(own.encode for own in parts), sum(own.decode for own in parts)
+        return Rounding(torch.cat(norms, -1), encode, decode, all(own.sparse for own in parts))
 
     def select(self, index: Tensor) -> Self:
         if not self.batch_shape:

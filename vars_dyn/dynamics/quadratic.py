@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vars_dyn.dictionaries.base import Dictionary, rounded_up
+from vars_dyn import _scaling
+from vars_dyn.dictionaries.base import Dictionary, Rounding, rounded_up
 from vars_dyn.dictionaries.dense import largest_eigenvalue
 from vars_dyn.problems import SparseProblem
 
@@ -33,6 +34,9 @@ class ScaledIdentity(Dictionary):
     def _lipschitz(self) -> Tensor:
         return rounded_up(self.scale.square(), 1)
 
+    def _rounding(self) -> Rounding:
+        return Rounding(self.scale.detach().abs().expand((1,) * len(self.code_shape)), 1, 1, sparse=True)
+
 
 class ShapedMatrix(Dictionary):
     """A square matrix, or one per batch element, that acts on flattened codes; signals are flat."""
@@ -56,6 +60,12 @@ class ShapedMatrix(Dictionary):
 
     def _lipschitz(self) -> Tensor:
         return largest_eigenvalue(self.weight)
+
+    def _largest(self) -> Tensor:
+        return _scaling.largest(self.weight, 2)
+
+    def _scaled(self, exponent: Tensor) -> ShapedMatrix:
+        return self.with_tensors((_scaling.scaled(self.weight, exponent[..., None, None]),))
 
     def select(self, index: Tensor) -> ShapedMatrix:
         return self.with_tensors((self.weight.flatten(0, -3)[index],)) if self.batch_shape else self

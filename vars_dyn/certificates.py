@@ -1,0 +1,153 @@
+"""Certificates that hold in floating point: upper bounds on the duality gap and on the KKT residual, rounding included.
+
+With u the unit roundoff, a sum of n products is computed to within gamma_n = n u / (1 - n u) of the sum of their
+magnitudes, in whatever order (Higham, Accuracy and Stability of Numerical Algorithms, 2002, Sec. 3.1). So the computed
+residual r of a code a with k non-zeros is off by at most gamma_(k+1) sum_i |P_i| |a_i|, and entry i of P^T r by
+gamma_d |P_i| |r| and |P_i| times that; here |P_i| is the norm of an atom. What underflow takes away is bounded as well.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vars_dyn.dictionaries.base import Rounding
+
+__all__ = ["Certificate", "Evaluated", "certify", "least_pull"]
+
+#: More than what underflow takes off any one product or scaled entry.
+_LOST = 2.0**-1068
+#: Numbers below this may have lost digits to underflow.
+_DENSE = 2.0**-950
+#: The bounds are themselves computed in floating point: by how much they are raised.
+_SLACK = 1.01
+
+
+class Evaluated(NamedTuple):
+    """A code and what was computed from it in float64; events are flattened, and magnitudes of x and P about one.
+
+    Attributes:
+        a: (*any, n).
+        lost: whether entries of the code may have lost digits on the way here, (*any).
+        r: x - P a, (*any, d).
+        c: P^T r - ridge a, (*any, n).
+        lam, ridge: one per signal; ridge may be a number.
+        square: |x|^2, per signal.
+        least_pull: what `least_pull` gives; wanted where a lam is zero.
+        nonnegative: whether codes must not be negative.
+    """
+
+    a: Tensor
+    lost: Tensor
+    r: Tensor
+    c: Tensor
+    lam: Tensor
+    ridge: Tensor | float
+    square: Tensor
+    least_pull: Tensor | None
+    nonnegative: bool
+
+
+class Certificate(NamedTuple):
+    """Upper bounds, one per signal; none of them is a number where it could not be computed.
+
+    Attributes:
+        gap: on E(a) - E*, infinite where a code that must not be negative is.
+        relative_gap: on that over |x|^2 / 2; where lam = 0, the KKT residual over max_i |P^T x|_i.
+        kkt: on the KKT residual of the entries, sign aside.
+        rounding: the part of it that stands for rounding.
+    """
+
+    gap: Tensor
+    relative_gap: Tensor
+    kkt: Tensor
+    rounding: Tensor
+
+
+def certify(of: Evaluated, rounding: Rounding) -> Certificate:
+    """The certificate of what was evaluated; `rounding` is the dictionary's, its norms flattened like codes."""
+    a, r, c, lam = of.a, of.r, of.c, of.lam
+    u = torch.finfo(a.dtype).eps / 2
+    n, d = a.shape[-1], r.shape[-1]
+    size = a.abs()
+    nonzeros, length = torch.count_nonzero(size, -1), size.sum(-1)
+    reach = _weighted(size, rounding.norms, length)
+    length = torch.where(of.lost, length + n * _LOST, length)
+    residual = torch.linalg.vector_norm(r, dim=-1)
+    # Nothing is lost of signals and codes of zeros.
+    lost = d * _LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
+    terms = nonzeros.clamp(max=rounding.decode) if rounding.sparse else torch.full_like(nonzeros, rounding.decode)
+    off = _SLACK * u * ((terms + 2) * reach + residual) + lost * (n + length)
+    # By how much an entry of c may be off: that much per norm of its atom, and that much whatever its atom.
+    per_norm, fixed = _SLACK * (u * (rounding.encode + 2) * residual + off), lost * (1 + residual + length)
+    loose = per_norm[..., None] * rounding.norms + fixed[..., None]
+    ridged: Tensor | float = 0.0
+    if isinstance(of.ridge, Tensor) or of.ridge:
+        weight = of.ridge[..., None] if isinstance(of.ridge, Tensor) and of.ridge.ndim else of.ridge
+        loose = loose + 4 * u * (c.abs() + weight * size)
+        ridged = of.ridge * (1 + 4 * n * u) * size.square().sum(-1) + _LOST * length * length
+
+    # The dual point s (r, -sqrt(ridge) a), with s small enough for the true c.
+    norm = _largest_pull(c, loose, of.nonnegative)
+    none = torch.zeros_like(norm) * norm  # NaN where that is
+    ratio = (1 - 4 * u) * lam / torch.where(norm > 0, norm, 1.0)
+    s = torch.where(norm > lam, torch.where((ratio < _DENSE) | (lam < _DENSE), 0.0, ratio), 1.0) + none
+    square = ((1 + (d + 4) * u) * residual + off).square() + lost + ridged
+    penalty, pulled = lam * length, s * (a * c).sum(-1)
+    linear = (penalty - pulled).clamp(min=0) + 2 * u * (nonzeros + 8) * (3 * penalty + pulled.abs()) + _LOST * length
+    linear = linear + s * _weighted(size, loose, length)
+    # Products of the entries of a code with one another may have vanished altogether.
+    linear = linear + torch.where(nonzeros > 0, lost, 0.0)
+    gap = (0.5 * (1 - s).square() * square + linear) * (1 + 64 * u)
+    kkt = (_largest_violation(a, c, lam[..., None], loose, of.nonnegative) * (1 + 4 * u)).clamp(min=0)
+    # A penalty that is beyond the largest number is infinite but for a code of zeros.
+    beyond = (lam >= torch.finfo(lam.dtype).max) & (nonzeros > 0)
+    gap, kkt = gap.masked_fill(beyond, math.inf), kkt.masked_fill(beyond, math.inf)
+
+    relative = torch.where(gap == 0, gap, gap / (0.5 * of.square * (1 - (d + 8) * u)) * (1 + 4 * u))
+    if of.least_pull is not None:
+        by_kkt = torch.where(kkt == 0, kkt, kkt / of.least_pull * (1 + 4 * u))
+        relative = torch.where(lam > 0, relative, by_kkt)
+    if of.nonnegative:
+        feasible = (a >= 0).all(-1)
+        gap, relative = (torch.where(feasible | t.isnan(), t, math.inf) for t in (gap, relative))
+    return Certificate(gap, relative, kkt, loose.amax(-1).expand(gap.shape))
+
+
+def least_pull(x: Tensor, pull: Tensor, rounding: Rounding) -> Tensor:
+    """A lower bound on max_i |P^T x|_i, `pull` being P^T x as computed; of a signal that is orthogonal to every atom up
+    to rounding, max_i |P_i| |x|. Zero for signals and dictionaries of zeros.
+    """
+    u = torch.finfo(x.dtype).eps / 2
+    length = torch.linalg.vector_norm(x, dim=-1)[..., None]
+    most = length * rounding.norms
+    least = (pull.abs() - _SLACK * (rounding.encode + 2) * u * most - _LOST * x.shape[-1]).amax(-1)
+    return torch.where(least > 0, least, (1 - 1e-6) * most.expand(pull.shape).amax(-1))
+
+
+def _weighted(size: Tensor, weights: Tensor, length: Tensor) -> Tensor:
+    """sum_i weights_i size_i over the last dimension; `length` is the sum of `size`."""
+    if weights.ndim == 0 or weights.shape[-1] == 1:
+        return length * (weights.squeeze(-1) if weights.ndim else weights)
+    return size @ weights if weights.ndim == 1 else (size * weights).sum(-1)
+
+
+def _largest_pull(c: Tensor, loose: Tensor, nonnegative: bool) -> Tensor:
+    """The largest |c_i| + loose_i, or for non-negative codes c_i + loose_i, at least zero."""
+    if loose.shape[-1] == 1:
+        return ((c.amax(-1) if nonnegative else torch.maximum(c.amax(-1), -c.amin(-1))) + loose.squeeze(-1)).clamp(min=0)
+    return ((c if nonnegative else c.abs()) + loose).amax(-1).clamp(min=0)
+
+
+def _largest_violation(a: Tensor, c: Tensor, lam: Tensor, loose: Tensor, nonnegative: bool) -> Tensor:
+    """The largest violation of the optimality conditions, each plus `loose`; below zero where all hold by a margin."""
+    idle = a == 0
+    violation = torch.addcmul(c, lam, a.sign(), value=-1)
+    violation = torch.where(idle, violation, violation.abs()) if nonnegative else violation.abs_()
+    violation = torch.addcmul(violation, lam, idle.to(c.dtype), value=-1)
+    if loose.shape[-1] == 1:
+        return violation.amax(-1) + loose.squeeze(-1)
+    return violation.add_(loose).amax(-1)
