@@ -73,6 +73,8 @@ REFUSED = {
     "vd.SparseProblem(P, x, 'some')": "lam is 'some'; a number is wanted",
     "vd.SparseProblem(P, None, 0.1)": "x is a NoneType; a torch.Tensor is wanted",
     "vd.solve(vd.SparseProblem(P, x, 0.1), max_iterations=2.5)": "max_iterations is 2.5; an integer",
+    "vd.solve(field)": "problem is a SparseRecurrent; a SparseProblem is wanted (for a field call "
+    "vars_dyn.equilibrium(field) or vars_dyn.solve(field.problem()))",
     "vd.solve(vd.SparseProblem(P, x, 0.1), method=None)": "method is None; one of",
     "vd.Recurrent(torch.ones(3, 2), x)": "feedback has shape (3, 2); a square matrix (d, d) is wanted",
     "vd.Attention(x, x)": "dictionary is a Tensor; a Dictionary is wanted",

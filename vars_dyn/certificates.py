@@ -72,8 +72,9 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     a, r, c, lam = of.a, of.r, of.c, of.lam
     u = torch.finfo(a.dtype).eps / 2
     n, d = a.shape[-1], r.shape[-1]
-    size = a.abs()
-    nonzeros, length = torch.count_nonzero(size, -1), size.sum(-1)
+    size, sign = a.abs(), a.sign()
+    support = sign * sign
+    nonzeros, length = support.sum(-1), size.sum(-1)
     reach = _weighted(size, rounding.norms, length)
     length = torch.where(of.lost, length + n * _LOST, length)
     residual = torch.linalg.vector_norm(r, dim=-1)
@@ -81,13 +82,13 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     lost = d * _LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
     terms = nonzeros.clamp(max=rounding.decode) if rounding.sparse else torch.full_like(nonzeros, rounding.decode)
     off = _SLACK * u * ((terms + 2) * reach + residual) + lost * (n + length)
-    # By how much an entry of c may be off: that much per norm of its atom, and that much whatever its atom.
+    # By how much an entry of c may be off: that much per norm of its atom, and that much of any atom that is not zero.
     per_norm, fixed = _SLACK * (u * (rounding.encode + 2) * residual + off), lost * (1 + residual + length)
-    loose = per_norm[..., None] * rounding.norms + fixed[..., None]
+    loose = per_norm[..., None] * rounding.norms + fixed[..., None] * (rounding.norms > 0)
     ridged: Tensor | float = 0.0
     if isinstance(of.ridge, Tensor) or of.ridge:
         weight = of.ridge[..., None] if isinstance(of.ridge, Tensor) and of.ridge.ndim else of.ridge
-        loose = loose + 4 * u * (c.abs() + weight * size)
+        loose = loose + 4 * u * (c.abs() + weight * size) + (lost * length)[..., None]
         ridged = of.ridge * (1 + 4 * n * u) * size.square().sum(-1) + _LOST * length * length
 
     # The dual point s (r, -sqrt(ridge) a), with s small enough for the true c.
@@ -102,7 +103,7 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     # Products of the entries of a code with one another may have vanished altogether.
     linear = linear + torch.where(nonzeros > 0, lost, 0.0)
     gap = (0.5 * (1 - s).square() * square + linear) * (1 + 64 * u)
-    kkt = (_largest_violation(a, c, lam[..., None], loose, of.nonnegative) * (1 + 4 * u)).clamp(min=0)
+    kkt = (_largest_violation(c, lam[..., None], sign, support, loose, of.nonnegative) * (1 + 4 * u)).clamp(min=0)
     # A penalty that is beyond the largest number is infinite but for a code of zeros.
     beyond = (lam >= torch.finfo(lam.dtype).max) & (nonzeros > 0)
     gap, kkt = gap.masked_fill(beyond, math.inf), kkt.masked_fill(beyond, math.inf)
@@ -138,16 +139,22 @@ def _weighted(size: Tensor, weights: Tensor, length: Tensor) -> Tensor:
 def _largest_pull(c: Tensor, loose: Tensor, nonnegative: bool) -> Tensor:
     """The largest |c_i| + loose_i, or for non-negative codes c_i + loose_i, at least zero."""
     if loose.shape[-1] == 1:
-        return ((c.amax(-1) if nonnegative else torch.maximum(c.amax(-1), -c.amin(-1))) + loose.squeeze(-1)).clamp(min=0)
+        return ((c.amax(-1) if nonnegative else torch.maximum(c.amax(-1), -c.amin(-1))) + loose.squeeze(-1)).clamp(
+            min=0
+        )
     return ((c if nonnegative else c.abs()) + loose).amax(-1).clamp(min=0)
 
 
-def _largest_violation(a: Tensor, c: Tensor, lam: Tensor, loose: Tensor, nonnegative: bool) -> Tensor:
-    """The largest violation of the optimality conditions, each plus `loose`; below zero where all hold by a margin."""
-    idle = a == 0
-    violation = torch.addcmul(c, lam, a.sign(), value=-1)
-    violation = torch.where(idle, violation, violation.abs()) if nonnegative else violation.abs_()
-    violation = torch.addcmul(violation, lam, idle.to(c.dtype), value=-1)
+def _largest_violation(
+    c: Tensor, lam: Tensor, sign: Tensor, support: Tensor, loose: Tensor, nonnegative: bool
+) -> Tensor:
+    """The largest violation of the optimality conditions, each plus `loose`; below zero where all hold by a margin.
+
+    `support` is one where the code is not zero and zero elsewhere; it is overwritten.
+    """
+    violation = torch.addcmul(c, lam, sign, value=-1)
+    violation = torch.where(support == 0, violation, violation.abs()) if nonnegative else violation.abs_()
+    violation.addcmul_(lam, support.sub_(1))
     if loose.shape[-1] == 1:
         return violation.amax(-1) + loose.squeeze(-1)
     return violation.add_(loose).amax(-1)

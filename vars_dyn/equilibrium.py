@@ -122,16 +122,15 @@ def _with_gradient(problem: SparseProblem, code: Tensor) -> tuple[Tensor, int]:
 
     Second, the number of signals for which that system is singular.
     """
-    own = problem.flat().normalised()
-    flat = own.problem
-    a = own.to_twin(code.reshape(*flat.batch_shape, *flat.dictionary.code_shape))
+    flat, own = problem.flat().normalised()
+    a = own.code(code.reshape(*flat.batch_shape, *flat.dictionary.code_shape))
     support = _support(flat, a)
     with torch.no_grad():
         system = support_system(flat.detach(), support)
         dependent = int(system.singular().sum())
     descent = flat._residuals(a).code
     residual = torch.where(support, descent - flat.per_code(flat.lam) * a.sign(), 0.0)
-    return own.to_own(_OnSupport.apply(residual, a, system)).reshape(code.shape), dependent
+    return own.code(_OnSupport.apply(residual, a, system), back=True).reshape(code.shape), dependent
 
 
 def _support(problem: SparseProblem, a: Tensor) -> Tensor:
@@ -193,9 +192,8 @@ def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability
     if tuple(code.shape) != wanted:
         raise ValueError(f"the code has shape {tuple(code.shape)}; {wanted} is wanted")
     with torch.no_grad():
-        own = problem.detach().flat().normalised()
-        flat = own.problem
-        a = own.to_twin(code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
+        flat, own = problem.detach().flat().normalised()
+        a = own.code(code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
         support = _support(flat, a)
         c = flat._residuals(a).code
         slack = flat.per_code(flat.lam) - (c if flat.nonnegative else c.abs())

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks, _scaling
+from vars_dyn._signals import expand_trailing, flat_lead, per_signal
 from vars_dyn.certificates import Certificate, Evaluated, certify, least_pull
 from vars_dyn.dictionaries.base import Dictionary, Rounding
+from vars_dyn.units import Units, flat_rounding, narrowed, units
 
-__all__ = ["Normalised", "SparseProblem"]
+__all__ = ["SparseProblem"]
 
 
 class _Residuals(NamedTuple):
@@ -22,6 +24,18 @@ class _Residuals(NamedTuple):
 
     signal: Tensor
     code: Tensor
+
+
+class _Prepared(NamedTuple):
+    """What certificates need: the problem in float64 and in `units`, and how its dictionary rounds there.
+
+    `key` holds the tensors that it was made from, and their versions.
+    """
+
+    key: list[tuple[Tensor, int]]
+    problem: SparseProblem
+    units: Units
+    rounding: Rounding
 
 
 class SparseProblem:
@@ -45,8 +59,7 @@ class SparseProblem:
     value that cannot be computed is NaN or infinite, and within no tolerance.
     """
 
-    #: What the certificates were last prepared from, and what was prepared.
-    _prepared: tuple[Any, Normalised, Rounding] | None = None
+    _kept: _Prepared | None = None
 
     def __init__(
         self,
@@ -104,8 +117,8 @@ class SparseProblem:
 
     def critical_lam(self) -> Tensor:
         """The smallest lam at which the code is zero: max_i |P^T x|_i, or max(0, max_i (P^T x)_i) for a >= 0."""
-        own = self.normalised()
-        return own.descent(own.problem._dual_norm(own.problem.dictionary.encode(own.problem.x)))
+        twin, own = self.normalised()
+        return own.descent(twin._dual_norm(twin.dictionary.encode(twin.x)))
 
     def _dual_norm(self, c: Tensor) -> Tensor:
         return self.max_code(c).clamp(min=0) if self.nonnegative else self.max_code(c.abs())
@@ -126,12 +139,12 @@ class SparseProblem:
     def objective(self, a: Float[Tensor, "*shape"]) -> Tensor:
         """E(a); infinite where a code that must not be negative is."""
         self._check_code(a)
-        own, _ = self._prepare()
-        code = own.to_twin(a)
-        value = own.energy(0.5 * own.problem.sum_signal(own.problem.residual(code).square()))
+        own = self._prepare()
+        code = own.units.code(a.to(own.problem.x.dtype))
+        value = own.units.energy(0.5 * own.problem.sum_signal(own.problem.residual(code).square()))
         if self._has_ridge:
-            value = value + own.energy(0.5 * own.problem.ridge * own.problem.sum_code(code.square()))
-        value = value + own.penalty(self.lam, own.problem.sum_code(code.abs()))
+            value = value + own.units.energy(0.5 * own.problem.ridge * own.problem.sum_code(code.square()))
+        value = value + own.units.penalty(self.lam, own.problem.sum_code(code.abs()))
         return torch.where(self._feasible(a), value.to(a.dtype), math.inf)
 
     def _objective(self, a: Tensor) -> Tensor:
@@ -154,7 +167,8 @@ class SparseProblem:
         have taken off them. Differentiable in a and in all that the problem is made of.
         """
         own, code, residuals, found = self._evaluate(a)
-        return _narrowed(own.energy(_through(own.problem._gap(code, residuals), found.gap)), found.gap, a.dtype)
+        value = _through(own.problem._gap(code, residuals), found.gap)
+        return narrowed(own.units.energy(value), found.gap, a.dtype)
 
     def _gap(self, a: Tensor, residuals: _Residuals) -> Tensor:
         r, c = residuals
@@ -177,8 +191,8 @@ class SparseProblem:
         own, code, residuals, found = self._evaluate(a)
         return self._kkt_of(own, a, _through(own.problem._kkt(code, residuals.code), found.kkt), found.kkt)
 
-    def _kkt_of(self, own: Normalised, a: Tensor, value: Tensor, bound: Tensor) -> Tensor:
-        kkt = _narrowed(own.descent(value), bound, a.dtype)
+    def _kkt_of(self, own: _Prepared, a: Tensor, value: Tensor, bound: Tensor) -> Tensor:
+        kkt = narrowed(own.units.descent(value), bound, a.dtype)
         return torch.maximum(kkt, self.max_code(-a)) if self.nonnegative else kkt
 
     def _kkt(self, a: Tensor, c: Tensor) -> Tensor:
@@ -194,7 +208,7 @@ class SparseProblem:
         """
         own, code, residuals, found = self._evaluate(a)
         relative = _through(own.problem._relative_gap(code, residuals), found.relative_gap)
-        return _narrowed(relative, found.relative_gap, a.dtype)
+        return narrowed(relative, found.relative_gap, a.dtype)
 
     def _relative_gap(self, a: Tensor, residuals: _Residuals) -> Tensor:
         gap = self._gap(a, residuals)
@@ -208,24 +222,25 @@ class SparseProblem:
     def certificate(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """(relative gap, KKT residual) at the price of one; without a gradient."""
         own, _, _, found = self._evaluate(a)
-        relative = _narrowed(found.relative_gap, found.relative_gap, a.dtype)
+        relative = narrowed(found.relative_gap, found.relative_gap, a.dtype)
         return relative, self._kkt_of(own, a, found.kkt, found.kkt)
 
     def rounding(self, a: Float[Tensor, "*shape"]) -> Tensor:
         """The part of `kkt_residual` that stands for rounding; without a gradient."""
         own, _, _, found = self._evaluate(a)
-        return _narrowed(own.descent(found.rounding), found.rounding, a.dtype)
+        return narrowed(own.units.descent(found.rounding), found.rounding, a.dtype)
 
-    def _evaluate(self, a: Tensor) -> tuple[Normalised, Tensor, _Residuals, Certificate]:
+    def _evaluate(self, a: Tensor) -> tuple[_Prepared, Tensor, _Residuals, Certificate]:
         """The normalised problem, the code in its units, its residuals there, and their certificate."""
         self._check_code(a)
-        own, rounding = self._prepare()
-        code = own.to_twin(a)
+        own = self._prepare()
+        code = own.units.code(a.to(own.problem.x.dtype))
         residuals = own.problem._residuals(code)
-        lost = None if own.is_plain and a.dtype == code.dtype else own.problem.max_code(
-            ((a != 0) & (code.abs() < torch.finfo(code.dtype).tiny)).to(code.dtype)
-        )
-        return own, code, residuals, own.problem._certify(code, residuals, rounding, lost)
+        lost = None
+        if not own.units.plain:
+            small = (a != 0) & (code.abs() < torch.finfo(code.dtype).tiny)
+            lost = own.problem.max_code(small.to(code.dtype))
+        return own, code, residuals, own.problem._certify(code, residuals, own.rounding, lost)
 
     def _certify(
         self, a: Tensor, residuals: _Residuals, rounding: Rounding | None = None, lost: Tensor | None = None
@@ -233,7 +248,7 @@ class SparseProblem:
         """The certificate of a code of a normalised problem in float64."""
         with torch.no_grad():
             if rounding is None:
-                rounding = self._prepare()[1]
+                rounding = self._prepare().rounding
             signal, event = len(self.dictionary.signal_shape), len(self.dictionary.code_shape)
             x = self.x.detach().flatten(-signal)
             pull = None
@@ -255,52 +270,32 @@ class SparseProblem:
                 rounding,
             )
 
-    def _prepare(self) -> tuple[Normalised, Rounding]:
-        """`normalised` in float64, and its dictionary's rounding; kept while the tensors stay the same."""
-        key = self._key()
-        if self._prepared is not None and key is not None and self._prepared[0] == key:
-            return self._prepared[1:]
-        wide = self if self.x.dtype == torch.float64 else self.to(dtype=torch.float64)
-        own = wide.normalised()
-        with torch.no_grad():
-            rounding = _flat(own.problem.dictionary)
-        if key is not None and (own.problem is self or not any(t.requires_grad for t in own.problem.tensors())):
-            self._prepared = (key, own, rounding)
-        return own, rounding
-
-    def _key(self) -> Any:
-        """What changes when a tensor of the problem does; None where that cannot be told."""
+    def _prepare(self) -> _Prepared:
+        """What certificates of this problem need, kept while its tensors stay the same."""
+        tensors = self.tensors()
         try:
-            return tuple((id(t), t._version) for t in self.tensors())
+            key = [(t, t._version) for t in tensors]
         except RuntimeError:  # inference tensors do not count their changes
-            return None
-
-    def normalised(self) -> Normalised:
-        """The problem in units in which its signals and its dictionary are about one, by powers of two.
-
-        The larger of the dictionary's largest entry and the root of the ridge counts. The problem itself where nothing
-        can underflow or overflow as it is.
-        """
+            key = []
+        kept = self._kept
+        if kept and key and all(a is b and v == w for (a, v), (b, w) in zip(kept.key, key, strict=True)):
+            return kept
+        wide = self if self.x.dtype == torch.float64 else self.to(dtype=torch.float64)
+        twin, own = wide.normalised()
         with torch.no_grad():
-            e = torch.frexp(_scaling.largest(self.x, len(self.dictionary.signal_shape))).exponent
-            ridge = torch.as_tensor(self.ridge, dtype=torch.float64, device=self.x.device).sqrt()
-            ridge = _scaling.largest(ridge, ridge.ndim - len(self.dictionary.batch_shape) if ridge.ndim else 0)
-            largest = torch.maximum(self.dictionary._largest().double(), ridge)
-            f = torch.frexp(largest).exponent
-            plain = _scaling.within(torch.cat([e.flatten(), f.flatten()]), self.x.dtype)
-        if plain:
-            return Normalised(self, e, e, True)
-        own = f[..., None].expand(self.batch_shape) if f.ndim else f.expand(self.batch_shape)
-        x = _scaling.scaled(self.x, -expand_trailing(e, len(self.dictionary.signal_shape)))
-        number = torch.finfo(x.dtype)
-        lam = _scaling.scaled(self.lam, -(e + own)).clamp(max=number.max)
-        # A penalty stays one, however small.
-        lam = torch.where(self.lam > 0, lam.clamp(min=number.smallest_normal * number.eps), lam)
-        weight: float | Tensor = 0.0
-        if self._has_ridge:
-            ridge = torch.as_tensor(self.ridge, dtype=x.dtype, device=x.device)
-            weight = _scaling.scaled(ridge, -2 * (own if f.ndim else f))
-        return Normalised(self._with(self.dictionary._scaled(-f), x, lam, weight), e, own, False)
+            found = _Prepared(key, twin, own, flat_rounding(twin.dictionary, None if own.plain else wide.dictionary))
+        if key and (twin is self or not any(t.requires_grad for t in twin.tensors())):
+            self._kept = found
+        return found
+
+    def normalised(self) -> tuple[SparseProblem, Units]:
+        """The problem in units in which nothing can underflow or overflow, and these; itself where nothing can."""
+        own = units(self.x, self.dictionary, self.ridge)
+        if own.plain:
+            return self, own
+        x = _scaling.scaled(self.x, -expand_trailing(own.e, len(self.dictionary.signal_shape)))
+        ridge = own.ridge(torch.as_tensor(self.ridge, dtype=x.dtype, device=x.device)) if self._has_ridge else 0.0
+        return self._with(self.dictionary._scaled(-own.own), x, own.weight(self.lam), ridge), own
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that the problem depends on, in a fixed order."""
@@ -311,7 +306,7 @@ class SparseProblem:
         """The same kind of problem with other parts, which were checked when the first was made."""
         twin = copy.copy(self)
         twin.dictionary, twin.x, twin.lam, twin.ridge = dictionary, x, lam, ridge
-        twin._prepared = None
+        twin._kept = None
         return twin
 
     def detach(self) -> SparseProblem:
@@ -337,106 +332,12 @@ class SparseProblem:
         """
         ridge = self.ridge[index] if isinstance(self.ridge, Tensor) and self.ridge.ndim else self.ridge
         some = self._with(self.dictionary.select(index), self.x[index], self.lam[index], ridge)
-        if self._prepared is not None and some.dictionary is self.dictionary:
-            own, rounding = self._prepare()
-            if own.problem is self:
-                some._prepared = (some._key(), Normalised(some, own.e, own.f, True), rounding)
+        kept = self._prepare() if self._kept and some.dictionary is self.dictionary else None
+        if kept and kept.problem is self:
+            some._kept = kept._replace(key=[(t, t._version) for t in some.tensors()], problem=some)
         return some
-
-
-class Normalised(NamedTuple):
-    """A problem in units of its own: signals x 2^-e, dictionary P 2^-f, and so codes a 2^(f-e).
-
-    Attributes:
-        problem: the problem in these units.
-        e, f: integer exponents, one per signal.
-        is_plain: whether the units are the problem's own, and e and f mean nothing.
-    """
-
-    problem: SparseProblem
-    e: Tensor
-    f: Tensor
-    is_plain: bool
-
-    def to_twin(self, a: Tensor) -> Tensor:
-        """A code in these units and in the problem's dtype."""
-        a = a.to(self.problem.x.dtype)
-        return a if self.is_plain else _scaling.scaled(a, self.problem.per_code(self.f - self.e))
-
-    def to_own(self, a: Tensor) -> Tensor:
-        """A code of these units in the original ones."""
-        return a if self.is_plain else _scaling.scaled(a, self.problem.per_code(self.e - self.f))
-
-    def amplitude(self, value: Tensor) -> Tensor:
-        """One entry of a code per signal, of these units, in the original ones."""
-        return value if self.is_plain else _scaling.scaled(value, self.e - self.f)
-
-    def energy(self, value: Tensor) -> Tensor:
-        """E of these units in the original ones."""
-        return value if self.is_plain else _scaling.scaled(value, 2 * self.e)
-
-    def descent(self, value: Tensor) -> Tensor:
-        """P^T x of these units in the original ones."""
-        return value if self.is_plain else _scaling.scaled(value, self.e + self.f)
-
-    def penalty(self, lam: Tensor, length: Tensor) -> Tensor:
-        """lam |a|_1 in the original units; `length` is |a|_1 in these, lam the original."""
-        lam = lam.to(length.dtype)
-        if self.is_plain:
-            return lam * length
-        own = torch.frexp(lam.detach()).exponent
-        return _scaling.scaled(_scaling.scaled(lam, -own) * length, own + self.e - self.f)
-
-
-def _flat(dictionary: Dictionary) -> Rounding:
-    """The dictionary's rounding, with norms of shape (*batch, 1, d'), (d',), or (1,) where they are much the same."""
-    found, event = dictionary._rounding(), len(dictionary.code_shape)
-    norms = found.norms.expand(*found.norms.shape[: max(found.norms.ndim - event, 0)], *dictionary.code_shape)
-    norms = norms.flatten(-event)
-    if norms.ndim == 1 and bool(norms.max() <= 2 * norms.min()):
-        norms = norms.max()[None]
-    return found._replace(norms=norms)
 
 
 def _through(value: Tensor, bound: Tensor) -> Tensor:
     """`bound`, with the gradient of `value` where there is one."""
     return bound + (value - value.detach()) if value.requires_grad else bound
-
-
-def _narrowed(value: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
-    """`value` in a dtype, rounded upwards; zero only where the `bound` that it stands for is."""
-    number = torch.finfo(dtype)
-    if value.dtype != dtype:
-        value = (value * (1 + number.eps)).to(dtype)
-    # Too small a number has lost its last digits.
-    return torch.where((value < number.smallest_normal) & (bound != 0), value + number.smallest_normal / 2**3, value)
-
-
-def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int, ...], Dictionary]:
-    """The leading shape of flattened signals, (signals,) or (elements, n), and the dictionary that goes with it."""
-    if not dictionary.batch_shape:
-        return (math.prod(batch),), dictionary
-    elements = math.prod(dictionary.batch_shape)
-    flat = dictionary.select(torch.arange(elements, device=dictionary.device))
-    return (elements, batch[-1]), flat
-
-
-def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: Tensor) -> Tensor:
-    """`value`, a number or one number per signal of at least zero, as a tensor of shape `batch`; ValueError
-    otherwise.
-    """
-    if isinstance(value, Tensor) and value.ndim:
-        _checks.floating_tensor(name, value)
-        _checks.same_kind(name, value, like, "x")
-        if tuple(value.shape) != batch:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}; a number or one per signal, {batch}, is wanted")
-        if not bool((value.detach() >= 0).all()):
-            raise ValueError(f"{name} holds negative entries; numbers of at least zero are wanted")
-        return value
-    _checks.number(name, value, nonnegative=True)
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(batch)
-
-
-def expand_trailing(value: Tensor, dims: int) -> Tensor:
-    """`value` with `dims` dimensions of size one appended."""
-    return value.reshape(*value.shape, *(1,) * dims)

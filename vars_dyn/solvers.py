@@ -93,16 +93,14 @@ def solve(
             raise ValueError(f"start has shape {tuple(start.shape)}; {code_shape} is wanted")
     _checks.full_precision("x", problem.x)
     tol = tolerance(tol, problem.x.dtype)
-    for part in problem.dictionary.tensors():
-        _checks.floating_tensor("the dictionary", part)
     _checks.number("ridge", problem.ridge, nonnegative=True)
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         whole = problem.detach().flat()
         # In float64 the certificates want the same units.
-        own = whole._prepare()[0] if whole.x.dtype == torch.float64 else whole.normalised()
-        flat, given = own.problem, start is not None
+        flat, own = whole._prepare()[1:3] if whole.x.dtype == torch.float64 else whole.normalised()
+        given = start is not None
         if start is not None:
-            start = own.to_twin(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
+            start = own.code(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
             _checks.floating_tensor("start, in units of the solution,", start)
         if math.prod(flat.batch_shape) and _suits_mixed_precision(flat, method, given, polish):
             found = _solve_mixed(flat, method, tol, max_iterations, polish)
@@ -112,8 +110,8 @@ def solve(
             if math.prod(flat.batch_shape):
                 a, none = _solve_flat(flat, a, none, first, tol, max_iterations, polish)
             found = mixed_precision.Found(a, *flat.certificate(a), none)
-        if not own.is_plain:
-            code = own.to_own(found.code)
+        if not own.plain:
+            code = own.code(found.code, back=True)
             found = mixed_precision.Found(code, *whole.certificate(code), found.iterations)
         gap, kkt, iterations = (part.reshape(problem.batch_shape) for part in found[1:])
         return Solution(found.code.reshape(code_shape), gap, kkt, iterations, gap <= tol)

@@ -3,9 +3,10 @@
     python -m tests.campaigns.certificates [--count N] [--seed S]
 
 Every code that a solver returns, and codes that are not optimal, are certified by the package in float32 and float64.
-The judge shares no code with it: coordinate descent in NumPy's long double, whose exponent has 15 bits, goes on from the
-code, and what the objective falls by is a lower bound on E(a) - E*. A certificate that claims less is false. The KKT
-residual is computed in long double too. Prints one line of counts as JSON; the exit status is 1 if any claim was false.
+The judge shares no code with it: coordinate descent in NumPy's long double, whose exponent has 15 bits, goes on from
+the code, and what the objective falls by is a lower bound on E(a) - E*. A certificate that claims less is false. The
+KKT residual is computed in long double too. Prints one line of counts as JSON; the exit status is 1 if any claim was
+false.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ class Judge(NamedTuple):
         return fallen
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def judged(problem: vd.SparseProblem, code: Tensor, tol: float, sweeps: int) -> tuple[Counter[str], list[str]]:
     """Counts of what was claimed of `code`, and every false claim."""
     judge = Judge.of(problem)
@@ -159,7 +161,9 @@ def judged(problem: vd.SparseProblem, code: Tensor, tol: float, sweeps: int) -> 
     finite = np.isfinite(a).all(1)
     counts: Counter[str] = Counter(certificates=len(a), within_tol=int((relative <= tol).sum()))
     counts["infinite_or_nan"] = int((~np.isfinite(relative)).sum())
-    false = [f"a certificate of {relative[i]} for the code {a[i]}" for i in np.flatnonzero(~finite & (relative < np.inf))]
+    false = [
+        f"a certificate of {relative[i]} for the code {a[i]}" for i in np.flatnonzero(~finite & (relative < np.inf))
+    ]
     a = np.where(finite[:, None], a, 0)
     true_kkt, fallen = judge.kkt(a), judge.falls(a, sweeps)
     half = np.einsum("bd,bd->b", judge.x, judge.x) / 2
@@ -174,17 +178,19 @@ def judged(problem: vd.SparseProblem, code: Tensor, tol: float, sweeps: int) -> 
         "relative gap": (np.where(judge.lam > 0, relative * half, np.inf), fallen - noise),
         "KKT residual": (kkt, true_kkt - noise_c),
         "relative KKT residual": (
-            np.where(judge.lam > 0, np.inf, relative * np.where(pull > 1e-13 * reach, pull, reach)),
+            np.where(
+                judge.lam > 0, np.inf, np.where(finite, relative, np.inf) * np.where(pull > 1e-13 * reach, pull, reach)
+            ),
             np.where(judge.lam > 0, 0, true_kkt - noise_c),
         ),
     }
     for name, (claimed, true) in claims.items():
-        for i in np.flatnonzero(finite & (claimed < true)):
-            false.append(
-                f"{name}: claimed {claimed[i]}, true at least {true[i]}; relative {relative[i]}, lam {judge.lam[i]}, "
-                f"ridge {judge.ridge}, x {judge.x[i].tolist()}, P {judge.P[i].tolist()}, a {a[i].tolist()}, "
-                f"nonnegative {judge.nonnegative}"
-            )
+        false += [
+            f"{name}: claimed {claimed[i]}, true at least {true[i]}; relative {relative[i]}, lam {judge.lam[i]}, "
+            f"ridge {judge.ridge}, x {judge.x[i].tolist()}, P {judge.P[i].tolist()}, a {a[i].tolist()}, "
+            f"nonnegative {judge.nonnegative}"
+            for i in np.flatnonzero(finite & (claimed < true))
+        ]
     return counts, false
 
 
@@ -200,7 +206,9 @@ def campaign(count: int, seed: int, batch: int = 200, sweeps: int = 60) -> tuple
         problem, kind, method = draw(rng, size, dtype)
         tol = 1e-8 if dtype == torch.float64 else 1e-5
         solution = vd.solve(problem, method, max_iterations=200, polish=bool(rng.random() < 0.8))
-        off = solution.code * torch.from_numpy(1 + 10.0 ** rng.uniform(-17, 0) * rng.standard_normal(solution.code.shape))
+        off = solution.code * torch.from_numpy(
+            1 + 10.0 ** rng.uniform(-17, 0) * rng.standard_normal(solution.code.shape)
+        )
         codes = {"solved": solution.code, "moved": off.to(dtype), "zero": torch.zeros_like(solution.code)}
         for name, code in codes.items():
             found, wrong = judged(problem, code, tol, sweeps)

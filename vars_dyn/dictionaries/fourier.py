@@ -64,8 +64,8 @@ class FourierDictionary(Dictionary):
 
     def _rounding(self) -> Rounding:
         """The transform's errors are normwise, about 8 u for each of its levels (Higham 2002, Theorem 24.2), three
-        transforms, each twice as long where it is done by Bluestein's method; a spectrum's entries are at most sqrt(H W)
-        times the template's norm.
+        transforms, each twice as long where it is done by Bluestein's method. A spectrum's entries are at most
+        sqrt(H W) times the template's norm.
         """
         m, c, h, w = self.weight.shape
         norms = math.sqrt(h * w) * atom_norms(self.weight.detach(), (1, 2, 3))[:, None, None]

@@ -70,7 +70,9 @@ class UnionDictionary(Dictionary):
 
     def _scaled(self, exponent: Tensor) -> Self:
         twin = copy.copy(self)
-        twin.parts = tuple(part._scaled(exponent if exponent.ndim else exponent.expand(part._largest().shape)) for part in self.parts)
+        twin.parts = tuple(
+            part._scaled(exponent if exponent.ndim else exponent.expand(part._largest().shape)) for part in self.parts
+        )
         return twin
 
     def _rounding(self) -> Rounding:

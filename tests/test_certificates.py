@@ -1,0 +1,322 @@
+"""Certificates hold in floating point: at every scale, with rounding included, and where nothing can be computed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import vars_dyn as vd
+from tests import strategies
+from tests.campaigns import certificates as campaign
+from tests.strategies import codes_for, normal, seeds, signals_for
+
+both = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+
+
+def test_no_certificate_is_false_in_a_sample_of_the_campaign() -> None:
+    counts, false = campaign.campaign(600, 1, batch=50)
+    assert not false, false[0][:2000]
+    assert counts["solved_within_tol"] > 400
+    assert counts["zero_within_tol"] < 300
+
+
+def rescaled(problem: vd.SparseProblem, i: int, j: int) -> vd.SparseProblem:
+    """The problem in units 2^i of its signals and 2^j of its dictionary."""
+    P = problem.dictionary.with_tensors(tuple(t * 2.0**j for t in problem.dictionary.tensors()))
+    return vd.SparseProblem(
+        P, problem.x * 2.0**i, problem.lam * 2.0 ** (i + j), problem.ridge * 4.0**j, problem.nonnegative
+    )
+
+
+#: Exponents with which all of a problem's numbers stay normal; what is computed from them does not.
+exponents = st.tuples(st.integers(-300, 300), st.integers(-300, 300))
+
+
+@settings(max_examples=20)
+@given(problem=strategies.problems(), seed=seeds, by=exponents)
+def test_certificates_do_not_depend_on_units(problem: vd.SparseProblem, seed: int, by: tuple[int, int]) -> None:
+    a = codes_for(problem.dictionary, seed, problem.batch_shape)
+    a = a.abs() if problem.nonnegative else a
+    i, j = by
+    other = rescaled(problem, i, j)
+    moved = a * 2.0 ** (i - j)
+    assert torch.equal(other.relative_gap(moved), problem.relative_gap(a))
+    assert torch.equal(other.kkt_residual(moved), problem.kkt_residual(a) * 2.0 ** (i + j))
+    if abs(2 * i) < 900:
+        assert torch.equal(other.gap(moved), problem.gap(a) * 4.0**i)
+        torch.testing.assert_close(other.objective(moved), problem.objective(a) * 4.0**i, rtol=1e-14, atol=0)
+    assert torch.equal(other.critical_lam(), problem.critical_lam() * 2.0 ** (i + j))
+
+
+@pytest.mark.parametrize("method", ["auto", "fista", "ista", "admm"])
+@settings(max_examples=8)
+@given(problem=strategies.problems(shares=st.sampled_from([0.03, 0.2, 0.9])), by=exponents)
+def test_solutions_do_not_depend_on_units(method: str, problem: vd.SparseProblem, by: tuple[int, int]) -> None:
+    i, j = by
+    # Far from their own units both are solved in the same ones.
+    here, there = rescaled(problem, 150, -150), rescaled(problem, 150 + i, j - 150)
+    found, other = (vd.solve(one, method, max_iterations=300) for one in (here, there))
+    if abs(150 + i) > 100 or abs(j - 150) > 100:
+        assert torch.equal(other.code, found.code * 2.0 ** (i - j))
+        assert torch.equal(other.relative_gap, found.relative_gap)
+    assert torch.equal(other.converged, found.converged)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        (torch.float32, 1e-23),
+        (torch.float64, 1e-163),
+        (torch.float32, 1e20),
+        (torch.float64, 1e200),
+        (torch.float64, 1e-320),
+    ],
+)
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_a_code_of_zeros_is_no_solution_of_a_small_or_large_signal(
+    dtype: torch.dtype, size: float, ridge: float
+) -> None:
+    P = vd.DenseDictionary(normal(0, 8, 12, dtype=dtype))
+    x = (normal(1, 3, 8) * size).to(dtype)
+    lam = 0.1 * P.encode(x).abs().amax(-1)
+    problem = vd.SparseProblem(P, x, lam, ridge)
+    zero = x.new_zeros(3, 12)
+    assert (problem.relative_gap(zero) > 0.3).all()
+    solution = vd.solve(problem, tol=1e-5)
+    assert solution.converged.all() or size == 1e-320  # whose codes have three digits
+    assert ((solution.code != 0).sum(-1) > 0).all()
+    assert (vd.equilibrium(vd.SparseRecurrent(P, x, lam, beta=2 + ridge), tol=1e-2).code != 0).any()
+
+
+@both
+@pytest.mark.parametrize("method", ["auto", "fista", "ista", "admm"])
+@pytest.mark.parametrize("size", [1e-30, 1e-50, 1e50, 0.0])
+def test_dictionaries_of_any_size_are_solved(dtype: torch.dtype, method: str, size: float) -> None:
+    if dtype == torch.float32:
+        size = math.copysign(abs(size) ** 0.6, size)
+    weight = (normal(0, 5, 7) * size).to(dtype)
+    P = vd.DenseDictionary(weight)
+    x = normal(1, 4, 5, dtype=dtype)
+    lam = 0.1 * P.encode(x).abs().amax(-1)
+    solution = vd.solve(vd.SparseProblem(P, x, lam), method, tol=1e-5)
+    assert solution.converged.all()
+    assert ((solution.code != 0).any(-1) == (size > 0)).all()
+
+
+def test_elements_of_a_batch_have_scales_of_their_own() -> None:
+    sizes = torch.tensor([1e-150, 1.0, 1e150], dtype=torch.float64)[:, None, None]
+    weight, x = normal(0, 3, 6, 8), normal(1, 3, 2, 6)
+    lam = torch.full((3, 2), 0.3, dtype=torch.float64)
+    plain = vd.SparseProblem(vd.DenseDictionary(weight), x, lam, nonnegative=True)
+    other = vd.SparseProblem(vd.DenseDictionary(weight * sizes), x, lam * sizes[..., 0], nonnegative=True)
+    found, wanted = vd.solve(other), vd.solve(plain)
+    assert found.converged.all()
+    torch.testing.assert_close(found.code * sizes, wanted.code, rtol=1e-9, atol=1e-12)
+    # With a ridge, which all elements share, each has its own balance of the two.
+    ridged = vd.solve(vd.SparseProblem(vd.DenseDictionary(weight * sizes), x, lam * sizes[..., 0], 1.0))
+    assert ridged.converged.all()
+    for i, size in enumerate(sizes.flatten().tolist()):
+        alone = vd.SparseProblem(vd.DenseDictionary(weight[i] * size), x[i], lam[i] * size, 1.0)
+        torch.testing.assert_close(vd.solve(alone).code, ridged.code[i], rtol=1e-9, atol=0)
+
+
+def test_nearly_equal_atoms_without_a_penalty_are_not_claimed_better_than_they_are() -> None:
+    """The normal equations of such atoms lose half of the digits, and their residual looks smaller than it is."""
+    rng = np.random.default_rng(0)
+    P = rng.standard_normal((300, 6, 1)) + 10.0 ** rng.uniform(-9, -5, (300, 1, 1)) * rng.standard_normal((300, 6, 4))
+    x = rng.standard_normal((300, 1, 6))
+    problem = vd.SparseProblem(vd.DenseDictionary(torch.from_numpy(P)), torch.from_numpy(x), 0.0)
+    a = vd.solve(problem, max_iterations=50).code
+    claimed = problem.kkt_residual(a).flatten().numpy()
+    true = campaign.Judge.of(problem).kkt(a[:, 0].numpy().astype(np.longdouble))
+    assert (claimed >= true).all()
+    assert np.median(claimed / true) < 1e3
+
+
+@settings(max_examples=20)
+@given(P=strategies.dictionaries(), seed=seeds)
+def test_a_dictionarys_rounding_is_within_its_bound(P: vd.Dictionary, seed: int) -> None:
+    """In single precision, against the same maps in double."""
+    single = P.to(dtype=torch.float32)
+    double, bound = single.to(dtype=torch.float64), single._rounding()
+    u = torch.finfo(torch.float32).eps / 2
+    x = signals_for(single, seed)
+    a = codes_for(single, seed, x.shape[: x.ndim - len(P.signal_shape)])
+    a = torch.where(a.abs() < 0.5, 0.0, a)
+    codes, signals = tuple(range(-len(P.code_shape), 0)), tuple(range(-len(P.signal_shape), 0))
+    atoms = double._decode(
+        torch.eye(P.code_size, dtype=torch.float64)
+        .reshape(-1, *P.code_shape)
+        .expand(*P.batch_shape, P.code_size, *P.code_shape)
+    )
+    true = atoms.flatten(-len(P.signal_shape)).norm(dim=-1).unflatten(-1, P.code_shape)
+    norms = bound.norms.double()
+    assert (norms * (1 + 1e-5) >= (true.unsqueeze(len(P.batch_shape)) if P.batch_shape else true)).all()
+    wrong = (single.encode(x) - double.encode(x.double())).abs()
+    size = x.double().square().sum(signals).sqrt().reshape(*x.shape[: x.ndim - len(signals)], *(1,) * len(codes))
+    assert (wrong <= 1.01 * bound.encode * u * norms * size).all()
+    wrong = (single.decode(a) - double.decode(a.double())).square().sum(signals).sqrt()
+    terms = (a != 0).sum(codes).clamp(max=bound.decode) if bound.sparse else bound.decode
+    assert (wrong <= 1.01 * terms * u * (norms * a.abs()).sum(codes)).all()
+
+
+def test_a_certificate_of_a_large_problem_stays_useful() -> None:
+    weight = normal(0, 256, 512)
+    P = vd.DenseDictionary(weight / weight.norm(dim=0))
+    codes = torch.where(torch.rand(20, 512, generator=torch.Generator().manual_seed(0)) < 0.04, normal(1, 20, 512), 0.0)
+    solution = vd.solve(vd.SparseProblem(P, P.decode(codes) + 0.01 * normal(2, 20, 256), 0.05), tol=1e-12)
+    assert solution.converged.all()
+    assert (solution.kkt_residual <= 1e-12).all()
+
+
+@both
+@pytest.mark.parametrize("nonsense", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("lam", [0.3, 0.0])
+def test_what_cannot_be_computed_is_no_certificate(dtype: torch.dtype, nonsense: float, lam: float) -> None:
+    for nonnegative in (False, True):
+        problem = vd.SparseProblem(
+            vd.DenseDictionary(normal(0, 4, 3, dtype=dtype)), normal(1, 2, 4, dtype=dtype), lam, 0.1, nonnegative
+        )
+        a = torch.zeros(2, 3, dtype=dtype)
+        a[0, 1] = nonsense
+        for value in (problem.gap(a), problem.relative_gap(a), problem.kkt_residual(a), *problem.certificate(a)):
+            assert not value[0] < math.inf
+            assert value[1] < math.inf
+
+
+@settings(max_examples=20)
+@given(problem=strategies.problems(ridges=st.sampled_from([0.0, 0.3])), seed=seeds, by=st.integers(-200, 200))
+def test_gradients_do_not_depend_on_units(problem: vd.SparseProblem, seed: int, by: int) -> None:
+    """Of the gap in the code, and of the equilibrium in x."""
+    a = codes_for(problem.dictionary, seed, problem.batch_shape).abs() + 0.1
+    slopes = []
+    for one, code in ((problem, a), (rescaled(problem, by, -by), a * 4.0**by)):
+        code = code.clone().requires_grad_()
+        slopes.append(torch.autograd.grad(one.gap(code).sum(), code)[0])
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-9, atol=1e-12)
+    if not problem.ridge:
+        return
+    jacobians = []
+    for one in (problem, rescaled(problem, by, -by)):
+        x = one.x.clone().requires_grad_()
+        code = vd.equilibrium(one._with(one.dictionary, x, one.lam, one.ridge)).code
+        jacobians.append(torch.autograd.grad((code * normal(5, *code.shape)).sum(), x)[0])
+    torch.testing.assert_close(jacobians[1] * 2.0**-by, jacobians[0], rtol=1e-7, atol=1e-9)
+
+
+def test_the_gaps_gradient_is_its_formulas() -> None:
+    P, x = normal(0, 5, 4), normal(1, 2, 5)
+    inputs = (
+        P.requires_grad_(),
+        x.requires_grad_(),
+        torch.tensor([0.4, 0.2]).double().requires_grad_(),
+        normal(2, 2, 4),
+    )
+
+    def relative(P: Tensor, x: Tensor, lam: Tensor, a: Tensor) -> Tensor:
+        return vd.SparseProblem(vd.DenseDictionary(P), x, lam).relative_gap(a)
+
+    assert torch.autograd.gradcheck(relative, (*inputs[:3], inputs[3].requires_grad_()))
+    # Twice in a row, and with the dictionary changed in between.
+    problem = vd.SparseProblem(vd.DenseDictionary(P), x, 0.3)
+    a = normal(2, 2, 4)
+    first = problem.relative_gap(a)
+    first.sum().backward()
+    problem.relative_gap(a).sum().backward()
+    with torch.no_grad():
+        P.mul_(2)
+    torch.testing.assert_close(problem.relative_gap(a), vd.SparseProblem(vd.DenseDictionary(P), x, 0.3).relative_gap(a))
+
+
+@settings(max_examples=20)
+@given(P=strategies.dictionaries(), by=st.integers(-520, 500))
+def test_the_lipschitz_bound_holds_at_every_scale(P: vd.Dictionary, by: int) -> None:
+    plain = P.lipschitz()
+    scaled = P.with_tensors(tuple(t * 2.0**by for t in P.tensors())).lipschitz()
+    assert (scaled >= plain * 4.0**by * (1 - 1e-12)).all()
+    assert ((scaled > 0) == (plain > 0)).all()
+    if abs(2 * by) < 900:
+        torch.testing.assert_close(scaled, plain * 4.0**by, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", strategies.KINDS)
+def test_a_bound_beyond_the_dtype_is_infinite_and_one_below_it_is_not_zero(kind: str) -> None:
+    P = {
+        "dense": vd.DenseDictionary(normal(0, 3, 4)),
+        "batched dense": vd.DenseDictionary(normal(0, 2, 3, 4)),
+        "conv": vd.ConvDictionary(normal(0, 2, 1, 2, 2), (1, 4, 4)),
+        "fourier": vd.FourierDictionary(normal(0, 2, 1, 3, 3)),
+        "random features": vd.RandomFeatureDictionary(normal(0, 3, 2), normal(1, 4, 2)),
+        "union": vd.UnionDictionary(vd.DenseDictionary(normal(0, 3, 4)), vd.DenseDictionary(normal(1, 2, 3, 2))),
+    }[kind]
+    small, large = (P.with_tensors(tuple(t * by for t in P.tensors())).lipschitz() for by in (1e-200, 1e200))
+    assert (small > 0).all()
+    assert small.isfinite().all()
+    assert large.isinf().all()
+
+
+@both
+def test_a_tolerance_that_the_dtype_cannot_verify_is_refused(dtype: torch.dtype) -> None:
+    problem = vd.SparseProblem(vd.DenseDictionary(normal(0, 4, 3, dtype=dtype)), normal(1, 2, 4, dtype=dtype), 0.1)
+    least = r"9\.54e-07" if dtype == torch.float32 else r"1\.78e-15"
+    for call in (vd.solve, vd.equilibrium):
+        with pytest.raises(
+            ValueError, match=rf"^tol is 1e-16; {dtype} verifies a relative gap of {least} at the least"
+        ):
+            call(problem, tol=1e-16)
+        assert call(problem).converged.all()
+
+
+@both
+@pytest.mark.parametrize("method", ["auto", "fista", "ista", "admm"])
+@pytest.mark.parametrize("polish", [True, False])
+def test_no_signals_are_solved_by_every_method(dtype: torch.dtype, method: str, polish: bool) -> None:
+    for batch, lead in (((), (0,)), ((), (2, 0)), ((3,), (3, 0)), ((0,), (0, 2))):
+        P = vd.DenseDictionary(normal(0, *batch, 4, 3, dtype=dtype))
+        for lam, ridge, nonnegative in ((0.1, 0.0, False), (0.0, 0.5, True)):
+            problem = vd.SparseProblem(P, torch.zeros(*lead, 4, dtype=dtype), lam, ridge, nonnegative)
+            solution = vd.solve(problem, method, polish=polish)
+            assert solution.code.shape == (*lead, 3)
+            assert all(part.shape == lead for part in solution[1:5] if isinstance(part, Tensor))
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "backprop", "checkpoint", "adjoint"])
+def test_no_signals_come_to_rest(gradient: str) -> None:
+    for batch, lead in (((), (0,)), ((3,), (3, 0))):
+        P = vd.DenseDictionary(normal(0, *batch, 4, 3).requires_grad_())
+        x = torch.zeros(*lead, 4, dtype=torch.float64)
+        for target in (vd.SparseProblem(P, x, 0.1), vd.SparseRecurrent(P, x, 0.1), vd.Reduced(P, x, 0.1)):
+            found = vd.equilibrium(target, gradient)
+            assert found.code.shape == (*lead, 3)
+            assert found.converged.shape == lead
+
+
+@pytest.mark.parametrize("method", ["auto", "fista", "ista", "admm"])
+@pytest.mark.parametrize("nonsense", [math.nan, math.inf])
+def test_a_dictionary_spoilt_after_it_was_made_is_refused_in_a_sentence(method: str, nonsense: float) -> None:
+    for shape in ((4, 3), (2, 4, 3)):
+        P = vd.DenseDictionary(normal(0, *shape))
+        problem = vd.SparseProblem(P, normal(1, 2, 2, 4), 0.1, 0.1)
+        assert vd.solve(problem, method).converged.all()
+        P.weight[..., 1, 1] = nonsense
+        with pytest.raises(ValueError, match="holds NaN or infinite entries; finite numbers are wanted"):
+            vd.solve(problem, method)
+
+
+@both
+@pytest.mark.parametrize("method", ["auto", "fista", "ista", "admm"])
+@pytest.mark.parametrize("weight", [torch.ones(4, 6), torch.zeros(4, 6), torch.eye(4)[:, [0, 0, 1, 1, 1, 2]] * 1e15])
+def test_singular_gram_matrices_are_no_trouble(dtype: torch.dtype, method: str, weight: Tensor) -> None:
+    P = vd.DenseDictionary(weight.to(dtype))
+    for lam, nonnegative in ((0.1, False), (0.0, False), (0.1, True), (0.0, True)):
+        lam = lam * float(weight.max())
+        problem = vd.SparseProblem(P, normal(1, 3, 4, dtype=dtype), lam, 0.0, nonnegative)
+        solution = vd.solve(problem, method, max_iterations=1000)
+        assert solution.converged.all()
+        assert torch.isfinite(solution.code).all()
