@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.problems import SparseProblem
@@ -124,7 +125,7 @@ class _Gathered:
         valid = self.valid[rows]
         try:
             inverse = torch.linalg.pinv(self.system[rows], hermitian=True, rtol=1e3 * torch.finfo(v.dtype).eps)
-        except torch.linalg.LinAlgError:  # LAPACK finds no eigenvalues: what the shifted factors gave has to do
+        except LinAlgError:  # LAPACK finds no eigenvalues: what the shifted factors gave has to do
             return y
         rhs = v.reshape(*self.index.shape[:-1], -1)[rows].gather(-1, self.index[rows]) * valid
         least = (inverse @ rhs[..., None]).squeeze(-1) * valid
@@ -142,7 +143,7 @@ class _Gathered:
         padded = self.system + torch.diag_embed(torch.where(self.valid, 0.0, size - 1))
         try:
             eigenvalues = torch.linalg.eigvalsh(padded)
-        except torch.linalg.LinAlgError:  # not found by LAPACK: nothing is known of the condition number
+        except LinAlgError:  # not found by LAPACK: nothing is known of the condition number
             return torch.full(self.batch_shape, math.inf, dtype=padded.dtype, device=padded.device)
         low, high = eigenvalues[..., 0], eigenvalues[..., -1]
         singular = low <= high * torch.finfo(low.dtype).eps

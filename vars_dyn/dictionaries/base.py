@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from vars_dyn import _checks, _scaling
 
@@ -208,5 +209,5 @@ def largest_hermitian(matrices: Tensor) -> Tensor:
     """
     try:
         return torch.linalg.eigvalsh(matrices)[..., -1].clamp(min=0)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         return matrices.abs().sum(-1).amax(-1)
