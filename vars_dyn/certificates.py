@@ -126,7 +126,9 @@ def least_pull(x: Tensor, pull: Tensor, rounding: Rounding) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=-1)[..., None]
     most = length * rounding.norms
     least = (pull.abs() - _SLACK * (rounding.encode + 2) * u * most - _LOST * x.shape[-1]).amax(-1)
-    return torch.where(least > 0, least, (1 - 1e-6) * most.expand(pull.shape).amax(-1))
+    # Norms that underflow has touched are no lower bounds.
+    reliable = torch.where(rounding.norms >= _DENSE, most, 0.0)
+    return torch.where(least > 0, least, (1 - 1e-6) * reliable.expand(pull.shape).amax(-1))
 
 
 def _weighted(size: Tensor, weights: Tensor, length: Tensor) -> Tensor:
