@@ -104,8 +104,9 @@ def _run(options: Options, begun: _Begun) -> int:
     neurons = field_of(options, signals, dictionary)
     torch.set_num_threads(threads_of(options.run, neurons))
     with _place(options) as (store, figure):
-        inputs = signals.attributes.get("input")
-        sources = [Path(name) for name in (*inputs, *_files_of(options.dictionary.dictionary))]
+        given = signals.attributes["input"]
+        inputs = given if isinstance(given, list) else [given]
+        sources = [Path(str(name)) for name in (*inputs, *_files_of(options.dictionary.dictionary))]
         check_place("--out", store, sources)
         _check_figure(figure, sources)
         begun.store, begun.extra = store, _unstored(options)
@@ -124,7 +125,7 @@ def _run(options: Options, begun: _Begun) -> int:
                 progress=progress,
                 coordinates=signals.coordinates,
                 attributes={name: value for name, value in signals.attributes.items() if name != "input"},
-                origin={"input": inputs, "seed": options.run.seed, "options": stored(options)},
+                origin={"input": given, "seed": options.run.seed, "options": stored(options)},
                 **integration,
             )
     if figure is not None:
