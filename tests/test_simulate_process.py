@@ -18,7 +18,7 @@ from PIL import Image
 import vars_dyn as vd
 from tests.recording_helpers import assert_same_bits
 from vars_dyn import _resources
-from vars_dyn.recording.store import read_attributes
+from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.simulate import main
 
 SMALL = ("signals.npy", "--dictionary", "random:9", "--lam", "0.3x", "--t-max", "400", "--chunk", "64")
