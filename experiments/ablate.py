@@ -26,14 +26,15 @@ from jsonargparse import Namespace
 from torch import nn
 from tqdm import tqdm
 
-from experiments import commands, plots, records
+from experiments import cli, records
 from experiments.evaluate import opened
-from experiments.evaluation import Evaluation, evaluate_on
-from experiments.loop import train
+from experiments.evaluation.run import Evaluation, evaluate_on
+from experiments.evaluation.suites import Subject
+from experiments.evaluation.trained import Trained, trained
 from experiments.outputs import refuse_foreign
+from experiments.report import plots
 from experiments.settings import Ode
-from experiments.suites import Subject
-from experiments.trained import Trained, trained
+from experiments.training.loop import train
 from vars_dyn import _files
 from vars_dyn.attention import VarsAttention, solvers
 
@@ -207,8 +208,8 @@ def _refuse_another(path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = commands.parser_for("ablate", "Vary iterations, lambda, solver and threshold of a VARS model's layers.")
-    commands.add_model(parser)
+    parser = cli.parser_for("ablate", "Vary iterations, lambda, solver and threshold of a VARS model's layers.")
+    cli.add_model(parser)
     parser.add_option("on", str, default="clean,corruptions", help="suites that measure, by commas")
     parser.add_option("out", str | None, default=None, help="folder of the results; default: the run's")
     parser.add_option("retrain", bool, default=False, help="train every cell as the checkpoint was")
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plots.grid(dataset, _base(found.model), out / "ablation.png")
         print(f"{out / 'ablation.zarr'}\n{out / 'ablation.png'}")
 
-    return commands.run(parser, command, arguments)
+    return cli.run(parser, command, arguments)
 
 
 def _base(model: nn.Module) -> Mapping[str, float]:

@@ -13,23 +13,24 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from experiments import commands, pictures, plots, records
-from experiments.data import Labelled, evaluation_images
-from experiments.evaluation import KINDS, Evaluation, evaluate_on
+from experiments import cli, records
+from experiments.data.images import Labelled, evaluation_images
+from experiments.evaluation.run import KINDS, Evaluation, evaluate_on
+from experiments.evaluation.suites import SUITES, Subject
+from experiments.evaluation.trained import Trained, load, trained
 from experiments.outputs import refuse_foreign
 from experiments.plain import as_plain
+from experiments.report import pictures, plots
 from experiments.settings import Settings
-from experiments.suites import SUITES, Subject
-from experiments.trained import Trained, load, trained
 from vars_dyn import _files
 from vars_dyn.attention.base import TokenMixer
 
 __all__ = ["about", "evaluation_of", "load", "main", "measure", "measure_subject", "measure_trained", "opened"]
 
 
-def _parser() -> commands.Parser:
-    parser = commands.parser_for("evaluate", "Measure a trained model: a JSON record per number, a table, figures.")
-    commands.add_model(parser)
+def _parser() -> cli.Parser:
+    parser = cli.parser_for("evaluate", "Measure a trained model: a JSON record per number, a table, figures.")
+    cli.add_model(parser)
     parser.add_option("on", str, default=",".join(KINDS), help=f"of {', '.join(SUITES)}, by commas")
     parser.add_option("out", str | None, default=None, help="folder of the results; default: the run's")
     parser.add_option("overwrite", bool, default=False, help="replace files that no evaluation made")
@@ -117,10 +118,10 @@ def opened(values: Namespace) -> tuple[Evaluation, Path | None, Trained]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
-    return commands.run(parser, lambda values: _main(parser, values), arguments)
+    return cli.run(parser, lambda values: _main(parser, values), arguments)
 
 
-def _main(parser: commands.Parser, values: Namespace) -> None:
+def _main(parser: cli.Parser, values: Namespace) -> None:
     values = parser.instantiate(values)
     idle(parser.given, evaluation_of(values).on)
     how, root, found = opened(values)

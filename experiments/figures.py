@@ -19,14 +19,15 @@ import numpy as np
 from jsonargparse import Namespace
 from PIL import Image
 
-from experiments import commands, pictures
+from experiments import cli
 from experiments.ablate import Cell, layers_of, varied
-from experiments.corruptions import CORRUPTIONS, SEVERITIES
-from experiments.data import read_image
+from experiments.data.images import read_image
+from experiments.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from experiments.evaluation.suites.mapped import whole_image
+from experiments.evaluation.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
+from experiments.evaluation.trained import Trained, labelled_source, trained
 from experiments.outputs import refuse_foreign
-from experiments.suites.mapped import whole_image
-from experiments.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
-from experiments.trained import Trained, labelled_source, trained
+from experiments.report import pictures
 from vars_dyn.attention import replace_attention
 from vars_dyn.attention.base import TokenMixer
 
@@ -185,7 +186,7 @@ def _idle(given: set[str], figure: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = commands.parser_for("figures", "Draw attention maps and atoms of trained models at images.")
+    parser = cli.parser_for("figures", "Draw attention maps and atoms of trained models at images.")
     parser.add_argument("figure", type=Literal[tuple(FIGURES)], help=", ".join(FIGURES))
     parser.add_class_arguments(Options, None)
 
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         FIGURES[values.figure](models_of(options), options)
         print(options.out)
 
-    return commands.run(parser, command, arguments, None)
+    return cli.run(parser, command, arguments, None)
 
 
 if __name__ == "__main__":

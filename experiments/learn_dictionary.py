@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import vars_dyn as vd
-from experiments import commands
+from experiments import cli
 
 __all__ = ["SMALL", "Learning", "learn", "main"]
 
@@ -153,7 +153,7 @@ def _checked(options: Learning) -> Learning:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = commands.parser_for("learn_dictionary", "Recover a planted dictionary through the equilibrium.")
+    parser = cli.parser_for("learn_dictionary", "Recover a planted dictionary through the equilibrium.")
     parser.add_class_arguments(Learning, None)
 
     def command(values: Any) -> None:
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps(found))
 
-    return commands.run(parser, command, arguments, None)
+    return cli.run(parser, command, arguments, None)
 
 
 if __name__ == "__main__":

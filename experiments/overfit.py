@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 import models  # noqa: F401  # registers the models
 import vars_dyn
-from experiments import commands
-from experiments.data import as_images, labelled
+from experiments import cli
+from experiments.data.images import as_images, labelled
 from experiments.outputs import marked, refuse_foreign
 from experiments.settings import Data
 from vars_dyn import _files
@@ -231,16 +231,14 @@ def _write(options: Overfit, records: Sequence[dict[str, Any]], out: Path) -> No
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = commands.parser_for(
-        "overfit", "Learn images by heart through attention that is an ODE, by each gradient mode."
-    )
+    parser = cli.parser_for("overfit", "Learn images by heart through attention that is an ODE, by each gradient mode.")
     parser.add_class_arguments(Overfit, None, instantiate=True)
 
     def command(values: Any) -> None:
         values = parser.instantiate(values)
         _main(Overfit(**{name: getattr(values, name) for name in Overfit.__dataclass_fields__}))
 
-    return commands.run(parser, command, arguments, ("--resume=true",))
+    return cli.run(parser, command, arguments, ("--resume=true",))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import commands, evaluate, pictures, plots, records
-from experiments.data import labelled
-from experiments.drawn import SHAPES, draw, write_images
-from experiments.evaluation import Evaluation
-from experiments.loop import train
+from experiments import cli, evaluate, records
+from experiments.data.drawn import SHAPES, draw, write_images
+from experiments.data.images import labelled
+from experiments.evaluation.run import Evaluation
 from experiments.outputs import refuse_foreign
 from experiments.plain import as_plain
+from experiments.report import pictures, plots
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
+from experiments.training.loop import train
 from vars_dyn import _files
 
 __all__ = ["main", "quickstart"]
@@ -55,7 +56,7 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = commands.parser_for("quickstart", "Train and measure a small VARS-D transformer on images drawn here.")
+    parser = cli.parser_for("quickstart", "Train and measure a small VARS-D transformer on images drawn here.")
     parser.add_option("out", str, default="runs/quickstart", help="folder of everything that it makes")
     parser.add_option("epochs", int, default=8, help="passes over the images")
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print((out / "table.md").read_text())
         print(f"accuracy in per cent; figures and numbers are in {out}")
 
-    return commands.run(parser, command, arguments)
+    return cli.run(parser, command, arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import commands
+from experiments import cli
 from vars_dyn import _files
 from vars_dyn.recording.provenance import command_line, now, versions
 
@@ -200,7 +200,7 @@ def columns(found: Sequence[Mapping[str, Any]]) -> dict[str, Callable[[Mapping[s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of record files; the exit status."""
-    parser = commands.parser_for("records", "Print mean and standard deviation over seeds of several evaluations.")
+    parser = cli.parser_for("records", "Print mean and standard deviation over seeds of several evaluations.")
     parser.add_argument("files", nargs="+", help="records.jsonl of evaluations; runs of one label differ in their seed")
 
     def command(values: Any) -> None:
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = [record for file in values.files for record in latest(read([Path(file)]))]
         print(table(found, columns(found)))
 
-    return commands.run(parser, command, arguments, None)
+    return cli.run(parser, command, arguments, None)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,16 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from experiments import commands, evaluate, logs, plots, records
-from experiments.corruptions import CORRUPTIONS
-from experiments.data import labelled
-from experiments.evaluation import Evaluation
-from experiments.loop import train
+from experiments import cli, evaluate, records
+from experiments.data.images import labelled
+from experiments.evaluation.corruptions import CORRUPTIONS
+from experiments.evaluation.run import Evaluation
 from experiments.outputs import refuse_foreign
 from experiments.plain import as_plain
+from experiments.report import plots
 from experiments.settings import Attention, Settings
+from experiments.training import logs
+from experiments.training.loop import train
 
 __all__ = ["Ablation", "Series", "jobs", "main", "report", "run"]
 
@@ -288,7 +290,7 @@ _BY_CORRUPTION = {name.replace("_", " "): _corruption(name) for name in CORRUPTI
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status: 1 if some runs could not be made."""
-    parser = commands.parser_for("series", "Train and evaluate variants over seeds; given again, it goes on.")
+    parser = cli.parser_for("series", "Train and evaluate variants over seeds; given again, it goes on.")
     parser.add_class_arguments(Series, None)
 
     def command(values: Namespace) -> int:
@@ -301,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"could not run {line}", file=sys.stderr)
         return 1 if failed else 0
 
-    return commands.run(parser, command, arguments)
+    return cli.run(parser, command, arguments)
 
 
 if __name__ == "__main__":

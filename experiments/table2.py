@@ -18,11 +18,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from experiments import commands, records
+from experiments import cli, records
 from experiments.evaluate import about, evaluation_of, measure_subject
-from experiments.evaluation import Evaluation
-from experiments.suites import SUITES, Subject
-from experiments.trained import Trained, labelled_source, trained
+from experiments.evaluation.run import Evaluation
+from experiments.evaluation.suites import SUITES, Subject
+from experiments.evaluation.trained import Trained, labelled_source, trained
 from models.cost import cost_of
 
 __all__ = ["COLUMNS", "Cell", "Row", "main", "measure_row", "write"]
@@ -145,9 +145,9 @@ def _latex(rows: Sequence[Row], head: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status: 1 if some data could not be used."""
-    parser = commands.parser_for("table2", "Measure models on all of Table 2; given again, it goes on.")
+    parser = cli.parser_for("table2", "Measure models on all of Table 2; given again, it goes on.")
     parser.add_option("models", list[str], required=True, help="MODEL or LABEL=MODEL: checkpoints, timm:NAME=FILE")
-    commands.add_data(parser)
+    cli.add_data(parser)
     parser.add_option("out", str, default="runs/table2", help="folder of the table and its records")
     parser.add_class_arguments(Evaluation, None, skip={"on"})
 
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{label}, {name}: {cell.missing}", file=sys.stderr)
         return 1 if broken else 0
 
-    return commands.run(parser, command, arguments)
+    return cli.run(parser, command, arguments)
 
 
 if __name__ == "__main__":

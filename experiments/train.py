@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from jsonargparse import Namespace
 
-from experiments import commands
-from experiments.loop import train
+from experiments import cli
 from experiments.settings import Settings
+from experiments.training.loop import train
 
 __all__ = ["main", "read_settings"]
 
 
-def _parser() -> commands.Parser:
-    parser = commands.parser_for("train", "Train a model; all options may stand in the YAML file of --config.")
+def _parser() -> cli.Parser:
+    parser = cli.parser_for("train", "Train a model; all options may stand in the YAML file of --config.")
     parser.add_class_arguments(Settings, None, instantiate=True)
     return parser
 
@@ -26,7 +26,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     return _settings(parser, parser.parse_args(list(arguments)))
 
 
-def _settings(parser: commands.Parser, values: Namespace) -> Settings:
+def _settings(parser: cli.Parser, values: Namespace) -> Settings:
     values = parser.instantiate(values)
     return Settings(**{name: getattr(values, name) for name in Settings.__dataclass_fields__})
 
@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = _parser()
     given = _flags(arguments)
-    return commands.run(parser, lambda values: _main(parser, _settings(parser, values)), given, ("--resume=true",))
+    return cli.run(parser, lambda values: _main(parser, _settings(parser, values)), given, ("--resume=true",))
 
 
-def _main(parser: commands.Parser, settings: Settings) -> None:
+def _main(parser: cli.Parser, settings: Settings) -> None:
     _idle(parser.given, settings)
     train(settings)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.attention import resolve_attention
 from models.stem import ConvPatchEmbed
 from vars_dyn.attention.base import TokenBatchNorm
-from vars_dyn.attention.tokens import Grid, exact_layout
+from vars_dyn.attention.dictionaries.tokens import Grid, exact_layout
 
 __all__ = ["Block", "ConvMlp", "RobustVisionTransformer"]
 

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import vars_dyn as vd
-from tests.recording_helpers import even, small_field
-from vars_dyn.banks import GaborBank
+from tests.recording.helpers import even, small_field
+from vars_dyn.dictionaries.gabor import GaborBank
 from vars_dyn.images import Signals, assemble, centre, crop, normalise, patches
 from vars_dyn.plotting import (
     plot_active,
@@ -26,7 +26,8 @@ from vars_dyn.plotting import (
     plot_reconstruction,
     summary,
 )
-from vars_dyn.recording import open_dataset, record
+from vars_dyn.recording import open_dataset
+from vars_dyn.recording.record import record
 
 
 @pytest.fixture(scope="module")

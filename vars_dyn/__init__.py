@@ -12,11 +12,13 @@ from vars_dyn.dictionaries import (
     UnionDictionary,
 )
 from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
-from vars_dyn.equilibrium import differentiability, equilibrium
-from vars_dyn.integrate import IntegrationError, Trajectory, integrate
+from vars_dyn.integration import IntegrationError, Trajectory
+from vars_dyn.integration.integrate import integrate
 from vars_dyn.problems import SparseProblem
-from vars_dyn.recording import facts, open_dataset, record, to_dataset
-from vars_dyn.solvers import Solution, solve
+from vars_dyn.recording import facts, open_dataset, to_dataset
+from vars_dyn.recording.record import record
+from vars_dyn.solvers.equilibrium import differentiability, equilibrium
+from vars_dyn.solvers.solve import Solution, solve
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from experiments.benchmark import report
 from experiments.benchmark.alternating import Measured
 from experiments.benchmark.attention import DIM, DYNAMIC, HEADS, SOFTMAX, layer_of
 from experiments.benchmark.contract import Contender, Findings, Goal, Row
-from vars_dyn.attention import kernels
+from vars_dyn.attention.reconstruct import triton as kernels
 
 __all__ = ["Cell", "main", "row", "series"]
 

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vars_dyn as vd
-from experiments import commands
+from experiments import cli
 from experiments.benchmark.exact import exact_flow
 from experiments.benchmark.machine import machine, peak_bytes, reset_peak, resident_bytes
 
@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["--measure"]:
         _measure_here(json.loads(given[1]))
         return 0
-    parser = commands.parser_for("benchmark.gradients", "Error, time and memory of every gradient mode.")
+    parser = cli.parser_for("benchmark.gradients", "Error, time and memory of every gradient mode.")
     parser.add_argument("--horizons", type=list[float], default=[5.0, 20.0, 80.0], help="times T, increasing")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the fastest counts")
     parser.add_argument("--patience", type=float, default=600.0, help="seconds until a measurement is given up")
@@ -346,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = json.dumps({**record, "rows": rows, "ratios": found}, indent=2)
             (folder / "benchmark.json").write_text(text + "\n")
 
-    return commands.run(parser, command, given)
+    return cli.run(parser, command, given)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from zarr.codecs import ZstdCodec
 import vars_dyn as vd
 from experiments.benchmark.contract import Contender, Goal, Row
 from vars_dyn.dynamics import State
-from vars_dyn.integrate import Snapshot, start_of, stream
-from vars_dyn.recording import record
+from vars_dyn.integration import Snapshot, start_of
+from vars_dyn.integration.integrate import stream
+from vars_dyn.recording.record import record
 
 __all__ = ["recording"]
 

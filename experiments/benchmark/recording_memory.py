@@ -19,7 +19,7 @@ import torch
 
 import vars_dyn as vd
 from experiments.benchmark.machine import peak_bytes
-from vars_dyn.recording import record
+from vars_dyn.recording.record import record
 
 #: Signals, neurons and atoms: a state of 64 x (256 + 512) numbers, .4 MB a time point.
 SIGNALS, NEURONS, ATOMS = 64, 256, 512

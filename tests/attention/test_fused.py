@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vars_dyn.attention import Variant, VarsAttention, fused, solvers, written_out
-from vars_dyn.attention.spectral import largest_eigenpair
+from vars_dyn.attention import Variant, VarsAttention, solvers
+from vars_dyn.attention.reconstruct import autograd as written_out
+from vars_dyn.attention.reconstruct import cpu_features as fused
+from vars_dyn.attention.reconstruct.spectral import largest_eigenpair
 
 KINDS = {"dynamic": {}, "static+dynamic": {"grid_size": 3, "variant": Variant(static="full")}}
 

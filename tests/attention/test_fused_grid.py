@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vars_dyn.attention import VarsAttention, fused_grid
-from vars_dyn.attention.static import TokenConvDictionary
+from vars_dyn.attention import VarsAttention
+from vars_dyn.attention.dictionaries.grid import TokenConvDictionary
+from vars_dyn.attention.reconstruct import cpu_grid as fused_grid
 
 GRID = (3, 4)
 

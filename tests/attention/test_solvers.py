@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vars_dyn import gradients, solve
+from vars_dyn import solve
 from vars_dyn.attention import Equilibrium, Ode, Variant, VarsAttention, look_inside
+from vars_dyn.integration import gradients
 
 KINDS = ("dynamic", "static", "static+dynamic")
 TIGHT = {"horizon": 1.0, "rtol": 1e-8, "atol": 1e-10}

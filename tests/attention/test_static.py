@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vars_dyn import FourierDictionary
 from vars_dyn.attention import Variant, VarsAttention
-from vars_dyn.attention.features import FeatureDictionary
-from vars_dyn.attention.resize import resize_half_spectrum, resize_token_rows
-from vars_dyn.attention.static import GridDictionary, TokenConvDictionary, TokenFourierDictionary
-from vars_dyn.attention.tokens import grid_tokens
+from vars_dyn.attention.dictionaries.features import FeatureDictionary
+from vars_dyn.attention.dictionaries.grid import GridDictionary, TokenConvDictionary, TokenFourierDictionary
+from vars_dyn.attention.dictionaries.resize import resize_half_spectrum, resize_token_rows
+from vars_dyn.attention.dictionaries.tokens import grid_tokens
 
 sizes = st.integers(2, 6)
 

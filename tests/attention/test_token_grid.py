@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vars_dyn.attention import VarsAttention, attention_class, follow_grid, look_inside, replace_attention
-from vars_dyn.attention.tokens import grid_tokens
+from vars_dyn.attention.dictionaries.tokens import grid_tokens
 
 TINY = {"embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3, "patch_size": 4}
 TALL, WIDE = (64, 36), (36, 64)  # 16 x 9 and 9 x 16 tokens, as many as 12 x 12

@@ -15,8 +15,10 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from vars_dyn.attention import VarsAttention, fused, kernels
-from vars_dyn.attention.kernels import launch
+from vars_dyn.attention import VarsAttention
+from vars_dyn.attention.reconstruct import cpu_features as fused
+from vars_dyn.attention.reconstruct import triton as kernels
+from vars_dyn.attention.reconstruct.triton import launch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from vars_dyn.attention.kernels import launch
+from vars_dyn.attention.reconstruct.triton import launch
 
 
 def test_the_kernels_in_the_interpreter() -> None:

@@ -15,8 +15,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
-from vars_dyn.attention import kernels
-from vars_dyn.attention.kernels import launch
+from vars_dyn.attention.reconstruct import triton as kernels
+from vars_dyn.attention.reconstruct.triton import launch
 
 FILES = [Path(kernels.__file__).with_name(name) for name in ("device.py", "forward.py", "backward.py")]
 

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vars_dyn import solve
 from vars_dyn.attention import Equilibrium, Ode, Variant, VarsAttention
-from vars_dyn.attention.features import FeatureDictionary
-from vars_dyn.attention.union import TokenUnion
+from vars_dyn.attention.dictionaries.features import FeatureDictionary
+from vars_dyn.attention.dictionaries.union import TokenUnion
 
 KINDS = ("dynamic", "static", "static+dynamic")
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("jsonargparse", reason="the experiments extra is not installed")
 pytest.importorskip("lightning_fabric", reason="the experiments extra is not installed")
 
-from experiments.drawn import write_images
+from experiments.data.drawn import write_images
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
 
 

@@ -13,10 +13,10 @@ import xarray as xr
 from experiments import ablate as command
 from experiments.ablate import Cell, layers_of, varied
 from experiments.evaluate import load
-from experiments.loop import train
-from experiments.networks import build_model
+from experiments.evaluation.suites.classification import Clean
 from experiments.settings import Attention, Ode, Settings
-from experiments.suites.classification import Clean
+from experiments.training.loop import train
+from experiments.training.networks import build_model
 from vars_dyn.attention import Variant, VarsAttention
 
 
@@ -69,8 +69,8 @@ def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: 
     assert (rest.sel(num_steps=1) == rest.sel(num_steps=3)).all()
     assert int(np.isnan(values).sum()) == 2 * 2
     # The cell that the model has is what evaluation gives; so is one that silences attention.
-    from experiments.data import labelled
-    from experiments.evaluation import Evaluation, evaluate
+    from experiments.data.images import labelled
+    from experiments.evaluation.run import Evaluation, evaluate
 
     model, settings, _ = load(run.out)
     for lam in (0.3, 50.0):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.attacks import fgsm, pgd
+from experiments.evaluation.measures.attacks import fgsm, pgd
 
 RADIUS, STEP = 8 / 255, 2 / 255
 

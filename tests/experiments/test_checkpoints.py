@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import checkpoints
-from experiments.checkpoints import Checkpoint
+from experiments.training import checkpoints
+from experiments.training.checkpoints import Checkpoint
 
 
 def _checkpoint(epoch: int, value: float = 0.0) -> Checkpoint:

@@ -12,11 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, quickstart, series, train
-from experiments.loop import train as train_run
-from experiments.networks import build_model
 from experiments.plain import as_plain
 from experiments.settings import Settings
 from experiments.train import read_settings
+from experiments.training.loop import train as train_run
+from experiments.training.networks import build_model
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, corrupt, corrupt_all
-from experiments.drawn import SHAPES, draw
+from experiments.data.drawn import SHAPES, draw
+from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, corrupt, corrupt_all
 
 GREY = np.full((32, 32, 3), 128, dtype=np.uint8)
 #: Their published tables do not rise in distance from the clean image: frost dims what it brightens before.

@@ -15,9 +15,9 @@ import scipy.signal
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from experiments.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_all
-from experiments.corruptions._ice import ice
-from experiments.corruptions._images import motion_blurred, plasma
+from experiments.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_all
+from experiments.evaluation.corruptions._ice import ice
+from experiments.evaluation.corruptions._images import motion_blurred, plasma
 
 DATA = Path(__file__).parents[1] / "data"
 CIFAR10 = Path(__file__).parents[2] / "data" / "cifar10" / "val"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.data import EpochBatches, Images, cropped, evaluation_images, labelled, training_transform
-from experiments.drawn import SHAPES, draw
+from experiments.data.drawn import SHAPES, draw
+from experiments.data.images import EpochBatches, Images, cropped, evaluation_images, labelled, training_transform
 from experiments.settings import Augmentation, Data
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from experiments import evaluate as command
 from experiments import records as record_table
-from experiments.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corrupt_all
-from experiments.data import Labelled
-from experiments.evaluation import Attacks, Corruptions, Evaluation, evaluate
-from experiments.loop import train
+from experiments.data.images import Labelled
+from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corrupt_all
+from experiments.evaluation.run import Attacks, Corruptions, Evaluation, evaluate
+from experiments.evaluation.suites import corrupted
 from experiments.settings import Data, Optimization, Settings
-from experiments.suites import corrupted
+from experiments.training.loop import train
 
 DATA = Data(image_size=8, crop=1)
 

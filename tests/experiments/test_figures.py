@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from experiments import figures as command
-from experiments import pictures
-from experiments.corruptions import corrupt_all
-from experiments.data import as_images
+from experiments.data.images import as_images
 from experiments.evaluate import load
-from experiments.loop import train
-from experiments.maps import attention_map, view
-from experiments.saliency import nss
+from experiments.evaluation.corruptions import corrupt_all
+from experiments.evaluation.measures.maps import attention_map, view
+from experiments.evaluation.measures.saliency import nss
+from experiments.evaluation.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
+from experiments.report import pictures
 from experiments.settings import Attention, Settings
-from experiments.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
+from experiments.training.loop import train
 from tests.experiments.test_map_suites import write_mit1003
 from vars_dyn.attention import upsampled
 

@@ -14,10 +14,10 @@ from PIL import Image
 from scipy.io import savemat
 from torchmetrics.classification import BinaryJaccardIndex, BinaryStatScores
 
-from experiments.evaluation import Evaluation, Gaze, Maps, Segmentation, evaluate_on
-from experiments.maps import attention_map, min_max
-from experiments.suites import SUITES, Subject
-from experiments.suites.voc import confusion
+from experiments.evaluation.measures.maps import attention_map, min_max
+from experiments.evaluation.run import Evaluation, Gaze, Maps, Segmentation, evaluate_on
+from experiments.evaluation.suites import SUITES, Subject
+from experiments.evaluation.suites.voc import confusion
 from tests.experiments.trees import DATA, Bright
 
 

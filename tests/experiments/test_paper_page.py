@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.suites import SUITES
+from experiments.evaluation.suites import SUITES
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "paper.md"
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import ablate, evaluate, figures, learn_dictionary, overfit, quickstart, series, table2, train
-from experiments.evaluation import Evaluation
+from experiments.evaluation.run import Evaluation
 from experiments.limits import SIZES, checked_sizes
-from experiments.loop import train as train_run
 from experiments.plain import as_plain, check, read
 from experiments.settings import Attention, Data, Model, Ode, Optimization, Settings
+from experiments.training.loop import train as train_run
 
 COMMANDS = {
     "train": (train.main, [], ["model", "model.sizes", "model.attention.ode", "data.mean", "epochs", "finetune"]),

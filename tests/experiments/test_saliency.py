@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from torchmetrics.regression import PearsonCorrCoef
 
-from experiments.saliency import auc_judd, cc, gaze_fixations, nss
+from experiments.evaluation.measures.saliency import auc_judd, cc, gaze_fixations, nss
 
 
 def test_by_hand() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import records, series
-from experiments.evaluation import Corruptions, Evaluation
+from experiments.evaluation.run import Corruptions, Evaluation
 from experiments.quickstart import quickstart
 from experiments.series import Ablation, Series
 from experiments.settings import Attention, Settings

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import nn
 
 from experiments import evaluate as command
-from experiments.corruptions import CORRUPTIONS
-from experiments.data import Labelled
-from experiments.evaluation import KINDS, Corruptions, Evaluation, Pacs, evaluate, evaluate_on
-from experiments.networks import Normalized, build_model
+from experiments.data.images import Labelled
+from experiments.evaluation.corruptions import CORRUPTIONS
+from experiments.evaluation.run import KINDS, Corruptions, Evaluation, Pacs, evaluate, evaluate_on
+from experiments.evaluation.suites import SUITES, Subject
+from experiments.evaluation.suites import pacs as pacs_suite
+from experiments.evaluation.suites.attacked import Pgd
+from experiments.evaluation.suites.imagenet import synsets
 from experiments.settings import Data, Settings
-from experiments.suites import SUITES, Subject
-from experiments.suites import pacs as pacs_suite
-from experiments.suites.attacked import Pgd
-from experiments.suites.imagenet import synsets
+from experiments.training.networks import Normalized, build_model
 from tests.experiments.trees import DATA, Reader, write
 
 
@@ -271,7 +271,7 @@ def test_pacs_lists_that_are_missing_or_wrong(tmp_path: Path) -> None:
 def test_missing_data_sets_are_bad_input(
     settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments.loop import train
+    from experiments.training.loop import train
 
     path = str(train(settings(epochs=1)))
     capsys.readouterr()

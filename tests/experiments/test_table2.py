@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from experiments import table2 as command
-from experiments.corruptions import CORRUPTIONS
-from experiments.drawn import SHAPES
-from experiments.loop import train
+from experiments.data.drawn import SHAPES
+from experiments.evaluation.corruptions import CORRUPTIONS
+from experiments.evaluation.suites.imagenet import synsets
+from experiments.evaluation.trained import labelled_source
 from experiments.settings import Settings
-from experiments.suites.imagenet import synsets
-from experiments.trained import labelled_source
+from experiments.training.loop import train
 from models.cost import cost_of
 from tests.experiments.trees import write
 

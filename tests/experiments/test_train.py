@@ -16,13 +16,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from experiments import checkpoints, loop
 from experiments import train as command
-from experiments.logs import read_log
-from experiments.loop import train
 from experiments.plain import as_plain
 from experiments.settings import Attention, Augmentation, Model, Optimization, Settings
-from experiments.trajectories import open_trajectories
+from experiments.training import checkpoints, loop
+from experiments.training.logs import read_log
+from experiments.training.loop import train
+from experiments.training.probe import open_trajectories
 
 Make = Callable[..., Settings]
 EVERYTHING = {

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, train
-from experiments.drawn import write_images
+from experiments.data.drawn import write_images
 from experiments.plain import as_plain
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
 from tests.fuzz.sandbox import Foreign, called

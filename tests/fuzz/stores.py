@@ -17,7 +17,8 @@ import torch
 import xarray as xr
 
 import vars_dyn as vd
-from vars_dyn.recording import StoreError, facts, open_dataset, record
+from vars_dyn.recording import StoreError, facts, open_dataset
+from vars_dyn.recording.record import record
 
 __all__ = ["run"]
 

@@ -15,14 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vars_dyn.attention.base import TokenMixer
-from vars_dyn.attention.features import FeatureDictionary
+from vars_dyn.attention.dictionaries.features import FeatureDictionary
+from vars_dyn.attention.dictionaries.union import TokenUnion
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solvers import Ode
 from vars_dyn.attention.token_grid import follow_grid
-from vars_dyn.attention.union import TokenUnion
 from vars_dyn.attention.vars import LayerDictionary, VarsAttention
-from vars_dyn.recording import record
+from vars_dyn.recording.record import record
 
 __all__ = ["LayerInput", "LayerView", "layer_inputs", "look_inside", "record_layer", "upsampled"]
 

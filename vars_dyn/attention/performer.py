@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vars_dyn.attention.base import AttentionOptions, TokenMixer, full_precision, refuse_mask, working
-from vars_dyn.attention.features import feature_count
+from vars_dyn.attention.dictionaries.features import feature_count
 from vars_dyn.dictionaries import random_features
 
 __all__ = ["PerformerAttention"]

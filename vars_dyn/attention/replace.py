@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vars_dyn import _checks
 from vars_dyn.attention.base import TokenMixer
+from vars_dyn.attention.dictionaries.tokens import grid_pair
 from vars_dyn.attention.kinds import KINDS, attention_class
 from vars_dyn.attention.token_grid import TokenGrid, follow_grid, grid_of
-from vars_dyn.attention.tokens import grid_pair
 
 __all__ = ["Replacement", "replace_attention"]
 

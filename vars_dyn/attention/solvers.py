@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn.attention.written_out import plain_tensors, soft_step
+from vars_dyn.attention.reconstruct.autograd import plain_tensors, soft_step
 from vars_dyn.dynamics import Reduced, SparseRecurrent
-from vars_dyn.equilibrium import equilibrium
-from vars_dyn.gradients import Implicit, Mode, mode_for, through_time
-from vars_dyn.integrate import integrate
+from vars_dyn.integration.gradients import Implicit, Mode, mode_for, through_time
+from vars_dyn.integration.integrate import integrate
 from vars_dyn.problems import SparseProblem
+from vars_dyn.solvers.equilibrium import equilibrium
 from vars_dyn.thresholds import gelu_threshold, soft_threshold
 
 __all__ = ["GATES", "UNROLLED", "Equilibrium", "Ode", "fista", "ista", "solver_of"]

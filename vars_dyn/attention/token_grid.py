@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from vars_dyn.attention.tokens import Grid, exact_layout, grid_pair, grid_tokens
+from vars_dyn.attention.dictionaries.tokens import Grid, exact_layout, grid_pair, grid_tokens
 
 __all__ = ["OnTokenGrid", "TokenGrid", "follow_grid", "grid_of"]
 

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from vars_dyn import _checks
 from vars_dyn.attention.base import AttentionOptions, TokenBatchNorm, TokenMixer, full_precision, refuse_mask, working
-from vars_dyn.attention.features import FeatureDictionary, feature_count
-from vars_dyn.attention.fused import reconstruct
-from vars_dyn.attention.fused_grid import reconstruct_on_grid
-from vars_dyn.attention.resize import resize_half_spectrum, resize_token_rows
+from vars_dyn.attention.dictionaries.features import FeatureDictionary, feature_count
+from vars_dyn.attention.dictionaries.grid import GridDictionary, TokenConvDictionary, TokenFourierDictionary
+from vars_dyn.attention.dictionaries.resize import resize_half_spectrum, resize_token_rows
+from vars_dyn.attention.dictionaries.tokens import grid_pair
+from vars_dyn.attention.dictionaries.union import TokenUnion
+from vars_dyn.attention.reconstruct.cpu_features import reconstruct
+from vars_dyn.attention.reconstruct.cpu_grid import reconstruct_on_grid
 from vars_dyn.attention.solvers import GATES, UNROLLED, Equilibrium, Map, Ode, solver_of
-from vars_dyn.attention.static import GridDictionary, TokenConvDictionary, TokenFourierDictionary
-from vars_dyn.attention.tokens import grid_pair
-from vars_dyn.attention.union import TokenUnion
 from vars_dyn.attention.variants import DICTIONARIES, Variant, variant_of
 from vars_dyn.dictionaries import random_features
-from vars_dyn.gradients import Mode
+from vars_dyn.integration.gradients import Mode
 from vars_dyn.problems import SparseProblem
 
 __all__ = ["Reconstruction", "TokenBatchNorm", "VarsAttention"]
@@ -60,7 +60,7 @@ class VarsAttention(TokenMixer):
         solver: "ista" (the paper's k steps) or "fista" (with momentum), unrolled; "ode": Eq. 8-9 integrated to a time;
             "equilibrium": its certified end point; or an `Ode` or `Equilibrium` with its settings.
         gradient: how to differentiate through "ode" ("backprop", "checkpoint", "adjoint") or "equilibrium" (these, or
-            "implicit"), by name or with settings (`vars_dyn.gradients`); None: the solver's own. Unrolled steps are
+            "implicit"), by name or with settings (`vars_dyn.integration.gradients`); None: the solver's own. Unrolled steps are
             backpropagated through.
         variant: "paper", "released", or a `Variant`, which names every choice between the two.
         num_prefix_tokens: class and register tokens ahead of the image tokens, each a further row of a static

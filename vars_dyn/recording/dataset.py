@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field
-from vars_dyn.integrate import Trajectory
+from vars_dyn.integration import Trajectory
 from vars_dyn.recording import provenance, scalars
 from vars_dyn.recording.coordinates import signal_coordinates
 from vars_dyn.recording.plan import as_float64

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integrate import FIXED_METHODS, Snapshot, start_of, stream
+from vars_dyn.integration import FIXED_METHODS, Snapshot, start_of
+from vars_dyn.integration.integrate import stream
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import provenance, scalars
 from vars_dyn.recording.coordinates import signal_coordinates

@@ -69,7 +69,7 @@ def record(
         attributes: further attributes of the dataset, as JSON has them; arrays become lists.
         origin: further facts of where the signals and parameters come from, kept in the variable `provenance`; `seed`
             becomes a variable of its own.
-        **integration: arguments of `vars_dyn.integrate.stream`: method, rtol, atol, gap, max_steps, ...
+        **integration: arguments of `vars_dyn.integration.stream`: method, rtol, atol, gap, max_steps, ...
 
     Returns:
         The dataset, read lazily from the store. Its variable `status` says how the run ended; parameters

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vars_dyn._files import StoreError
-from vars_dyn.integrate import Snapshot
+from vars_dyn.integration import Snapshot
 from vars_dyn.recording import provenance, snapshots
 from vars_dyn.recording.integrity import Contents, contents
 from vars_dyn.recording.plan import Plan, of_times, times_digest

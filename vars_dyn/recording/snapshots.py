@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vars_dyn.dynamics.base import Field
-from vars_dyn.integrate import Snapshot, Statistics
+from vars_dyn.integration import Snapshot, Statistics
 from vars_dyn.recording.quantities import Layout, as_numpy, meaning
 from vars_dyn.recording.store import Array
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vars_dyn._files import explained
 from vars_dyn.dynamics.base import State
-from vars_dyn.integrate import IntegrationError, Snapshot
+from vars_dyn.integration import IntegrationError, Snapshot
 from vars_dyn.recording import scalars, snapshots
 from vars_dyn.recording.plan import Plan, as_float64
 from vars_dyn.recording.store import Writer

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vars_dyn.banks import GaborBank
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
+from vars_dyn.dictionaries.gabor import GaborBank
 from vars_dyn.dynamics import EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
 from vars_dyn.images import Signals
-from vars_dyn.integrate import FIXED_METHODS
+from vars_dyn.integration import FIXED_METHODS
 from vars_dyn.simulate.inputs import real_array
 from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
 

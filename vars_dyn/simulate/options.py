@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vars_dyn import _yaml
-from vars_dyn.integrate import METHODS
+from vars_dyn.integration import METHODS
 from vars_dyn.recording import VARIABLES
 from vars_dyn.simulate import values as read
 

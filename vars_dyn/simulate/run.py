@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 import vars_dyn
 from vars_dyn._files import Workplace, check_place, is_our_picture, replacing, tidy_all
-from vars_dyn.integrate import IntegrationError
+from vars_dyn.integration import IntegrationError
 from vars_dyn.plotting import summary
-from vars_dyn.recording import Progress, StoreError, is_store, record
+from vars_dyn.recording import Progress, StoreError, is_store
 from vars_dyn.recording.integrity import read_attributes
+from vars_dyn.recording.record import record
 from vars_dyn.simulate import process, report
 from vars_dyn.simulate.build import device_of, dictionary_of, field_of, integration_of, threads_of, times_of
 from vars_dyn.simulate.inputs import read_signals

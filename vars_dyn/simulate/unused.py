@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vars_dyn.images import Signals
-from vars_dyn.integrate import FIXED_METHODS
+from vars_dyn.integration import FIXED_METHODS
 from vars_dyn.simulate.inputs import is_array
 from vars_dyn.simulate.options import Options
 

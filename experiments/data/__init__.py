@@ -1,0 +1,1 @@
+"""Images: read, drawn, cropped and batched."""

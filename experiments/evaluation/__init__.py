@@ -1,0 +1,1 @@
+"""From a checkpoint to records: trained models, suites, corruptions, measures."""

@@ -1,0 +1,1 @@
+"""What is computed of a model's outputs: attacks, saliency, attention maps."""

@@ -1,0 +1,124 @@
+"""Evaluation of a model on suites: see `experiments.evaluation.suites`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.data.images import Labelled
+from experiments.evaluation.suites import SUITES, Subject, run
+from experiments.evaluation.suites.attacked import Attacks
+from experiments.evaluation.suites.corrupted import Corruptions
+from experiments.evaluation.suites.mapped import Maps
+from experiments.evaluation.suites.mit1003 import Gaze
+from experiments.evaluation.suites.pacs import Pacs
+from experiments.evaluation.suites.voc import Segmentation
+from experiments.limits import whole
+from experiments.settings import Data
+
+__all__ = [
+    "KINDS",
+    "Attacks",
+    "Corruptions",
+    "Evaluation",
+    "Gaze",
+    "Maps",
+    "Pacs",
+    "Segmentation",
+    "evaluate",
+    "evaluate_on",
+]
+
+#: The suites that want nothing but the images that a model was validated on.
+KINDS = tuple(name for name, suite in SUITES.items() if suite.needs is None)
+
+
+@dataclass
+class Evaluation:
+    """What to evaluate on, and how.
+
+    Attributes:
+        on: suites: clean, corruptions, fgsm, pgd of the validation images; imagenet, imagenet-c, imagenet-r, ... of a
+            folder of data sets.
+        corruptions: which.
+        attacks: how strong.
+        pacs: how to fine-tune.
+        maps: which attention maps.
+        segmentation: what is foreground.
+        gaze: what is a fixation.
+        seed: of corruptions, attacks and fine-tuning.
+        batch_size: images at a time.
+        workers: threads that read images; 0: none beside the main one.
+        device: cpu, cuda, ...; auto: a GPU if there is one.
+        progress: show the progress bar.
+    """
+
+    on: Sequence[str] = KINDS
+    corruptions: Corruptions = field(default_factory=Corruptions)
+    attacks: Attacks = field(default_factory=Attacks)
+    pacs: Pacs = field(default_factory=Pacs)
+    maps: Maps = field(default_factory=Maps)
+    segmentation: Segmentation = field(default_factory=Segmentation)
+    gaze: Gaze = field(default_factory=Gaze)
+    seed: int = 0
+    batch_size: int = 128
+    workers: int = 0
+    device: str = "auto"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in self.on:
+            if name not in SUITES:
+                raise ValueError(f"on has {name!r}; of {', '.join(SUITES)}, separated by commas, is wanted")
+        for group in (self.corruptions, self.attacks, self.pacs, self.segmentation, self.gaze):
+            group.check()
+        whole("seed", self.seed, 0, 2**63 - 1)
+        whole("batch_size", self.batch_size, 1)
+        whole("workers", self.workers, 0, 1024)
+        device_of(self.device)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that an evaluation is made on; ValueError for one that this machine does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(f"device is {name!r}, which this machine does not have ({reason}); cpu is wanted") from None
+    return device
+
+
+def evaluate(model: nn.Module, images: Labelled, data: Data, how: Evaluation | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a record {metric, on, value, images, ...} per number of the suites of validation images.
+
+    `model` maps images in [0, 1] to logits over `images.classes` (see `experiments.training.networks.Normalized`); it is
+    evaluated in eval mode, in float32.
+    """
+    yield from evaluate_on(Subject(model, data, images.classes, images), how)
+
+
+def evaluate_on(subject: Subject, how: Evaluation | None = None, parts: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a record {metric, on, value, ...} per number, suite by suite.
+
+    Parts that the ledgers in the folder `parts` have as finished, by the same model under the same options, are not
+    measured again.
+    """
+    how = how or Evaluation()
+    device = device_of(how.device)
+    was_training = subject.model.training
+    subject.model.to(device).eval()
+    if subject.images is not None:
+        subject = replace(subject, images=subject.images.decoded(subject.data))
+    try:
+        for name in how.on:
+            yield from run(SUITES[name](subject, how), parts)
+    finally:
+        subject.model.train(was_training)

@@ -1,0 +1,230 @@
+"""What a suite is: a data set and a measurement, split into parts that can be done one by one.
+
+A suite names its parts, tallies each (sums that JSON holds: how many right, sum of a score ...), and makes records of
+all tallies. `run` does the parts, and skips those that the ledger of an interrupted run has. A part is a fixed range of
+images, so the tallies depend neither on the batch size nor on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from experiments.data.images import Labelled
+from experiments.plain import as_plain
+from experiments.settings import Data, Settings
+from vars_dyn.attention import VarsAttention
+from vars_dyn.recording.provenance import digest
+
+if TYPE_CHECKING:
+    from experiments.evaluation.run import Evaluation
+
+__all__ = ["PART", "Ledger", "Part", "Subject", "Suite", "chunks", "run"]
+
+#: Images of a part.
+PART = 1000
+
+Tally = Mapping[str, Any]
+
+
+@dataclass
+class Subject:
+    """What is evaluated, and where its data lie.
+
+    Attributes:
+        model: maps images in [0, 1] to logits (see `experiments.training.networks.Normalized`), in eval mode.
+        data: the size and crop of its images.
+        classes: the names of its logits.
+        images: the images it was validated on; None: there are none.
+        settings: of its training, for suites that train on; None: unknown.
+        root: the folder that the data sets of suites lie in, each under its own name; None: nowhere.
+        out: where suites that train put their runs; None: nowhere.
+    """
+
+    model: nn.Module
+    data: Data
+    classes: Sequence[str]
+    images: Labelled | None = None
+    settings: Settings | None = None
+    root: Path | None = None
+    out: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        tensor = next((each for each in (*self.model.parameters(), *self.model.buffers())), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def folder(self, name: str) -> Path:
+        """The folder of a data set; ValueError if it is not there."""
+        if self.root is None:
+            raise ValueError(f"the folder that has {name} is not given; give --data ROOT")
+        if not (self.root / name).is_dir():
+            raise ValueError(f"{self.root} has no folder {name}; one laid out as docs/howto/paper.md says is wanted")
+        return self.root / name
+
+    def digest(self) -> str:
+        """SHA-256 of the weights, the architecture and how images are made: the same, the same results."""
+        data = [self.data.image_size, self.data.crop, list(self.data.mean), list(self.data.std)]
+        variants = [layer.variant for layer in self.model.modules() if isinstance(layer, VarsAttention)]
+        words = f"{self.model} {variants} {data} {digest(self.model.state_dict().values())}"
+        return hashlib.sha256(words.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a suite.
+
+    Attributes:
+        name: unlike that of any other part.
+        images: what it consists of, with the reader and the labels where there are any.
+        first: number of the first image within its set.
+        notes: what belongs to the part beside.
+    """
+
+    name: str
+    images: Labelled
+    first: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A hash of the labels and the names of the files, or the pixels of images in memory."""
+        words = json.dumps([[_name(entry) for entry in self.images.entries], self.images.labels])
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def _name(entry: Any) -> str:
+    if isinstance(entry, tuple):
+        return " ".join(_name(each) for each in entry)
+    if isinstance(entry, np.ndarray | Image.Image):
+        return str(zlib.crc32(entry.tobytes()))
+    return "/".join(entry.parts[-3:]) if isinstance(entry, Path) else str(entry)
+
+
+def chunks(name: str, images: Labelled, size: int = PART) -> Iterator[Part]:
+    """Parts of `size` images."""
+    for first in range(0, len(images), size):
+        cut = slice(first, first + size)
+        yield Part(
+            f"{name}/{first}", Labelled(images.entries[cut], images.labels[cut], images.classes, images.read), first
+        )
+
+
+class Suite(ABC):
+    """A measurement on a data set. A new one is a class in a file of this folder, named in `SUITES`.
+
+    Attributes:
+        name: its name in `--on` and in the records' field "on".
+        needs: the folder below `Subject.root` that it reads; None: it measures on `Subject.images`.
+        groups: the groups of `Evaluation`'s options that it takes.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[str | None] = None
+    groups: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, subject: Subject, how: Evaluation) -> None:
+        self.subject, self.how = subject, how
+
+    def options(self) -> Any:
+        """What tallies depend on beside the model and the images, as JSON holds it."""
+        return {}
+
+    def selection(self) -> Any:
+        """Which parts there are, as JSON holds it: what records depend on beside `options`."""
+        return [str(self.subject.root.absolute()) if self.needs and self.subject.root is not None else None]
+
+    def measurement(self) -> list[Any]:
+        """What this measures, as JSON holds it: measured again, the records are the same."""
+        settings = self.subject.settings
+        images = None if self.needs or settings is None else as_plain(settings.data)
+        return [self.name, self.subject.digest(), self.options(), self.selection(), images]
+
+    @abstractmethod
+    def parts(self) -> Iterator[Part]:
+        """The parts, made as they are asked for; ValueError for missing data."""
+
+    @abstractmethod
+    def tally(self, part: Part) -> Tally:
+        """Measure one part: sums that JSON holds."""
+
+    @abstractmethod
+    def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
+        """Records {metric, value, ...} of all tallies, which are by the name of the part, in order."""
+
+    @classmethod  # noqa: B027  # most suites have nothing to add
+    def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:
+        """Write figures or tables of this suite's records into `out`; none by default."""
+
+    @property
+    def images(self) -> Labelled:
+        """The validation images of the model; ValueError if there are none, or of other classes."""
+        images = self.subject.images
+        if images is None:
+            raise ValueError(f"{self.name} measures on validation images; give --validation '{{root: FOLDER}}'")
+        if list(images.classes) != list(self.subject.classes):
+            raise ValueError(
+                f"the validation images have {len(images.classes)} classes that are not the "
+                f"{len(self.subject.classes)} of the model; the same are wanted"
+            )
+        return images
+
+
+class Ledger:
+    """The tallies of finished parts of one suite for one model and one set of options, a line of JSON each."""
+
+    def __init__(self, folder: Path | None, suite: Suite) -> None:
+        self.path: Path | None = None
+        self.known: dict[str, dict[str, Any]] = {}
+        if folder is None:
+            return
+        words = json.dumps([suite.name, suite.subject.digest(), suite.options()], sort_keys=True)
+        self.path = folder / f"{suite.name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}.jsonl"
+        self._read(self.path)
+
+    def _read(self, path: Path) -> None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # what was being written at the interruption is not
+        if len(whole) < len(lines):
+            path.write_text("".join(whole))
+        for line in map(json.loads, whole):
+            self.known[line["part"]] = line
+
+    def find(self, part: Part) -> Tally | None:
+        """The tally of a finished part; None if it is not finished, or was of other images."""
+        line = self.known.get(part.name)
+        return line["tally"] if line is not None and line["images"] == part.digest() else None
+
+    def add(self, part: Part, tally: Tally) -> None:
+        """Note that a part is finished."""
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"part": part.name, "images": part.digest(), "tally": tally}) + "\n")
+
+
+def run(suite: Suite, folder: Path | None = None) -> Iterator[dict[str, Any]]:
+    """The records of a suite; parts that are finished according to the ledger in `folder` are not measured again."""
+    ledger = Ledger(folder, suite)
+    tallies: dict[str, Tally] = {}
+    shown = None if suite.how.progress else True
+    for part in tqdm(suite.parts(), desc=suite.name, unit=" parts", disable=shown, leave=False):
+        tally = ledger.find(part)
+        if tally is None:
+            tally = suite.tally(part)
+            ledger.add(part, tally)
+        tallies[part.name] = tally
+    for record in suite.records(tallies):
+        yield {"on": suite.name, **record}

@@ -1,0 +1,146 @@
+"""Accuracy under the 15 common corruptions, made here or read from files, and the two mean errors."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.data.images import Labelled, folder_images
+from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, VERSION, corrupt_all
+from experiments.evaluation.suites.base import Part, Tally, chunks
+from experiments.evaluation.suites.classification import Batch, Classification, accuracy
+from experiments.report import plots
+from vars_dyn import _files
+
+__all__ = ["Corrupted", "Corruptions", "ImageNetC"]
+
+
+@dataclass
+class Corruptions:
+    """Corrupted images.
+
+    Attributes:
+        names: which; empty: all 15.
+        severities: which.
+        folder: a folder laid out like ImageNet-C, <corruption>/<severity>/<class>/*, to read instead of making them;
+            mCE, normalised by AlexNet's errors, is reported too if all are there.
+        cache: a folder to keep the images made in, for evaluations of other models on the same images.
+    """
+
+    names: list[str] = field(default_factory=list)
+    severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
+    folder: str | None = None
+    cache: str | None = None
+
+    def check(self) -> None:
+        """ValueError for an unknown corruption or severity."""
+        for name in self.names:
+            if name not in CORRUPTIONS:
+                raise ValueError(f"corruptions.names has {name!r}; of {', '.join(CORRUPTIONS)} is wanted")
+        if not self.severities:
+            raise ValueError("corruptions.severities is empty; integers from 1 to 5 are wanted")
+        for severity in self.severities:
+            if severity not in SEVERITIES:
+                raise ValueError(f"corruptions.severities has {severity}; integers from 1 to 5 are wanted")
+
+
+class Corrupted(Classification):
+    """Validation images, corrupted here with a seed, or those of a folder like ImageNet-C's."""
+
+    name = "corruptions"
+    groups = ("corruptions",)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the images are read from; None: they are made."""
+        return None if self.how.corruptions.folder is None else Path(self.how.corruptions.folder)
+
+    def options(self) -> Any:
+        return ["read"] if self.folder is not None else ["made", self.how.seed, VERSION]
+
+    def selection(self) -> Any:
+        chosen = self.how.corruptions
+        return [super().selection(), sorted(chosen.names or CORRUPTIONS), sorted(chosen.severities), str(self.folder)]
+
+    def parts(self) -> Iterator[Part]:
+        for name in self.how.corruptions.names or CORRUPTIONS:
+            for severity in self.how.corruptions.severities:
+                cell = {"corruption": name, "severity": severity}
+                for part in chunks(f"{name}/{severity}", self._cell(name, severity)):
+                    yield replace(part, notes=cell)
+
+    def _cell(self, name: str, severity: int) -> Labelled:
+        if self.folder is None:
+            return self.images
+        return folder_images(self.folder / name / str(severity), self.subject.classes)
+
+    def tally(self, part: Part) -> Tally:
+        name, severity = part.notes["corruption"], part.notes["severity"]
+        if self.folder is not None:
+            # As stored: they are cropped already, and resizing would soften the corruption.
+            return self.count(self.batches(part, replace(self.subject.data, crop=1.0)))
+        return self.count(self._made(self.batches(part), name, severity))
+
+    def _made(self, batches: Iterator[Batch], name: str, severity: int) -> Iterator[Batch]:
+        """Batches corrupted, kept in the cache, where there is one, under a digest of what they were made of."""
+        seed, cache = self.how.seed, self.how.corruptions.cache
+        for pixels, labels, first in batches:
+            numbers = range(first, first + len(pixels))
+            if cache is None:
+                yield corrupt_all(pixels, name, severity, seed, numbers), labels, first
+                continue
+            made = f"{name} {severity} {seed} {first} {VERSION}"
+            key = hashlib.sha256(pixels.tobytes() + made.encode()).hexdigest()[:24]
+            path = Path(cache) / f"{name}-{severity}-{key}.npy"
+            if not path.exists():
+                with _files.replacing(path) as partial:
+                    np.save(partial, corrupt_all(pixels, name, severity, seed, numbers), allow_pickle=False)
+            yield np.load(path, allow_pickle=False), labels, first
+
+    def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
+        errors: dict[str, list[float]] = {}
+        cells: dict[tuple[str, str], list[Tally]] = {}
+        for part, tally in tallies.items():
+            name, severity, _ = part.split("/")
+            cells.setdefault((name, severity), []).append(tally)
+        source = "generated" if self.folder is None else str(self.folder)
+        for (name, severity), own in cells.items():
+            record = accuracy(own)
+            errors.setdefault(name, []).append(1 - record["value"])
+            yield {**record, "corruption": name, "severity": int(severity), "source": source}
+        yield from mean_errors(errors, mce=self.folder is not None)
+
+
+def mean_errors(errors: Mapping[str, Sequence[float]], mce: bool = True) -> Iterator[dict[str, Any]]:
+    """The plain mean error over corruptions, and mCE, of the errors at each severity.
+
+    mCE (Hendrycks & Dietterich, ICLR 2019, in per cent) divides each corruption's mean error by AlexNet's; it is given
+    only of all 15 corruptions at all 5 severities.
+    """
+    means = {name: math.fsum(values) / len(values) for name, values in errors.items()}
+    mean = math.fsum(means.values()) / len(means)
+    yield {"metric": "mean_corruption_error_unnormalised", "value": mean, "corruptions": len(means)}
+    if mce and set(means) == set(CORRUPTIONS) and all(len(values) == len(SEVERITIES) for values in errors.values()):
+        ratios = [error / ALEXNET_ERRORS[name] for name, error in means.items()]
+        yield {"metric": "mce_alexnet", "value": 100 * math.fsum(ratios) / len(ratios)}
+
+
+class ImageNetC(Corrupted):
+    """ImageNet-C as it is stored: <corruption>/<severity>/<class>/*, images of the model's size."""
+
+    name = "imagenet-c"
+    needs = "imagenet-c"
+
+    @property
+    def folder(self) -> Path:
+        return self.subject.folder(self.needs)
+
+    @classmethod
+    def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:
+        plots.severity([{**record, "on": "corruptions"} for record in found], out / "imagenet-c.png")

@@ -1,0 +1,78 @@
+"""ImageNet's validation images and its shifted kin: ImageNet-R, ImageNet-A, ImageNet-Sketch.
+
+Images are resized and cropped as the model's own validation images (224 / 0.875 = 256 pixels, bicubic, for most).
+References: Russakovsky et al., IJCV 2015; R: Hendrycks et al., ICCV 2021; A: Hendrycks et al., CVPR 2021; Sketch: Wang
+et al., NeurIPS 2019. The 1000 classes and the lists of 200 are those that timm ships.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from importlib import resources
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from experiments.data.images import folder_images
+from experiments.evaluation.suites.base import Part, chunks
+from experiments.evaluation.suites.classification import Classification
+
+__all__ = ["ImageNet", "ImageNetA", "ImageNetR", "ImageNetSketch", "synsets"]
+
+
+@functools.cache
+def synsets(subset: str = "imagenet") -> tuple[str, ...]:
+    """WordNet's names of ImageNet's 1000 classes, in the order of the logits, or of "imagenet_r", "imagenet_a"."""
+    return tuple((resources.files("timm.data") / "_info" / f"{subset}_synsets.txt").read_text().split())
+
+
+class ImageNet(Classification):
+    """Images whose classes are some or all of ImageNet's 1000; the model's answer is one of those classes.
+
+    Attributes:
+        subset: timm's name of the list of classes.
+    """
+
+    name = "imagenet"
+    needs: ClassVar[str] = "imagenet/val"
+    subset: ClassVar[str] = "imagenet"
+
+    def parts(self) -> Iterator[Part]:
+        folder = self.subject.folder(self.needs)
+        if tuple(self.subject.classes) != synsets():
+            raise ValueError(
+                f"{self.name} wants a model of ImageNet's 1000 classes by their WordNet names; "
+                f"this one has {len(self.subject.classes)} classes, the first of which is {self.subject.classes[0]!r}"
+            )
+        yield from chunks(self.name, folder_images(folder, synsets(self.subset)))
+
+    def answers(self, images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, " b"]:
+        """The largest logit among the classes that the data set has, as an index into these."""
+        return self.subject.model(images)[:, self._columns(images.device)].argmax(-1)
+
+    def _columns(self, device: torch.device) -> Int[Tensor, " classes"]:
+        place = {name: index for index, name in enumerate(synsets())}
+        return torch.tensor([place[name] for name in synsets(self.subset)], device=device)
+
+
+class ImageNetR(ImageNet):
+    """Renditions: paintings, toys, graffiti ... of 200 classes."""
+
+    name = needs = "imagenet-r"
+    subset = "imagenet_r"
+
+
+class ImageNetA(ImageNet):
+    """Natural images of 200 classes that a ResNet-50 got wrong."""
+
+    name = needs = "imagenet-a"
+    subset = "imagenet_a"
+
+
+class ImageNetSketch(ImageNet):
+    """Drawings of all 1000 classes."""
+
+    name = needs = "imagenet-sketch"

@@ -1,0 +1,1 @@
+"""What trains a model: the loop, networks, checkpoints, logs, and the probe of its layers."""

@@ -1,0 +1,129 @@
+"""Resumption: the checkpoint that a run goes on from, checked against the run that asks for it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning_fabric import Fabric
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from experiments.plain import as_plain
+from experiments.settings import Settings
+from experiments.training import checkpoints, logs
+from experiments.training.checkpoints import Checkpoint
+from vars_dyn.recording.provenance import first_difference
+
+__all__ = ["FREE", "Resumed", "begin", "restore"]
+
+#: Settings that may differ between a run and its resumption: they do not touch what is computed.
+FREE = ("out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress", "data.workers",
+        "data.root", "data.in_memory", "data.download")  # fmt: skip
+
+
+class Resumed(Protocol):
+    """What a run has that a checkpoint is put into."""
+
+    settings: Settings
+    fabric: Fabric
+    images: Any
+    network: nn.Module
+    optimizer: Optimizer
+    scheduler: Scheduler
+    ema: ModelEmaV3 | None
+    epoch: int
+    updates: int
+    best: dict[str, Any] | None
+
+
+def begin(settings: Settings, folder: Path) -> Checkpoint | None:
+    """The checkpoint to resume from; ValueError if there is a run that is not to be resumed, or was another."""
+    logs.refuse_another(folder)
+    path = checkpoints.last(folder)
+    if not settings.resume:
+        if path is not None:
+            raise ValueError(f"{folder} has a run already, up to {path.name}; give --resume or another --out")
+        return None
+    if path is None:
+        return None
+    start = checkpoints.read(path)
+    missing = [name for name in ("config", "classes", "updates", "best", "random") if name not in start.state]
+    if start.state.get("best") is not None and "accuracy" not in start.state["best"]:
+        missing.append("accuracy in best")
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)} in state.json; a checkpoint of a training run is wanted")
+    difference = first_difference(*(_fixed(config) for config in (start.state["config"], as_plain(settings))))
+    if difference is not None:
+        name, before, now = difference
+        raise ValueError(f"{name} is {now!r}, but the run in {folder} has {before!r}; a run is resumed as it was begun")
+    return start
+
+
+def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration flat, without what may change."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(_fixed(value, f"{prefix}{name}."))
+        elif f"{prefix}{name}" not in FREE:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def restore(run: Resumed, start: Checkpoint) -> None:
+    """Put a run where its checkpoint left it; ValueError for a checkpoint that is damaged or of another run."""
+    source = str(start.path)
+    checkpoints.load_weights(run.network, start.model, source)
+    if run.ema is not None and start.ema is not None:
+        checkpoints.load_weights(run.ema.module, start.ema, source)
+    _restore_optimizer(run.optimizer, start)
+    run.epoch, run.updates, run.best = (start.state[name] for name in ("epoch", "updates", "best"))
+    run.scheduler.step_update(run.updates)
+    steps = len(run.images[0]) // run.settings.optimization.batch_size
+    if run.epoch > run.settings.epochs or run.updates != run.epoch * steps:
+        raise ValueError(
+            f"{source} is of epoch {run.epoch} after {run.updates} updates; {steps} in each of up to "
+            f"{run.settings.epochs} epochs are wanted"
+        )
+    states = start.state["random"]
+    if len(states) == run.fabric.world_size:
+        try:
+            checkpoints.set_random_state(states[run.fabric.global_rank])
+        except ValueError as error:
+            raise ValueError(f"{source} cannot be resumed: {error}") from None
+
+
+def _restore_optimizer(optimizer: Optimizer, start: Checkpoint) -> None:
+    """Put the optimizer back where the checkpoint has it; ValueError for another optimizer's or a damaged state."""
+    fresh = [dict(group) for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(start.optimizer)
+        for before, group in zip(fresh, optimizer.param_groups, strict=True):
+            for name, value in before.items():
+                if name not in ("params", "param_names") and not _alike(value, group[name]):
+                    raise ValueError(f"{name} is {group[name]!r:.40} where {value!r:.40} was")
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if name in _LIKE_THE_WEIGHTS and value.shape != parameter.shape:
+                    raise ValueError(f"{name} has shape {tuple(value.shape)} of weights of {tuple(parameter.shape)}")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{start.path} cannot be resumed: its optimizer is another or damaged ({error})") from None
+
+
+#: What optimizers keep for each weight.
+_LIKE_THE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
+
+
+def _alike(before: Any, now: Any) -> bool:
+    """Whether a stored number of an optimizer can stand for the one that it has at first."""
+    if isinstance(before, bool | str | None) or callable(before):
+        return type(before) is type(now)
+    if isinstance(before, list | tuple):
+        return isinstance(now, list | tuple) and len(now) == len(before) and all(map(_alike, before, now))
+    if isinstance(before, int | float):
+        return isinstance(now, int | float) and not isinstance(now, bool) and math.isfinite(now)
+    return isinstance(now, type(before))

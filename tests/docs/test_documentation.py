@@ -1,0 +1,67 @@
+"""The documentation's Python runs, and the API reference names everything that is public."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import vars_dyn as vd
+
+ROOT = Path(__file__).parents[2]
+
+
+def python_of(page: str) -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks, f"{page} shows no Python"
+    return "\n".join(blocks)
+
+
+def test_the_quick_start_runs_and_settles() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("docs/quickstart.md"), names)
+    assert (names["trajectory"].relative_gap <= 1e-6).all()
+    assert names["solution"].converged.all()
+    assert "no stable equilibrium" in names["runaway"].instability()
+
+
+def test_the_guides_to_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(python_of("docs/howto/record.md") + python_of("docs/howto/read.md"), names)
+    assert dict(names["small"].sizes)["time"] == 21
+    assert names["run"].equilibrium
+    assert float(names["decay"][-1]) <= 1e-6
+
+
+def test_the_measurements_of_integration_run() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("docs/integration.md"), names)
+    free, capped = (names["stall"](1e-3, cap, times=(0.0, 20.0)) for cap in (False, True))
+    assert free[1].evaluations < capped[1].evaluations
+    assert names["settle"]("rkc", 1e-3, gap=1e-2) < names["settle"]("rkc", 1e-3, gap=1e-3)
+
+
+def test_the_contributors_dictionary_is_one() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("CONTRIBUTING.md"), names)
+    P = names["DiagonalDictionary"](torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    x = torch.tensor([[3.0, 1.0, -1.0]], dtype=torch.float64)
+    # Atom by atom: a_i = soft(s_i x_i, lam) / s_i^2.
+    code = vd.solve(vd.SparseProblem(P, x, lam=0.2)).code
+    torch.testing.assert_close(code, torch.tensor([[2.8, -0.45, -1.2]], dtype=torch.float64))
+
+
+def test_the_api_reference_names_everything_public() -> None:
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    documented = set(re.findall(r"automodule:: (\S+)", pages))
+    for name in vd.__all__:
+        home = getattr(vd, name).__module__
+        assert {home, home.rpartition(".")[0]} & documented, f"no page of docs/api documents {home}, home of {name}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_set_up_commands_are_the_ones_that_are_run(page: str) -> None:
+    assert "pip install -e . && python -m vars_dyn.simulate" in (ROOT / page).read_text()

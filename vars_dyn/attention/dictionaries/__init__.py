@@ -1,0 +1,1 @@
+"""Dictionaries whose signals are the tokens of a layer."""

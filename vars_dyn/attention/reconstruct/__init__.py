@@ -1,0 +1,1 @@
+"""The reconstruction that a layer computes, in several forms."""

@@ -1,0 +1,218 @@
+"""The reconstruction of a static dictionary of small kernels with its derivative written out: fast on the CPU.
+
+It computes what `TokenConvDictionary` and `solvers.ista` do, and what autograd makes of them. Tokens (B, N, C) are an
+image with its channels last as they stand; on that layout a template at a time, one kernel per channel, is convolved
+several times as fast as all templates at once. With the iterates kept as L a_j, whose threshold is lam,
+
+    L a_0 = L P^T x,  r_j = x - P a_j,  L a_{j+1} = soft(L a_j + P^T r_j, lam),  y = P a_k.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.nn.grad import conv2d_weight
+
+from vars_dyn.attention.base import full_precision
+from vars_dyn.attention.dictionaries.grid import TokenConvDictionary
+from vars_dyn.attention.reconstruct.autograd import again, by_hand, plain_tensors
+from vars_dyn.attention.reconstruct.cpu_features import Steps
+from vars_dyn.attention.solvers import ista
+from vars_dyn.thresholds import soft_threshold
+
+__all__ = ["reconstruct_on_grid"]
+
+
+def reconstruct_on_grid(
+    x: Float[Tensor, "b n c"],
+    kernel: Float[Tensor, "c templates kh kw"],
+    rows: Float[Tensor, "c prefix templates"] | None,
+    norm: Float[Tensor, " c"],
+    grid: tuple[int, int],
+    steps: Steps | tuple[float, int],
+) -> Float[Tensor, "b n c"]:
+    """P a after the steps of ISTA at L = `norm`, for tokens x of which the last are a grid's and `rows` R's the first.
+
+    The plain form is taken for inputs that `plain_tensors` refuses and for derivatives of derivatives.
+    """
+    given = (x, kernel, norm) if rows is None else (x, kernel, norm, rows)
+    settings = grid, Steps(*steps)
+    if not plain_tensors(*given):
+        return _plainly(x, kernel, rows, norm, *settings)
+    result: Tensor = _ReconstructOnGrid.apply(x, kernel, rows, norm, *settings)
+    return result
+
+
+def _plainly(
+    x: Tensor, kernel: Tensor, rows: Tensor | None, norm: Tensor, grid: tuple[int, int], steps: Steps
+) -> Tensor:
+    signal = x.mT.unsqueeze(-2)
+    dictionary = TokenConvDictionary(kernel, rows, grid, signal.shape[:-2])
+    b, bound = dictionary.encode(signal), norm[:, None, None]
+    code = ista(dictionary.gram, b, b, steps.lam, bound, steps.num_steps, soft_threshold)
+    return dictionary.decode(code).squeeze(-2).mT
+
+
+class _Signal(NamedTuple):
+    """Tokens: the grid's as an image (B, C, H, W) with its channels last in memory, and the prefix ones (B, p, C)."""
+
+    image: Tensor
+    prefix: Tensor | None
+
+    @classmethod
+    def of(cls, tokens: Tensor, grid: tuple[int, int]) -> _Signal:
+        count = tokens.shape[1] - math.prod(grid)
+        image = tokens[:, count:].unflatten(1, grid).permute(0, 3, 1, 2)
+        image = image.contiguous(memory_format=torch.channels_last)
+        return cls(image, tokens[:, :count] if count else None)
+
+    def tokens(self) -> Tensor:
+        image = self.image.permute(0, 2, 3, 1).flatten(1, 2)
+        return image if self.prefix is None else torch.cat([self.prefix, image], 1)
+
+    def times(self, factor: Tensor) -> _Signal:
+        """Every channel times an entry of `factor` (C,)."""
+        return _Signal(self.image * factor[:, None, None], None if self.prefix is None else self.prefix * factor)
+
+    def plus(self, other: _Signal, alpha: float = 1.0) -> _Signal:
+        if self.prefix is None or other.prefix is None:
+            return _Signal(torch.add(self.image, other.image, alpha=alpha), None)
+        return _Signal(
+            torch.add(self.image, other.image, alpha=alpha), torch.add(self.prefix, other.prefix, alpha=alpha)
+        )
+
+    def dot(self, other: _Signal) -> Tensor:
+        """The inner product of every channel, (C,)."""
+        found = (self.image * other.image).sum((0, 2, 3))
+        if self.prefix is None or other.prefix is None:
+            return found
+        return found + (self.prefix * other.prefix).sum((0, 1))
+
+
+#: T parts (B, C, H, W), one of each template, with their channels last in memory.
+Code = list[Tensor]
+
+
+class _Operator:
+    """P and P^T."""
+
+    def __init__(self, kernel: Tensor, rows: Tensor | None) -> None:
+        self.kernels = kernel.transpose(0, 1).unsqueeze(2).contiguous()
+        self.flipped = self.kernels.flip(-2, -1)
+        self.rows = None if rows is None else rows.permute(2, 1, 0).contiguous()  # (T, p, C)
+        self.padding = (kernel.shape[-2] // 2, kernel.shape[-1] // 2)
+
+    def _convolved(self, image: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(image, kernel, padding=self.padding, groups=len(kernel))
+
+    def encode(self, x: _Signal) -> Code:
+        code = [self._convolved(x.image, kernel) for kernel in self.kernels]
+        if self.rows is not None and x.prefix is not None:
+            shares = torch.einsum("bpc,tpc->tbc", x.prefix, self.rows) / math.prod(x.image.shape[-2:])
+            for part, share in zip(code, shares, strict=True):
+                part += share[..., None, None]
+        return code
+
+    def decode(self, code: Code) -> _Signal:
+        image = self._convolved(code[0], self.flipped[0])
+        for part, kernel in zip(code[1:], self.flipped[1:], strict=True):
+            image += self._convolved(part, kernel)
+        prefix = None if self.rows is None else torch.einsum("tbc,tpc->bpc", _means(code), self.rows)
+        return _Signal(image, prefix)
+
+    def add_slopes(self, slopes: tuple[Tensor, Tensor | None], x: _Signal, code: Code) -> None:
+        """Add the derivatives of <code, P^T x> to `slopes`, (T, C, 1, kh, kw) and (T, p, C)."""
+        of_kernels, of_rows = slopes
+        for slope, part in zip(of_kernels, code, strict=True):
+            size = list(slope.shape)
+            slope += conv2d_weight(x.image, size, part, padding=self.padding, groups=len(slope))
+        if of_rows is not None and x.prefix is not None:
+            of_rows += torch.einsum("bpc,tbc->tpc", x.prefix, _means(code))
+
+
+def _means(code: Code) -> Tensor:
+    """Over the grid, (T, B, C)."""
+    return torch.stack([part.mean((-2, -1)) for part in code])
+
+
+class _ReconstructOnGrid(torch.autograd.Function):
+    """`reconstruct_on_grid`, with its derivative in every tensor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        kernel: Tensor,
+        rows: Tensor | None,
+        norm: Tensor,
+        grid: tuple[int, int],
+        steps: Steps,
+    ) -> Tensor:
+        signal, operator, inverse = _Signal.of(x, grid), _Operator(kernel, rows), norm.reciprocal()
+        codes = [[part.mul_(norm[:, None, None]) for part in operator.encode(signal)]]
+        for _ in range(steps.num_steps):
+            residual = signal.plus(operator.decode(codes[-1]).times(-inverse))
+            following = operator.encode(residual)
+            for part, before in zip(following, codes[-1], strict=True):
+                part += before
+                part -= part.clamp(-steps.lam, steps.lam)
+            codes.append(following)
+        y = operator.decode(codes[-1]).times(inverse).tokens()
+        ctx.save_for_backward(x, kernel, rows, norm, y, *(part for code in codes for part in code))
+        ctx.settings = grid, steps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        if not by_hand(grad):
+            plain = functools.partial(_plainly, grid=ctx.settings[0], steps=ctx.settings[1])
+            return (*again(plain, ctx.saved_tensors[:4], ctx.needs_input_grad, grad), None, None)
+        with full_precision(grad):
+            return (*_backward(ctx, grad), None, None)
+
+
+def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
+    x, kernel, rows, norm, y, *parts = ctx.saved_tensors  # type: ignore[attr-defined]
+    grid, steps = ctx.settings  # type: ignore[attr-defined]
+    needs = ctx.needs_input_grad  # type: ignore[attr-defined]
+    operator, inverse, templates = _Operator(kernel, rows), norm.reciprocal(), kernel.shape[1]
+    codes = [parts[j * templates : (j + 1) * templates] for j in range(steps.num_steps + 1)]
+    slopes = torch.zeros_like(operator.kernels), None if operator.rows is None else torch.zeros_like(operator.rows)
+    add_slopes = functools.partial(operator.add_slopes, slopes) if needs[1] or needs[2] else lambda x, code: None
+    signal, upper = _Signal.of(x, grid), _Signal.of(grad, grid).times(inverse)
+    # y = P (L a_k) / L
+    of_norm = -upper.dot(_Signal.of(y, grid))
+    value, of_x = operator.encode(upper), None
+    add_slopes(upper, codes[-1])
+    for j in reversed(range(steps.num_steps)):
+        # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
+        for part, after in zip(value, codes[j + 1], strict=True):
+            part *= after.sign().square_()
+        image, of_residual = operator.decode(codes[j]).times(inverse), operator.decode(value)
+        onward = of_residual.times(-inverse)
+        of_norm -= onward.dot(image)
+        add_slopes(signal.plus(image, alpha=-1), value)
+        add_slopes(onward, codes[j])
+        for part, more in zip(value, operator.encode(onward), strict=True):
+            part += more
+        of_x = of_residual if of_x is None else of_x.plus(of_residual)
+    # L a_0 = L P^T x
+    start = operator.decode(value)
+    of_norm += start.dot(signal)
+    start = start.times(norm)
+    add_slopes(signal.times(norm), value)
+    of_kernels, of_rows = slopes
+    return [
+        (start if of_x is None else of_x.plus(start)).tokens(),
+        of_kernels.squeeze(2).transpose(0, 1),
+        None if of_rows is None else of_rows.permute(2, 1, 0),
+        of_norm,
+    ]

@@ -1,0 +1,280 @@
+"""The kernels of the reconstruction's derivative, by the formulas of `vars_dyn.attention.reconstruct.cpu_features`.
+
+`whole` does all of it for one pair of image and head; `gather`, `iterate` and `spread` share each pair's tokens among
+several programs. Features are computed again from the tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, no_type_check
+
+import triton
+import triton.language as tl
+
+from vars_dyn.attention.reconstruct.triton.device import (
+    EPS,
+    features,
+    load_projection,
+    load_rows,
+    pair_id,
+    places,
+    smallest_norm,
+    store_rows,
+)
+
+__all__ = ["Small", "gather", "iterate", "spread", "whole"]
+
+
+class Small(NamedTuple):
+    """What leads from the tokens to their derivatives, (M, M), (C, M) and (C, M) for each pair of image and head.
+
+    The derivative in F is F @ gram + v @ drive + grad @ code, and that in v is F @ drive^T.
+    """
+
+    gram: Any
+    drive: Any
+    code: Any
+
+
+@triton.jit
+@no_type_check
+def _gathered(
+    q, grad, w, start, stop, sizes, C: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr, PRODUCTS: tl.constexpr
+):
+    """grad^T F over the tokens from `start` to `stop`."""
+    total = tl.zeros((C, M), tl.float32)
+    for first in range(start, stop, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        _, _, f = features(load_rows(q, rows, sizes, C), w, rows, 0, sizes, PRODUCTS)
+        total = tl.dot(tl.trans(load_rows(grad, rows, sizes, C)), f, total, input_precision=PRODUCTS)
+    return total
+
+
+@triton.jit
+@no_type_check
+def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, PRODUCTS: tl.constexpr):
+    """A `Small` from grad^T F."""
+    pair, index = pair_id(), tl.arange(0, M)
+    # G is read where it is used, which leaves room for its derivative.
+    gram = kept.gram + pair * M * M + places(M, M)
+    scale = tl.load(kept.scale + pair * M + index)
+    vector = tl.load(kept.vector + pair * M + index)
+    inverse = 1 / tl.load(kept.largest + pair)
+    codes = kept.codes + pair * (num_steps + 1) * C * M + places(C, M)
+    code = tl.load(codes + num_steps * C * M)
+    of_code = raw * scale[None, :]
+    after, value, total, of_norm = code, of_code, tl.zeros((C, M), tl.float32), 0.0
+    of_gram = tl.zeros((M, M), tl.float32)
+    for j in range(num_steps):
+        before = tl.load(codes + (num_steps - 1 - j) * C * M)
+        # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
+        pushed = tl.where(after != 0, value, 0.0)
+        total += pushed
+        of_norm += tl.sum((before - after) * pushed)
+        of_gram = tl.dot(tl.trans(before), pushed, of_gram, input_precision=PRODUCTS)
+        value = pushed - tl.dot(pushed, tl.load(gram), input_precision=PRODUCTS) * inverse
+        after = before
+    of_drive = total * inverse + value
+    both = -inverse * (of_gram + tl.trans(of_gram)) + 2 * of_norm * inverse * vector[:, None] * vector[None, :]
+    # `after` is a_0 = b by now.
+    radial = tl.sum(tl.load(gram) * both, 0) + tl.sum(after * of_drive, 0) + tl.sum(of_code * code, 0)
+    # Atoms that normalisation divides by a constant keep it.
+    radial = tl.where(scale * smallest_norm(sizes) < 1, radial, 0.0)
+    both -= tl.where(index[:, None] == index[None, :], radial[None, :], 0.0)
+    return both * scale[:, None] * scale[None, :], of_drive * scale[None, :], code * scale[None, :]
+
+
+@triton.jit
+@no_type_check
+def _through(unit, f, own, v, grad, w, small, PRODUCTS: tl.constexpr):
+    """What `unit` and v get from some of the features, `own` of all of them, `f`; and the derivative in the exponents.
+
+    `w` and `small` are those features' columns.
+    """
+    gram, drive, code = small
+    of_own = tl.dot(f, gram, input_precision=PRODUCTS)
+    of_own = tl.dot(v, drive, of_own, input_precision=PRODUCTS)
+    of_own = tl.dot(grad, code, of_own, input_precision=PRODUCTS)
+    of_exponent = of_own * own
+    of_unit = tl.dot(of_exponent, tl.trans(w), input_precision=PRODUCTS) - unit * tl.sum(of_exponent, 1)[:, None]
+    return of_unit, tl.dot(own, tl.trans(drive), input_precision=PRODUCTS), of_exponent
+
+
+@triton.jit
+@no_type_check
+def _store(outputs, rows, sizes, unit, norm, of_unit, of_v, C: tl.constexpr):
+    """Write the derivatives in q, through its normalisation, and in v."""
+    along = tl.where(norm >= EPS, tl.sum(unit * of_unit, 1), 0.0)
+    store_rows(outputs[0], rows, sizes, (of_unit - unit * along[:, None]) / tl.maximum(norm, EPS)[:, None], C)
+    store_rows(outputs[1], rows, sizes, of_v, C)
+
+
+@triton.jit
+@no_type_check
+def _spread(
+    inputs,
+    outputs,
+    w,
+    of_w,
+    small,
+    start,
+    stop,
+    sizes,
+    C: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    PROJECTION: tl.constexpr,
+):
+    """Write the derivatives in q and v for the tokens from `start` to `stop`, and add up those in w."""
+    for first in range(start, stop, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        v, grad = load_rows(inputs[1], rows, sizes, C), load_rows(inputs[2], rows, sizes, C)
+        unit, norm, f = features(load_rows(inputs[0], rows, sizes, C), w, rows, 0, sizes, PRODUCTS)
+        of_unit, of_v, of_exponent = _through(unit, f, f, v, grad, w, small, PRODUCTS)
+        _store(outputs, rows, sizes, unit, norm, of_unit, of_v, C)
+        if PROJECTION:
+            tl.atomic_add(of_w + places(C, M), tl.dot(tl.trans(unit), of_exponent, input_precision=PRODUCTS))
+
+
+@triton.jit
+@no_type_check
+def _spread_in_parts(
+    inputs,
+    outputs,
+    projection,
+    of_w,
+    small,
+    start,
+    stop,
+    sizes,
+    C: tl.constexpr,
+    M: tl.constexpr,
+    PART: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    PROJECTION: tl.constexpr,
+):
+    """As `_spread`, with the matrices of PART features at a time on chip, read again for every block of tokens."""
+    w = load_projection(projection, 0, sizes, C, M)
+    cols = tl.arange(0, PART)[None, :]
+    tall, wide = tl.arange(0, M)[:, None] * M + cols, tl.arange(0, C)[:, None] * M + cols
+    for first in range(start, stop, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        q = load_rows(inputs[0], rows, sizes, C)
+        v, grad = load_rows(inputs[1], rows, sizes, C), load_rows(inputs[2], rows, sizes, C)
+        unit, norm, f = features(q, w, rows, 0, sizes, PRODUCTS)
+        of_unit, of_v = tl.zeros((BLOCK, C), tl.float32), tl.zeros((BLOCK, C), tl.float32)
+        for part in range(0, M, PART):
+            w_part = load_projection(projection, part, sizes, C, PART)
+            _, _, own = features(q, w_part, rows, part, sizes, PRODUCTS)
+            matrices = (
+                tl.load(small.gram + part + tall),
+                tl.load(small.drive + part + wide),
+                tl.load(small.code + part + wide),
+            )
+            unit_share, v_share, of_exponent = _through(unit, f, own, v, grad, w_part, matrices, PRODUCTS)
+            of_unit += unit_share
+            of_v += v_share
+            if PROJECTION:
+                tl.atomic_add(of_w + part + wide, tl.dot(tl.trans(unit), of_exponent, input_precision=PRODUCTS))
+        _store(outputs, rows, sizes, unit, norm, of_unit, of_v, C)
+
+
+@triton.jit
+@no_type_check
+def whole(
+    inputs,
+    outputs,
+    projection,
+    of_projection,
+    kept,
+    sizes,
+    num_steps,
+    C: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    PROJECTION: tl.constexpr,
+):
+    """The derivative for one pair of image and head; grid (pairs,).
+
+    `inputs` are q, v and grad, `outputs` the derivatives in q and v; that in the projection is added to (pairs, C, M).
+    """
+    w = load_projection(projection, 0, sizes, C, M)
+    raw = _gathered(inputs[0], inputs[2], w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
+    small = _iterated(raw, kept, sizes, num_steps, C, M, PRODUCTS)
+    of_w = of_projection + pair_id() * C * M
+    _spread(inputs, outputs, w, of_w, small, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
+
+
+@triton.jit
+@no_type_check
+def gather(
+    q,
+    grad,
+    projection,
+    raws,
+    sizes,
+    share,
+    C: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+):
+    """grad^T F of one share of the tokens, into (pairs, shares, C, M); grid (pairs, shares)."""
+    w = load_projection(projection, 0, sizes, C, M)
+    start = tl.program_id(1) * share
+    stop = tl.minimum(start + share, sizes.tokens)
+    raw = _gathered(q, grad, w, start, stop, sizes, C, M, BLOCK, PRODUCTS)
+    tl.store(raws + (pair_id() * tl.num_programs(1) + tl.program_id(1)) * C * M + places(C, M), raw)
+
+
+@triton.jit
+@no_type_check
+def iterate(raws, small, kept, sizes, num_steps, shares, C: tl.constexpr, M: tl.constexpr, PRODUCTS: tl.constexpr):
+    """The steps back, from what `gather` wrote into a `Small`; grid (pairs,)."""
+    raw, pair = tl.zeros((C, M), tl.float32), pair_id()
+    for share in range(shares):
+        raw += tl.load(raws + (pair * shares + share) * C * M + places(C, M))
+    gram, drive, code = _iterated(raw, kept, sizes, num_steps, C, M, PRODUCTS)
+    tl.store(small.gram + pair * M * M + places(M, M), gram)
+    tl.store(small.drive + pair * C * M + places(C, M), drive)
+    tl.store(small.code + pair * C * M + places(C, M), code)
+
+
+@triton.jit
+@no_type_check
+def spread(
+    inputs,
+    outputs,
+    projection,
+    of_projection,
+    small,
+    sizes,
+    share,
+    C: tl.constexpr,
+    M: tl.constexpr,
+    PART: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    PROJECTION: tl.constexpr,
+):
+    """The derivatives in one share of the tokens from a `Small`; grid (pairs, shares).
+
+    That in the projection is added to (pairs, shares, C, M).
+    """
+    pair = pair_id()
+    start = tl.program_id(1) * share
+    stop = tl.minimum(start + share, sizes.tokens)
+    of_w = of_projection + (pair * tl.num_programs(1) + tl.program_id(1)) * C * M
+    own = Small(small.gram + pair * M * M, small.drive + pair * C * M, small.code + pair * C * M)
+    if PART == M:
+        w = load_projection(projection, 0, sizes, C, M)
+        gram = tl.load(own.gram + places(M, M))
+        matrices = (gram, tl.load(own.drive + places(C, M)), tl.load(own.code + places(C, M)))
+        _spread(inputs, outputs, w, of_w, matrices, start, stop, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
+    else:
+        _spread_in_parts(
+            inputs, outputs, projection, of_w, own, start, stop, sizes, C, M, PART, BLOCK, PRODUCTS, PROJECTION
+        )

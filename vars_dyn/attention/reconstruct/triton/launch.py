@@ -1,0 +1,199 @@
+"""How the kernels are launched: shapes, precisions, and how many programs share a pair's tokens."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vars_dyn.attention.reconstruct.triton import NARROW, backward, forward
+from vars_dyn.attention.reconstruct.triton.device import Kept, Rows, Sizes
+
+__all__ = ["Kept", "Plan", "derivatives", "plan_of", "reconstruction"]
+
+#: Features whose share of a derivative's matrices a program holds where it does not hold all.
+_PART = 64
+#: The fewest blocks of a share of the tokens, and the most shares.
+_LEAST, _MOST = 4, 64
+
+
+class Plan(NamedTuple):
+    """What a launch is compiled for.
+
+    Attributes:
+        tokens: N.
+        c: the head's width.
+        m: the number of features.
+        block: tokens held at a time.
+        shares: how many programs share the tokens of an image and head.
+        part: features whose share of the derivative's matrices is held at a time.
+        together: whether one program does all of an image and head's work.
+        products: precision of the factors of matrix products, in Triton's words.
+    """
+
+    tokens: int
+    c: int
+    m: int
+    block: int
+    shares: int
+    part: int
+    together: bool
+    products: str
+
+    @property
+    def share(self) -> int:
+        """Tokens in a share, whole blocks."""
+        return self.block * math.ceil(math.ceil(self.tokens / self.block) / self.shares)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The padded sizes."""
+        return {"C": padded(self.c), "M": padded(self.m)}
+
+    @property
+    def over_tokens(self) -> dict[str, Any]:
+        """Compile-time arguments of a kernel that reads tokens."""
+        return {**self.iteration, "BLOCK": self.block}
+
+    @property
+    def iteration(self) -> dict[str, Any]:
+        """Compile-time arguments of a kernel that iterates."""
+        return {**self.widths, "PRODUCTS": self.products, **_COMPILER}
+
+
+#: Loads are not staged ahead, as the matrices fill the shared memory; products and sums may be fused into one rounding.
+_COMPILER = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
+
+
+def padded(size: int) -> int:
+    """The power of two, at least 16, that a matrix product on the device takes for `size`."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def plan_of(q: Tensor, m: int, processors: int | None = None) -> Plan:
+    """The plan for queries (B, heads, N, c) and m features on a GPU of so many processors; None: the GPU of q."""
+    batch, heads, tokens, c = q.shape
+    # Float32 is left as it is unless torch itself may round it; TF32 holds what a half-precision number does.
+    half = q.dtype != torch.float32
+    products = "tf32" if half or torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    block = (64 if padded(m) <= NARROW[1] else 32) // (2 if products == "ieee" else 1)
+    processors = _processors(q.device) if processors is None else processors
+    wanted = math.ceil(2 * processors / (batch * heads)) if batch * heads < processors else 1
+    shares = max(1, min(wanted, tokens // (_LEAST * block), _MOST))
+    together = shares == 1 and c <= NARROW[0] and m <= NARROW[1]
+    return Plan(tokens, c, m, block, shares, min(padded(m), _PART), together, products)
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 1
+
+
+def _on(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _rows(x: Tensor) -> Rows:
+    return Rows(x, *x.stride()[:3])
+
+
+def _sizes(q: Tensor, plan: Plan) -> Sizes:
+    return Sizes(q.shape[1], plan.tokens, plan.c, plan.m, math.sqrt(plan.m))
+
+
+def _like(q: Tensor) -> Tensor:
+    """An empty tensor of q's shape whose heads are side by side in memory, as the layer merges them."""
+    batch, heads, tokens, c = q.shape
+    return q.new_empty(batch, tokens, heads, c).transpose(1, 2)
+
+
+def _space(q: Tensor, plan: Plan) -> Callable[..., Tensor]:
+    """Float32 memory of a shape for each pair of image and head; sizes of the plan by their letters."""
+    pairs = q.shape[0] * q.shape[1]
+    return lambda *shape: torch.empty(
+        pairs, *(plan.widths.get(size, size) for size in shape), dtype=torch.float32, device=q.device
+    )
+
+
+def reconstruction(
+    q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int, plan: Plan, keep: bool
+) -> tuple[Tensor, Kept]:
+    """P a of the shape and type of v, and what its derivative needs, which is only there if asked for by `keep`."""
+    y, space, sizes = _like(v), _space(q, plan), _sizes(q, plan)
+    codes = num_steps + 1 if keep else 0
+    gram = space("M", "M") if keep else space(0)
+    kept = Kept(gram, space(codes, "C", "M"), space("M"), space(), space("M"))
+    pairs = len(gram)
+    tokens = (_rows(q), _rows(v))
+    with _on(q):
+        if plan.together:
+            forward.whole[(pairs,)](
+                *tokens,
+                _rows(y),
+                projection,
+                kept,
+                sizes,
+                lam,
+                num_steps,
+                **plan.over_tokens,
+                KEEP=keep,
+            )
+            return y, kept
+        grams, drives, scaled = space(plan.shares, "M", "M"), space(plan.shares, "C", "M"), space("C", "M")
+        grid = (pairs, plan.shares)
+        forward.gather[grid](*tokens, projection, grams, drives, sizes, plan.share, **plan.over_tokens)
+        forward.iterate[(pairs,)](
+            grams, drives, scaled, kept, sizes, lam, num_steps, plan.shares, **plan.iteration, KEEP=keep
+        )
+        forward.decode[grid](tokens[0], _rows(y), projection, scaled, sizes, plan.share, **plan.over_tokens)
+    return y, kept
+
+
+def derivatives(
+    q: Tensor, projection: Tensor, v: Tensor, grad: Tensor, kept: Kept, plan: Plan, in_projection: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The derivatives in q, v and, if asked for, the projection, from that in P a."""
+    of_q, of_v, space, sizes = _like(q), _like(v), _space(q, plan), _sizes(q, plan)
+    of_projection = space(plan.shares, "C", "M").zero_() if in_projection else space(0)
+    inputs, outputs = (_rows(q), _rows(v), _rows(grad)), (_rows(of_q), _rows(of_v))
+    pairs, num_steps = len(kept.codes), kept.codes.shape[1] - 1
+    with _on(q):
+        if plan.together:
+            backward.whole[(pairs,)](
+                inputs,
+                outputs,
+                projection,
+                of_projection,
+                kept,
+                sizes,
+                num_steps,
+                **plan.over_tokens,
+                PROJECTION=in_projection,
+            )
+        else:
+            raws = space(plan.shares, "C", "M")
+            small = backward.Small(space("M", "M"), space("C", "M"), space("C", "M"))
+            grid = (pairs, plan.shares)
+            backward.gather[grid](inputs[0], inputs[2], projection, raws, sizes, plan.share, **plan.over_tokens)
+            backward.iterate[(pairs,)](raws, small, kept, sizes, num_steps, plan.shares, **plan.iteration)
+            backward.spread[grid](
+                inputs,
+                outputs,
+                projection,
+                of_projection,
+                small,
+                sizes,
+                plan.share,
+                PART=plan.part,
+                **plan.over_tokens,
+                PROJECTION=in_projection,
+            )
+    if not in_projection:
+        return of_q, of_v, None
+    by_head = of_projection.unflatten(0, q.shape[:2]).sum((0, 2))[:, : plan.c, : plan.m]
+    return of_q, of_v, by_head.to(projection.dtype)

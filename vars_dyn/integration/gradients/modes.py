@@ -1,0 +1,216 @@
+"""The modes of differentiation, each with what it does to one segment of an integration."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torchdiffeq
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vars_dyn import _checks
+from vars_dyn.integration.gradients.continuous import Size, as_given, odeint_guarded, to_unit
+from vars_dyn.integration.gradients.replay import odeint_replayed
+
+if TYPE_CHECKING:
+    from vars_dyn.dynamics.base import Field, State
+    from vars_dyn.integration.plan import Plan
+    from vars_dyn.integration.segment import Segment
+
+__all__ = ["MODES", "Adjoint", "Backprop", "Checkpoint", "Implicit", "Mode", "is_wanted", "mode_for", "through_time"]
+
+
+#: Methods whose steps lean on more than the state they begin at (their history, or a last stage that is not f there):
+#: they are restarted on the way, under backpropagation too, or taken again whole.
+_RESTARTED = ("rkc", "auto", "fehlberg2", "adaptive_heun")
+_WHOLE = ("explicit_adams", "implicit_adams")
+
+
+@dataclass(frozen=True)
+class Backprop:
+    """Backpropagation through the integrator's steps.
+
+    Accurate where steps are capped at the stability limit and the end state has settled; before that, kinks crossed at
+    inexact times leave an error of about sqrt(rtol).
+    """
+
+    def segment(self, plan: Plan, horizon: float) -> float:
+        """The time between restarts of an integration over `horizon` that looks at no gap."""
+        return _recomputable(plan, horizon)
+
+    def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
+        """The states at the segment's outputs and at its end, differentiably."""
+        return segment.solve(field, state)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Backpropagation's gradient to rounding, with the state kept every few steps and the steps between taken again.
+
+    It keeps at most 4 sqrt(steps) states and about sqrt(steps) steps of the graph. "rkc", "auto", "fehlberg2"
+    and "adaptive_heun", whose steps lean on the one before, are restarted sixteen times on the way (under
+    backpropagation too) and recomputed from one restart to the next; an Adams method is taken again whole, which saves
+    nothing.
+    """
+
+    def segment(self, plan: Plan, horizon: float) -> float:
+        return _recomputable(plan, horizon)
+
+    def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
+        if segment.plan.method in (*_RESTARTED, *_WHOLE):
+            return _recomputed(segment, field, state)
+        # Nodes of their own: a gradient with respect to one tensor must not pass through another made from it.
+        tensors = tuple(t.view_as(t) if t.requires_grad else t for t in field.tensors())
+        own = tuple(t for t in tensors if t.requires_grad)
+        return segment.solve(field.with_tensors(tensors), state, functools.partial(odeint_replayed, parameters=own))
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """torchdiffeq's continuous adjoint, with the state restored at times close enough that going backwards stays right.
+
+    Integrating the state backwards multiplies its error by exp(stiffness * time): without the extra times the gradient
+    is wrong by many orders of magnitude at an attractor, and nothing says so. Every segment between them is of the
+    time in which that factor is `growth`.
+
+    The tolerances of the state are relative to each signal's size, and those of its gradient to the largest entry of
+    the gradient that comes in for that signal. The Jacobian jumps wherever a unit
+    crosses its threshold, and there the backward integration's steps shrink with its tolerance: the default is a tenth
+    of the forward integration's sqrt(rtol), which is about the error that the forward steps leave at those kinks.
+
+    Attributes:
+        rtol: relative tolerance of the backward integration; by default a tenth of the forward one's root.
+        atol: absolute tolerance of the backward integration; by default as much smaller than rtol as forwards.
+        growth: the largest factor by which the state's error may grow between restorations.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    growth: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol"):
+            if getattr(self, name) is not None:
+                _checks.number(name, getattr(self, name), positive=True)
+        if not _checks.number("growth", self.growth) > 1:
+            raise ValueError(f"growth is {self.growth}; a number above one is wanted")
+
+    def segment(self, plan: Plan, horizon: float) -> float:
+        return math.inf
+
+    def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
+        from vars_dyn.integration.steppers.odeint import odeint_onto
+
+        plan = segment.plan
+        rtol = 0.1 * math.sqrt(plan.rtol) if self.rtol is None else self.rtol
+        atol = rtol * plan.atol / plan.rtol if self.atol is None else self.atol
+        size = Size(state, len(field.signal_batch), atol)
+        wanted = [t.requires_grad for t in (*state, *field.tensors())]
+        own = iter(as_given(size, *(t for t in (*state, *field.tensors()) if t.requires_grad)))
+        every = [next(own) if w else t for w, t in zip(wanted, (*state, *field.tensors()), strict=True)]
+        state, tensors = tuple(every[: len(state)]), tuple(every[len(state) :])
+        parameters = tuple(t for t in tensors if t.requires_grad)
+        odeint = functools.partial(
+            odeint_guarded,
+            max_steps=plan.max_steps,
+            adjoint_params=parameters,
+            adjoint_rtol=rtol,
+            # Of time, the state, its adjoint, which is known on the way back only, and the parameters' gradients.
+            adjoint_atol=(atol, _of_state(segment, state, atol), size.tolerance, *(atol for _ in parameters)),
+            **_backwards(plan),
+        )
+        again = functools.partial(odeint_onto, torchdiffeq.odeint)
+        stops = self._stops(segment, field)
+        states, last = segment.solve(field.with_tensors(tensors), state, odeint, again, stops)
+        joined = to_unit(size, *(torch.cat([s, end[None]]) for s, end in zip(states, last, strict=True)))
+        return tuple(part[:-1] for part in joined), tuple(part[-1] for part in joined)
+
+    def _stops(self, segment: Segment, field: Field) -> Tensor:
+        """The times inside the segment at which the state is restored."""
+        start, length = segment.start.time, segment.end - segment.start.time
+        count = max(1, math.ceil(length * float(field.stiffness().max()) / math.log(self.growth)))
+        return start + length * torch.arange(1, count, dtype=torch.float64) / count
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """The implicit function theorem at the certified equilibrium, on its support (`vars_dyn.equilibrium` only)."""
+
+
+Mode = Backprop | Checkpoint | Adjoint | Implicit
+
+MODES: dict[str, type[Mode]] = {
+    "backprop": Backprop,
+    "checkpoint": Checkpoint,
+    "adjoint": Adjoint,
+    "implicit": Implicit,
+}
+
+
+def mode_for(gradient: str | Mode) -> Mode:
+    """The mode called `gradient`, or `gradient` itself; ValueError if there is none."""
+    if isinstance(gradient, Mode):
+        return gradient
+    return MODES[_checks.choice("gradient", gradient, tuple(MODES))]()
+
+
+def through_time(gradient: str | Mode) -> Backprop | Checkpoint | Adjoint:
+    """The mode called `gradient`, if it differentiates a trajectory; ValueError otherwise."""
+    mode = mode_for(gradient)
+    if isinstance(mode, Implicit):
+        raise ValueError(
+            'gradient is "implicit", which differentiates the equilibrium and not a trajectory: '
+            "call vars_dyn.equilibrium, or choose backprop, checkpoint or adjoint"
+        )
+    return mode
+
+
+def is_wanted(field: Field, state: State) -> bool:
+    """Whether autograd is on and anything that the integration depends on requires a gradient."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (*field.tensors(), *state))
+
+
+def _recomputable(plan: Plan, horizon: float) -> float:
+    """The time between restarts of a method that goes on from more than a state: alike for backpropagation and for
+    checkpointing, so that they take the same steps.
+    """
+    return horizon / 16 if plan.method in _RESTARTED and horizon > 0 else math.inf
+
+
+def _recomputed(segment: Segment, field: Field, state: State) -> tuple[State, State]:
+    """The segment's solution, of which the backward pass takes all steps again."""
+    n = len(state)
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        states, last = segment.solve(field.with_tensors(tensors[n:]), tensors[:n])
+        return (*states, *last)
+
+    parts = checkpoint(run, *state, *field.tensors(), use_reentrant=False)
+    return tuple(parts[:n]), tuple(parts[n:])
+
+
+def _of_state(segment: Segment, state: State, atol: float) -> Tensor:
+    """For every entry of the state, flat, `atol` in the place of the plan's."""
+    shares = zip(segment.tolerance(state), state, strict=True)
+    return torch.cat(
+        [
+            torch.as_tensor(part, dtype=y.dtype, device=y.device).expand_as(y).flatten() * (atol / segment.plan.atol)
+            for part, y in shares
+        ]
+    ).detach()
+
+
+def _backwards(plan: Plan) -> dict[str, Any]:
+    """The backward integration's method and options: the forward one's if it is adaptive, dopri5 otherwise."""
+    from vars_dyn.integration.plan import ADAPTIVE_METHODS
+
+    method = plan.method if plan.method in ADAPTIVE_METHODS else "dopri5"
+    options: dict[str, Any] = {"dtype": torch.float64}
+    cap = plan.cap if plan.method in ADAPTIVE_METHODS else ADAPTIVE_METHODS[method] / plan.stiffness
+    if math.isfinite(cap):
+        options["max_step"] = cap
+    return {"adjoint_method": method, "adjoint_options": options}

@@ -1,0 +1,157 @@
+"""Checkpointed backpropagation through an integration: the state is kept every few steps, the rest is taken again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vars_dyn.integration.gradients.first_order import once_only, refuse_transforms
+
+__all__ = ["odeint_replayed"]
+
+State = tuple[Tensor, ...]
+
+_WHAT = 'The gradient of checkpointed steps (gradient="checkpoint")'
+_INSTEAD = 'gradient="backprop" can be'
+
+#: Steps between two marks at first, and how many marks there may be for every step between them: the steps taken
+#: again at once hold their stages and what autograd saves, about ten times a state.
+_STRIDE, _MARKS_PER_STEP = 8, 4
+
+
+def odeint_replayed(
+    func: Any,
+    y0: State,
+    t: Tensor,
+    *,
+    parameters: State,
+    rtol: float,
+    atol: Any,
+    method: str,
+    options: dict[str, Any],
+) -> State:
+    """`vars_dyn.integration.steppers.odeint.odeint`, whose backward pass takes the very same steps again, in pieces, from states
+    it kept.
+
+    For N steps it keeps at most 4 sqrt(N) states, and holds what backpropagation needs of about sqrt(N) steps at a
+    time. The gradients with respect to y0 and `parameters`, every tensor that `func` depends on, are those of
+    backpropagation through the whole to rounding. For one-step methods: a multi-step method's history is not kept.
+    """
+    refuse_transforms(_WHAT, 'gradient="backprop" has them', (*y0, *parameters))
+    solve = _Solve(func, rtol, atol, method, options)
+    result: State = _Replayed.apply(solve, t, len(y0), *y0, *parameters)
+    return result
+
+
+class _Mark(NamedTuple):
+    """Where a step began, its length as first tried, and the number of steps before it."""
+
+    time: float
+    state: State
+    step: float
+    number: int
+
+
+class _Marks:
+    """The beginnings of steps, thinned out as they come: evenly spaced, about as many as the root of all."""
+
+    def __init__(self) -> None:
+        self.kept: list[_Mark] = []
+        self.stride = _STRIDE
+        self.starts: list[float] = []
+
+    def __call__(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None:
+        time = float(t0)
+        if self.starts and time == self.starts[-1]:  # tried again after a rejection
+            return
+        if len(self.starts) % self.stride == 0:
+            self.kept.append(_Mark(time, state, float(dt), len(self.starts)))
+        self.starts.append(time)
+        if len(self.kept) > _MARKS_PER_STEP * self.stride:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+
+class _Solve:
+    """One integration and the pieces of it."""
+
+    def __init__(self, func: Any, rtol: float, atol: Any, method: str, options: dict[str, Any]) -> None:
+        self.func, self.options = func, options
+        self.settings: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": method}
+
+    def whole(self, y0: State, t: Tensor, marks: _Marks) -> State:
+        """The states at `t`, every step told to `marks`."""
+        from vars_dyn.integration.steppers.odeint import odeint
+
+        told = self.func.callback_step
+
+        def tell(t0: float | Tensor, state: State, dt: float | Tensor) -> None:
+            told(t0, state, dt)
+            marks(t0, state, dt)
+
+        self.func.callback_step = tell
+        try:
+            return odeint(self.func, y0, t, options=self.options, **self.settings)
+        finally:
+            self.func.callback_step = told
+
+    def piece(self, mark: _Mark, y0: State, t: Tensor, whole: Tensor, ends: Sequence[float]) -> State:
+        """The states at `t`, which begins at `mark` and ends where a step of the whole did, the last of `ends`."""
+        from vars_dyn.integration.plan import COARSE_METHODS
+        from vars_dyn.integration.steppers.dopri5 import retake_dopri5
+        from vars_dyn.integration.steppers.odeint import odeint
+
+        # A function without callbacks: these steps have been counted.
+        function: Callable[[Tensor, State], State] = lambda t, y: self.func(t, y)  # noqa: E731
+        if self.settings["method"] == "dopri5":  # whose lengths depend on the steps before
+            return retake_dopri5(function, y0, t, ends)
+        options = dict(self.options)
+        if "grid_constructor" in options:
+            grid = options["grid_constructor"](self.func, y0, whole)
+            grid = grid[(grid >= t[0]) & (grid <= t[-1])]
+            options["grid_constructor"] = lambda func, y0, t: grid
+        else:
+            options["first_step"] = mark.step
+            if self.settings["method"] in COARSE_METHODS:
+                # Not at the piece's end, which a step that was rejected may have overshot.
+                options["stops"] = whole
+        return odeint(function, y0, t, options=options, **self.settings)
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, solve: _Solve, t: Tensor, n: int, *tensors: Tensor) -> State:
+        marks = _Marks()
+        solution = solve.whole(tensors[:n], t, marks)
+        ctx.solve, ctx.t, ctx.n, ctx.marks, ctx.starts = solve, t, n, marks.kept, marks.starts
+        ctx.save_for_backward(*tensors)
+        return solution
+
+    @staticmethod
+    @once_only(_WHAT, _INSTEAD)
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        t, n = ctx.t, ctx.n
+        parameters = ctx.saved_tensors[n:]
+        ends = [*ctx.starts[1:], float(t[-1])]  # of every step
+        numbers = [mark.number for mark in ctx.marks[1:]] + [len(ends)]
+        adjoint = tuple(torch.zeros_like(part[0]) for part in given)
+        totals: list[Tensor | None] = [None] * len(parameters)
+        for mark, number in zip(reversed(ctx.marks), reversed(numbers), strict=True):
+            end = ends[number - 1]
+            inside = ((t > mark.time) & (t <= end)).nonzero().squeeze(-1)
+            times = torch.cat([t.new_tensor([mark.time, end]), t[inside]]).unique()
+            with torch.enable_grad():
+                state = tuple(part.detach().requires_grad_() for part in mark.state)
+                solution = ctx.solve.piece(mark, state, times, t, ends[mark.number : number])
+            wanted = tuple(torch.zeros_like(part) for part in solution)
+            at = torch.searchsorted(times, t[inside])
+            for row, part, last in zip(wanted, given, adjoint, strict=True):
+                row[at] = part[inside]
+                row[-1] += last
+            found = torch.autograd.grad(solution, (*state, *parameters), wanted, allow_unused=True)
+            adjoint = tuple(torch.zeros_like(s) if g is None else g for g, s in zip(found[:n], state, strict=True))
+            totals = [b if a is None else a if b is None else a + b for a, b in zip(totals, found[n:], strict=True)]
+        adjoint = tuple(a + part[0] for a, part in zip(adjoint, given, strict=True))
+        return (None, None, None, *adjoint, *totals)

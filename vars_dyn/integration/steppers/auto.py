@@ -1,0 +1,51 @@
+"""Between the Dormand-Prince pair and the stabilised method, whichever needs fewer evaluations for the time ahead."""
+
+from __future__ import annotations
+
+import math
+
+from vars_dyn.integration.steppers.base import Stepper
+from vars_dyn.integration.steppers.dopri5 import Dopri5
+from vars_dyn.integration.steppers.rkc import Rkc, stages_for
+
+__all__ = ["Switch"]
+
+#: h rho from which "dopri5" may be held by stability ("rho" is a bound; its limit is 3.3), so that "rkc" is tried.
+_STIFF = 2.0
+#: A first step of h rho above this comes from "rkc": it is beyond what "dopri5" takes.
+_BEYOND = 5.0
+#: Evaluations to a step of "dopri5".
+_STAGES = 6
+#: Steps of "dopri5" before a trial, doubled after each that fails, and steps in a row at which a trial is too dear.
+_PATIENCE, _STRIKES = 3, 3
+
+
+class Switch:
+    """Which method goes on: "rkc" is tried where steps are stiff, and stays while it is the cheaper one."""
+
+    def __init__(self, dopri5: Dopri5, rkc: Rkc) -> None:
+        self.dopri5, self.rkc = dopri5, rkc
+        self.patience, self.stiff, self.strikes = _PATIENCE, 0, 0
+        self.left = math.inf  # the step at which "dopri5" was left, the longest that is known of it
+
+    def begin(self, first_step: float | None) -> Stepper:
+        """The method to begin with, with that step."""
+        if first_step is None or first_step * self.rkc.rho <= _BEYOND:
+            return self.dopri5
+        self.left = _BEYOND / self.rkc.rho
+        return self.rkc
+
+    def follow(self, stepper: Stepper, step: float, proposed: float) -> tuple[Stepper, float]:
+        """The method and the step to go on with after `step`, where its control proposes the next one."""
+        if stepper is self.dopri5:
+            self.stiff = self.stiff + 1 if step * self.rkc.rho > _STIFF else 0
+            if self.stiff < self.patience:
+                return stepper, proposed
+            self.left, self.strikes = proposed, 0
+            return self.rkc, proposed
+        dear = stages_for(proposed * self.rkc.rho) / proposed > _STAGES / self.left
+        self.strikes = self.strikes + 1 if dear else 0
+        if self.strikes < _STRIKES:
+            return stepper, proposed
+        self.patience, self.stiff = 2 * self.patience, 0
+        return self.dopri5, self.left

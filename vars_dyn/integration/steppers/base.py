@@ -1,0 +1,182 @@
+"""What this package's own integrators share: the loop over steps of controlled error."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from vars_dyn.dynamics.base import State
+from vars_dyn.integration.scale import Tolerance
+
+__all__ = ["Control", "Follow", "Stepper", "Taken", "Watched", "combined", "landing", "march", "rows_of", "tolerated"]
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """The function to integrate, as torchdiffeq's solvers take it too: it is told of every step.
+
+    Own integrators tell it times and steps as numbers, torchdiffeq's as tensors.
+    """
+
+    def __call__(self, t: Tensor, state: State) -> State: ...
+    def callback_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None: ...
+    def callback_reject_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None: ...
+
+
+class Taken(NamedTuple):
+    """A step: the state at its end, the derivative there, the estimated error relative to what is tolerated, and the
+    state at a share of the step.
+    """
+
+    following: State
+    slope: State
+    error: State
+    between: Callable[[float], State]
+
+
+class Control(NamedTuple):
+    """How long the next step is: h (aim / error)^proportional (last error / aim)^integral, within limits.
+
+    A proportional-integral control (Gustafsson, ACM TOMS 17, 1991). Factors are in sixty-fourths, so that steps do not
+    depend on how errors are rounded in a batch of some size.
+
+    Attributes:
+        order: after a rejection errors are taken to go with this power of the step.
+    """
+
+    aim: float
+    proportional: float
+    integral: float
+    order: int
+
+    def shorter(self, error: float) -> float:
+        """The factor after a step whose error was above one, or NaN."""
+        return _rounded(max(0.8 * error ** (-1 / self.order), 0.1)) if math.isfinite(error) else 0.1
+
+    def longer(self, error: float, before: float | None) -> float:
+        """The factor after a step that was taken; `before` is the last one's error."""
+        # Bounds, for a growing step must not be held back by how small the last error was.
+        error, last = max(error, 1e-8), max(error if before is None else before, 1e-4)
+        factor = (self.aim / error) ** self.proportional * (last / self.aim) ** self.integral
+        return _rounded(min(max(factor, 0.1), 10.0))
+
+
+def _rounded(factor: float) -> float:
+    return round(64 * factor) / 64
+
+
+class Stepper(ABC):
+    """A one-step method: how it steps, and how long its steps are to be.
+
+    Args:
+        rtol: relative tolerance of a step's error.
+        atol: absolute tolerance of every part of the state, numbers or tensors that broadcast against the parts.
+        norm: the size of an error relative to what is tolerated.
+        longest: no step is longer.
+    """
+
+    control: Control
+
+    def __init__(
+        self, rtol: float, atol: Tolerance, norm: Callable[[State], Tensor], longest: float = math.inf
+    ) -> None:
+        self.rtol, self.atol, self.norm, self.longest = rtol, atol, norm, longest
+
+    @abstractmethod
+    def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
+        """The first step to try from y, where the derivative is f."""
+
+    @abstractmethod
+    def take(self, func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float) -> Taken:
+        """The step of h from y, where the derivative is f."""
+
+
+#: From the method, the length of the step taken and the one proposed next: the method and the step to go on with.
+Follow = Callable[[Stepper, float, float], tuple[Stepper, float]]
+
+
+def march(
+    func: Watched,
+    y0: State,
+    t: Tensor,
+    stepper: Stepper,
+    *,
+    end: float,
+    first_step: float | None = None,
+    follow: Follow | None = None,
+) -> State:
+    """The states at the times `t`, from y0 at t[0], stepping onto `end`; differentiable, step lengths count as given.
+
+    `follow` may change the method after a step.
+    """
+    times = t.tolist()
+    rows: list[State] = [y0]
+    time, y, f = times[0], y0, func(t[0], y0)
+    h = stepper.first(func, y, f, t[0]) if first_step is None else first_step
+    before: float | None = None  # the last accepted step's error
+    rejected = False
+    while len(rows) < len(times):
+        h = min(h, stepper.longest)
+        func.callback_step(time, y, h)
+        new = landing(time, h, end)
+        step = new - time
+        taken = stepper.take(func, y, f, t[0], step)  # the fields are autonomous
+        error = float(stepper.norm(taken.error))
+        if not error <= 1:  # NaN too
+            func.callback_reject_step(time, y, step)
+            # Not from the step alone, which the rounding of time may have made the longer one.
+            h = min(h, step) * stepper.control.shorter(error)
+            rejected = True
+            continue
+        rows.extend(rows_of(taken, time, new, times, len(rows)))
+        factor = stepper.control.longer(error, before)
+        h = step * (min(factor, 1.0) if rejected else factor)
+        before, rejected = error, False
+        if follow is not None:
+            last, (stepper, h) = stepper, follow(stepper, step, h)
+            before = before if stepper is last else None
+        time, y, f = new, taken.following, taken.slope
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+
+
+def rows_of(taken: Taken, time: float, new: float, times: list[float], first: int) -> list[State]:
+    """The states at those of `times`, from number `first` on, that are up to the step's end `new`."""
+    inside = times[first : bisect.bisect_right(times, new, lo=first)]
+    return [taken.following if at == new else taken.between((at - time) / (new - time)) for at in inside]
+
+
+def landing(time: float, h: float, end: float) -> float:
+    """Where a step of h from `time` ends: on `end` if it would come within rounding of it or go beyond.
+
+    Raises AssertionError, as torchdiffeq does, where the step is below the rounding of time, or is NaN.
+    """
+    new = time + h
+    if new >= (end * (1 - 1e-14) if end > 0 else end):
+        new = end
+    if not new > time:
+        raise AssertionError("underflow in dt")
+    return new
+
+
+def combined(y: State, slopes: list[State], weights: tuple[float, ...], h: float) -> State:
+    """y + h sum_j weights[j] slopes[j], in a tensor of its own; differentiable, and it keeps nothing for that."""
+    parts = []
+    for i, part in enumerate(y):
+        total = part.clone()
+        for slope, weight in zip(slopes, weights, strict=False):
+            if weight:
+                total = total.add_(slope[i], alpha=h * weight)
+        parts.append(total)
+    return tuple(parts)
+
+
+def tolerated(estimate: State, y: State, new: State, rtol: float, atol: Tolerance) -> State:
+    """The estimate of a step's error, which it overwrites, relative to what is tolerated."""
+    ratio = zip(estimate, y, new, atol, strict=True)
+    return tuple(e.div_(torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(least)) for e, a, b, least in ratio)

@@ -1,0 +1,1 @@
+"""Sparse problems to certified codes, and codes to gradients."""

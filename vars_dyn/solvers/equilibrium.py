@@ -1,0 +1,207 @@
+"""The end point of a field, or a problem's solution: certified, and differentiable."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vars_dyn import _checks
+from vars_dyn._compile import uncompiled
+from vars_dyn.dynamics.base import Field
+from vars_dyn.dynamics.sparse import SparseRecurrent
+from vars_dyn.integration import gradients
+from vars_dyn.integration.gradients.first_order import once_only, refuse_transforms
+from vars_dyn.integration.integrate import integrate
+from vars_dyn.problems import SparseProblem
+from vars_dyn.solvers.active_set import SupportSystem, free, support_system
+from vars_dyn.solvers.solve import Solution, solve, tolerance
+
+__all__ = ["Differentiability", "differentiability", "equilibrium"]
+
+_WHAT = 'The implicit gradient of an equilibrium (gradient="implicit")'
+
+
+@uncompiled
+def equilibrium(
+    target: Field | SparseProblem,
+    gradient: str | gradients.Mode = "implicit",
+    *,
+    tol: float | None = None,
+    start: Tensor | None = None,
+    max_iterations: int = 100_000,
+    horizon: float = 10_000.0,
+) -> Solution:
+    """Where a field comes to rest, or a problem's argmin, with its certificate and its gradient.
+
+    Args:
+        target: a field with a stable equilibrium, or a problem.
+        gradient: "implicit" finds the code by the fastest certified route (`solve`) and differentiates the optimality
+            conditions on its support; "backprop", "checkpoint" and "adjoint" integrate the field (for a problem, the
+            VARS neurons that solve it) until its gap is within tol, and differentiate that.
+        tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
+        start: codes to start `solve` from; for "implicit" only. It changes the time taken, never the gradient.
+        max_iterations: first-order steps of `solve` at most.
+        horizon: the time at which integration gives up.
+
+    Returns:
+        A `Solution` whose code and state (None for a problem) carry gradients to every tensor of the dictionary, x,
+        lam, and those of alpha, beta, gamma and ridge that are tensors. `relative_gap` and `kkt_residual` are
+        constants.
+
+    Raises:
+        ValueError: for a field without a stable equilibrium, with the reason, for a start where none is used, and for a
+            tol that the dtype cannot verify.
+
+    Warns where a signal's gap is not within tol, where its support is not proven by the optimality conditions (a wrong
+    support is a wrong gradient), and where the atoms on its support are linearly dependent: the code is then not a
+    differentiable function of the data and the gradient of minimum norm is given. A unit exactly at its threshold
+    counts as inactive, which is the one-sided derivative; `differentiability` tells how far the code is from either.
+    The gradient is exact for the support found, does not depend on how the code was found, and holds no trajectory;
+    differentiating it once more, or under a transform of torch.func, is a RuntimeError. The time constants do not move
+    the equilibrium and get no gradient.
+    """
+    mode = gradients.mode_for(gradient)
+    x = target.x
+    _checks.full_precision("x", x)
+    tol = tolerance(tol, x.dtype)
+    if start is not None and not isinstance(mode, gradients.Implicit):
+        raise ValueError("start is given, but only the implicit gradient's solver takes one; None is wanted")
+    with torch.autocast(x.device.type, enabled=False):
+        if isinstance(mode, gradients.Implicit):
+            solution, complaints = _implicit(target, tol, start, max_iterations)
+        else:
+            solution, complaints = _integrated(target, mode, tol, horizon), []
+    lost = int((~solution.converged).sum())
+    if lost:
+        worst = float(solution.relative_gap.max())
+        complaints.append(f"{lost} signals are not within the relative gap {tol:.3g} (the worst: {worst:.3g})")
+    for complaint in complaints:
+        warnings.warn(complaint, stacklevel=3)
+    return solution
+
+
+def _implicit(
+    target: Field | SparseProblem, tol: float, start: Tensor | None, max_iterations: int
+) -> tuple[Solution, list[str]]:
+    """The solution, and what there is to warn of."""
+    problem = target.problem() if isinstance(target, Field) else target
+    refuse_transforms(_WHAT, 'call it outside of them, or with gradient="backprop"', problem.tensors())
+    solution = solve(problem, tol=tol, max_iterations=max_iterations, start=start)
+    complaints = []
+    if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors()):
+        code, dependent = _with_gradient(problem, solution.code)
+        unproven = int((_unproven(problem, solution) & solution.converged).sum())
+        solution = solution._replace(code=code)
+        if unproven:
+            complaints.append(
+                f"the supports of {unproven} signals are not proven: their gaps are within {tol:.3g}, but their KKT "
+                "residuals are not zero to rounding; their gradients may be wrong (try a smaller tol, or float64)"
+            )
+        if dependent:
+            complaints.append(
+                f"the atoms on the support of {dependent} signals are linearly dependent: their codes' gradients are "
+                "not unique, and those of minimum norm are given (a ridge makes them unique)"
+            )
+    if isinstance(target, Field):
+        solution = solution._replace(state=target.state_at(solution.code))
+    return solution, complaints
+
+
+def _unproven(problem: SparseProblem, solution: Solution) -> Tensor:
+    """Where the KKT residual is more than rounding leaves (as `solve` judges it)."""
+    with torch.no_grad():
+        scale = problem.critical_lam() + problem.lam
+        rounding = problem.rounding(solution.code.detach())
+    return solution.kkt_residual > 1e5 * torch.finfo(scale.dtype).eps * scale + rounding
+
+
+def _with_gradient(problem: SparseProblem, code: Tensor) -> tuple[Tensor, int]:
+    """`code`, differentiable: on the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) - ridge a_A - lam sgn a_A).
+
+    Second, the number of signals for which that system is singular.
+    """
+    flat, own = problem.flat().normalised()
+    a = own.code(code.reshape(*flat.batch_shape, *flat.dictionary.code_shape))
+    support = _support(flat, a)
+    with torch.no_grad():
+        system = support_system(flat.detach(), support)
+        dependent = int(system.singular().sum())
+    descent = flat._residuals(a).code
+    residual = torch.where(support, descent - flat.per_code(flat.lam) * a.sign(), 0.0)
+    return own.code(_OnSupport.apply(residual, a, system), back=True).reshape(code.shape), dependent
+
+
+def _support(problem: SparseProblem, a: Tensor) -> Tensor:
+    return (a != 0) | problem.per_code(free(problem))
+
+
+class _OnSupport(torch.autograd.Function):
+    """The code a(theta) whose residual on the support stays zero: backward solves the (symmetric) system once."""
+
+    @staticmethod
+    def forward(ctx, residual: Tensor, code: Tensor, system: SupportSystem) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.system = system
+        ctx.save_for_backward(residual)
+        return code.clone()
+
+    @staticmethod
+    @once_only(_WHAT, 'gradient="backprop" can be')
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return ctx.system.solve_least(gradient), None, None
+
+
+def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float, horizon: float) -> Solution:
+    field = target if isinstance(target, Field) else _neurons_of(target)
+    times = torch.tensor([0.0, float(_checks.number("horizon", horizon, positive=True))], dtype=torch.float64)
+    trajectory = integrate(field, field.initial_state(), times, gap=tol, gradient=mode)
+    state = tuple(part[-1] for part in trajectory.states)
+    code = field.code(state)
+    with torch.no_grad():
+        gap, kkt = field.detach().problem().certificate(code.detach())
+    evaluations = torch.full(gap.shape, trajectory.statistics.evaluations, dtype=torch.long, device=gap.device)
+    return Solution(code, gap, kkt, evaluations, gap <= tol, state if isinstance(target, Field) else None)
+
+
+def _neurons_of(problem: SparseProblem) -> SparseRecurrent:
+    """The VARS neurons whose equilibrium solves `problem`: alpha = 1, gamma = 2, beta = 2 + ridge."""
+    threshold = "nonnegative" if problem.nonnegative else "soft"
+    beta = 2.0 + problem.ridge
+    return SparseRecurrent(problem.dictionary, problem.x, problem.lam, beta=beta, threshold=threshold)
+
+
+class Differentiability(NamedTuple):
+    """How far a code is from where it stops being differentiable; one value per signal.
+
+    Attributes:
+        smallest_active: the smallest |a_i| on the support (infinite where it is empty).
+        smallest_slack: the smallest lam - |c_i| off the support, c = P^T (x - P a) - ridge a, how far the nearest idle
+            unit is from its threshold (infinite where none is idle; for non-negative codes lam - c_i).
+        condition: the condition number of G_A + ridge I, by which errors in the gradient are multiplied.
+    """
+
+    smallest_active: Tensor
+    smallest_slack: Tensor
+    condition: Tensor
+
+
+def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability:
+    """`Differentiability` of a problem's solution `code`, (*any, *code_shape); ValueError for another shape."""
+    wanted = (*problem.batch_shape, *problem.dictionary.code_shape)
+    if tuple(code.shape) != wanted:
+        raise ValueError(f"the code has shape {tuple(code.shape)}; {wanted} is wanted")
+    with torch.no_grad():
+        flat, own = problem.detach().flat().normalised()
+        a = own.code(code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
+        support = _support(flat, a)
+        c = flat._residuals(a).code
+        slack = flat.per_code(flat.lam) - (c if flat.nonnegative else c.abs())
+        infinite = torch.full_like(a, torch.inf)
+        values = (
+            own.amplitude(-flat.max_code(-torch.where(support, a.abs(), infinite))),
+            own.descent(-flat.max_code(-torch.where(support, infinite, slack))),
+            support_system(flat, support).condition(),
+        )
+        return Differentiability(*(value.reshape(problem.batch_shape) for value in values))

@@ -1,0 +1,312 @@
+"""Mixed precision on the way to a code: its support found in single precision, its values refined in the problem's own.
+
+On a support with its signs a sparse problem is a linear system, so all that takes long is to find the support, and for
+that seven digits do. What is found is a proposal: `SparseProblem` certifies it, and `vars_dyn.solve` goes on from it by
+the plain way where the certificate falls short.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vars_dyn.problems import SparseProblem
+from vars_dyn.solvers.active_set import is_small
+from vars_dyn.solvers.batched_supports import Settled, Supports, Systems, settle, with_spare
+
+__all__ = ["Found", "approach", "suits"]
+
+#: Gram matrices of up to this many atoms are factored.
+_ATOMS = 1024
+#: ADMM steps between looks at the supports.
+_BURST, _SHORT_BURST = 50, 25
+_BURSTS = 8
+#: Over-relaxation of ADMM (Boyd et al., Foundations and Trends in Machine Learning 3, 2011, Sec. 3.4.3).
+_RELAX = 1.8
+#: ADMM's rho at least, over the mean of the Gram matrix's diagonal; larger where few steps are to do.
+_LEAST_RHO, _LEAST_OWN_RHO = 0.05, 0.2
+#: Conditions hold to rounding within this many roundings of |P^T x| + lam.
+_ROUNDING = 2e3
+#: Numbers in the signals and codes that are worked on at once, so that they stay in a processor's cache.
+_CHUNK = 1 << 18
+#: Numbers in the systems that are factored at once.
+_SYSTEMS = 1 << 26
+
+
+class Found(NamedTuple):
+    """A proposal with its certificate, as `SparseProblem.certificate` computes it, and the first-order steps taken."""
+
+    code: Tensor
+    relative_gap: Tensor
+    kkt_residual: Tensor
+    iterations: Tensor
+
+
+def suits(problem: SparseProblem) -> bool:
+    """Whether this way can be tried: a Gram matrix small enough to factor, a penalty on every signal, and double
+    precision (single precision has nothing quicker to start from).
+    """
+    dictionary = problem.dictionary
+    small = is_small(dictionary) and dictionary.code_size <= _ATOMS
+    if isinstance(problem.ridge, Tensor) and problem.ridge.ndim:
+        return False  # a ridge for each element, as elements of very different scales have in units of their own
+    return small and problem.x.dtype == torch.float64 and bool((problem.lam > 0).all())
+
+
+def approach(problem: SparseProblem, tol: float | None, max_iterations: int, grow: bool = True) -> tuple[Found, Tensor]:
+    """A proposal for every signal of a `flat` problem, and about |P^T x| + lam of each, which measures rounding.
+
+    `tol` is the relative gap at which refinement may stop, None to refine to rounding. `grow` tries the active set
+    from nothing before ADMM, where one dictionary is shared.
+    """
+    if problem.dictionary.batch_shape:
+        signals = problem.batch_shape[1] * (problem.dictionary.signal_size + problem.dictionary.code_size)
+        rows, solve = max(1, _CHUNK // signals), partial(_own)
+    else:
+        rows, solve = max(1, _SYSTEMS // _widest(problem) ** 2), partial(_shared, grow=grow)
+    if rows >= len(problem.x):
+        return solve(problem, tol, max_iterations)
+    pieces = torch.arange(len(problem.x), device=problem.x.device).split(rows)
+    found = [solve(problem.select(index), tol, max_iterations) for index in pieces]
+    proposal = Found(*(torch.cat(parts) for parts in zip(*(one for one, _ in found), strict=True)))
+    return proposal, torch.cat([scale for _, scale in found])
+
+
+def _widest(problem: SparseProblem) -> int:
+    """The largest support that is looked at: without a ridge none is much larger than a signal."""
+    d, atoms = problem.dictionary.signal_size, problem.dictionary.code_size
+    return atoms if isinstance(problem.ridge, Tensor) or problem.ridge else min(atoms, d + d // 4 + 1)
+
+
+class _Work(NamedTuple):
+    """A problem in single precision and in units of its own size; one element where the dictionary is shared.
+
+    Attributes:
+        gram: G + ridge I, (elements, d', d').
+        drive: P^T x, (elements, n, d').
+        lam: (elements, n, 1).
+        scale: of the codes, (elements, n, 1) and in the problem's dtype: one unit of a code here is that much there.
+        descent_scale: the same of P^T x.
+        nonnegative: as the problem's.
+    """
+
+    gram: Tensor
+    drive: Tensor
+    lam: Tensor
+    scale: Tensor
+    descent_scale: Tensor
+    nonnegative: bool
+
+    @classmethod
+    def of(cls, problem: SparseProblem) -> _Work:
+        dictionary = problem.dictionary
+        weight = dictionary.matrix().reshape(-1, dictionary.signal_size, dictionary.code_size)
+        x = problem.x.reshape(len(weight), -1, dictionary.signal_size)
+        (single, largest), (signals, size) = _in_units(weight, (-2, -1)), _in_units(x, (-1,))
+        gram, drive = single.mT @ single, signals @ single
+        descent_scale = largest * size
+        ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device) / largest / largest
+        gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
+        lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).float()
+        return cls(gram, drive, lam, size / largest, descent_scale, problem.nonnegative)
+
+    def size(self, problem: SparseProblem) -> Tensor:
+        """What rounding in P^T (x - P a) is measured by, one per signal: about |P^T x| + lam."""
+        return ((self.critical() + self.lam) * self.descent_scale).reshape(problem.batch_shape)
+
+    def select(self, rows: Tensor) -> _Work:
+        """Some elements'."""
+        if len(rows) == len(self.gram):
+            return self
+        gram, drive, lam, scale, descent_scale = (part[rows] for part in self[:-1])
+        return _Work(gram, drive, lam, scale, descent_scale, self.nonnegative)
+
+    def correction(self, a: Tensor, missing: Tensor) -> Tensor:
+        """What brings codes closer to solving their supports' systems, of whose right sides `missing` is left."""
+        mask = (a != 0).to(missing.dtype)
+        return _conjugate_gradients(self.gram, mask, missing * mask)
+
+    def critical(self) -> Tensor:
+        """The lam from which on the code is zero, (elements, n, 1)."""
+        largest = (self.drive if self.nonnegative else self.drive.abs()).amax(-1, keepdim=True)
+        return largest.clamp(min=torch.finfo(largest.dtype).tiny)
+
+
+def _in_units(value: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """`value` over its largest entry, in single precision, and that entry."""
+    single = value.float()
+    largest = torch.maximum(single.amax(dims, keepdim=True), -single.amin(dims, keepdim=True))
+    largest = largest.masked_fill_(largest == 0, 1.0)
+    return single / largest, largest.to(value.dtype)
+
+
+class _Admm:
+    """The alternating direction method of multipliers on every signal at once, the matrix inverted once.
+
+    w = relax s + (1 - relax) a + u with s the argmin of the smooth part at a - u, a = soft(w, lam / rho), u = w - a.
+    """
+
+    def __init__(self, work: _Work, least: float) -> None:
+        # The step's threshold is then about as large as the codes, which is where few steps were found to do.
+        size = (work.lam / work.critical()).mean((-2, -1), keepdim=True)
+        diagonal = work.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        rho = diagonal * (1.6 * size).clamp(least, 1.0)
+        eye = torch.eye(work.gram.shape[-1], dtype=rho.dtype, device=rho.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(work.gram + rho * eye)[0])
+        self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (work.drive @ inverse)
+        self.bound, self.nonnegative = _one_number(work.lam / rho), work.nonnegative
+        self.w, self.u = torch.zeros_like(work.drive), torch.zeros_like(work.drive)
+
+    def run(self, steps: int) -> None:
+        """Take `steps` steps."""
+        w, u, v = self.w, self.u, torch.empty_like(self.w)
+        upper: Any = self.bound  # both of numbers or both of tensors, which the types of clamp do not say
+        lower = None if self.nonnegative else -upper
+        for _ in range(steps):
+            torch.sub(w, u, alpha=2, out=v)
+            w = torch.baddbmm(self.rest, v, self.pull).add_(u, alpha=2 - _RELAX)
+            u = w.clamp(lower, upper)
+        self.w, self.u = w, u
+
+    def code(self) -> Tensor:
+        return self.w - self.u
+
+    def keep(self, signals: Tensor) -> None:
+        """Go on with these signals of the one element only."""
+        for name in ("rest", "w", "u"):
+            setattr(self, name, getattr(self, name)[:, signals])
+        if isinstance(self.bound, Tensor):
+            self.bound = self.bound[:, signals]
+
+
+def _one_number(bound: Tensor) -> Tensor | float:
+    """A number where all entries are the same: clamping by it takes half as long."""
+    least, most = bound.aminmax()
+    return float(least) if bool(least == most) else bound
+
+
+def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> tuple[Found, Tensor]:
+    """All signals have one dictionary: an active set grown from nothing, or ADMM with looks at the support."""
+    work = _Work.of(problem)
+    gram, drive, lam = with_spare(work.gram[0]), with_spare(work.drive[0], rows=False), work.lam[0]
+    left = (work.critical()[0] > lam).squeeze(-1).nonzero().squeeze(-1)
+    supports = Supports.empty(len(drive), len(gram) - 1, drive)
+    iterations = torch.zeros(len(drive), dtype=torch.long, device=drive.device)
+
+    def look(start: Supports, limit: int, widest: int) -> Settled:
+        return settle(gram, drive[left], lam[left], start, problem.nonnegative, limit, widest)
+
+    if grow and len(left):
+        settled = look(supports.select(left), min(12, max_iterations), problem.dictionary.signal_size // 3)
+        iterations[left] = settled.steps
+        supports, left = supports.put(left, settled.supports), left[settled.left]
+    if len(left):
+        admm = _Admm(work, _LEAST_RHO)
+        admm.keep(left)
+        for _ in range(_BURSTS):
+            steps = min(_BURST, max_iterations - int(iterations.max()))
+            if steps <= 0 or not len(left):
+                break
+            admm.run(steps)
+            iterations[left] += steps
+            settled = look(Supports.of(admm.code()[0].sign()), 2, _widest(problem))
+            supports, left = supports.put(left, settled.supports), left[settled.left]
+            admm.keep(settled.left)
+    supports = supports.compact()
+    systems, shape = Systems(gram, supports), (len(drive), *problem.dictionary.code_shape)
+    index = supports.atoms.clamp(max=supports.spare - 1)
+    scale, descent_scale, sign = work.scale[0], work.descent_scale[0], supports.sign.to(problem.x.dtype)
+    pull = problem.lam[:, None] * sign
+
+    def miss(c: Tensor) -> Tensor:
+        return (c.reshape(len(index), -1).gather(1, index) * sign.abs()).sub_(pull)
+
+    def correct(code: Tensor, miss: Tensor) -> Tensor:
+        by = systems.solve((miss / descent_scale).float()) * scale
+        code.view(len(index), -1).scatter_add_(1, index, by * sign.abs())
+        return code
+
+    start = problem.x.new_zeros(shape)
+    start = correct(start, (supports.gather(drive) - lam * supports.sign) * descent_scale)
+    return _refined(problem, start, miss, correct, work.size(problem), tol, iterations)
+
+
+def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> tuple[Found, Tensor]:
+    """Every element has its own dictionary: ADMM, and conjugate gradients on the supports.
+
+    Elements leave when their signals' conditions on the supports hold, or all their gaps are within `tol`.
+    """
+    work = _Work.of(problem)
+    admm, steps = _Admm(work, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
+    admm.run(steps)
+    a = admm.code()
+    a += work.correction(a, work.drive - torch.bmm(a, work.gram) - work.lam * a.sign())
+    shape, size = problem.dictionary.code_shape, work.size(problem)
+    code = (a * work.scale).reshape(*problem.batch_shape, *shape)
+    gap, kkt = torch.empty_like(size), torch.empty_like(size)
+    rows, last = torch.arange(len(code), device=code.device), torch.full_like(size[:, 0], math.inf)
+    while len(rows):
+        some = problem if len(rows) == len(code) else problem.select(rows)
+        residuals = some._residuals(code[rows])
+        _, gap[rows], kkt[rows], _ = some._certify(code[rows], residuals)
+        own, c = work.select(rows), residuals.code.reshape(len(rows), *a.shape[1:])
+        a = code[rows].reshape(c.shape)
+        # In single precision only once it is small: what is left of c and lam would be rounding.
+        missing = (c - some.lam[..., None] * a.sign()).masked_fill_(a == 0, 0.0)
+        failing = missing.abs().amax(-1)
+        wanting = failing > _ROUNDING * torch.finfo(code.dtype).eps * size[rows]
+        wanting = wanting if tol is None else wanting & (gap[rows] > tol)
+        worst = failing.amax(-1)
+        going = (wanting.any(-1) & (worst < 0.3 * last)).nonzero().squeeze(-1)
+        rows, last, own, a, missing = rows[going], worst[going], own.select(going), a[going], missing[going]
+        by = own.correction(a, (missing / own.descent_scale).float()) * own.scale
+        code[rows] += by.reshape(len(rows), *code.shape[1:])
+    iterations = torch.full(problem.batch_shape, steps, dtype=torch.long, device=code.device)
+    return Found(code, gap, kkt, iterations), size
+
+
+def _conjugate_gradients(gram: Tensor, mask: Tensor, right: Tensor, steps: int = 12) -> Tensor:
+    """A few steps towards (G_A + ridge I) y = right on the supports `mask` of all signals at once."""
+    y, r, p = torch.zeros_like(right), right, right
+    square = (r * r).sum(-1, keepdim=True)
+    tiny = torch.finfo(right.dtype).tiny
+    for _ in range(steps):
+        image = torch.bmm(p, gram).mul_(mask)
+        step = square / (p * image).sum(-1, keepdim=True).clamp_(min=tiny)
+        y, r = torch.addcmul(y, step, p), torch.addcmul(r, step, image, value=-1)
+        following = (r * r).sum(-1, keepdim=True)
+        p, square = torch.addcmul(r, following / square.clamp_(min=tiny), p), following
+    return y
+
+
+def _refined(
+    problem: SparseProblem,
+    code: Tensor,
+    miss: Callable[[Tensor], Tensor],
+    correct: Callable[[Tensor, Tensor], Tensor],
+    size: Tensor,
+    tol: float | None,
+    iterations: Tensor,
+) -> tuple[Found, Tensor]:
+    """The code and its certificate, corrected while its own conditions fail by ever less.
+
+    `miss` is by how much they fail, from P^T (x - P a) - ridge a; `correct` is a code and that to a better code.
+    """
+    rounding = _ROUNDING * torch.finfo(code.dtype).eps
+    last = math.inf
+    while True:
+        residuals = problem._residuals(code)
+        failing = miss(residuals.code)
+        worst = float((failing.abs().amax(-1) / size).max())
+        if worst <= rounding or not worst < 0.3 * last:
+            break
+        if tol is not None and bool((problem._certify(code, residuals).relative_gap <= tol).all()):
+            break
+        last, code = worst, correct(code, failing)
+    _, gap, kkt, _ = problem._certify(code, residuals)
+    return Found(code, gap, kkt, iterations), size
