@@ -65,6 +65,24 @@ def test_hard_supports_are_admms() -> None:
     assert (found.iterations >= 50).all()
 
 
+@pytest.mark.parametrize("lead", [(8,), (2, 4)], ids=["shared", "own dictionaries"])
+@pytest.mark.parametrize("lam", [1e-30, 1.0, 1e60, 1e300])
+def test_the_penalty_of_a_signal_of_zeros_moves_no_other_code(lead: tuple[int, ...], lam: float) -> None:
+    """In units of its own size such a signal's lam is any number, also one beyond single precision."""
+    problem = planted(0, 16, 24, lead)
+    x = problem.x.clone()
+    x[..., 0, :] = 0
+    codes = []
+    for penalty in (lam, 0.05):
+        lams = torch.full(lead, 0.05, dtype=torch.float64)
+        lams[..., 0] = penalty
+        found, _ = mixed_precision.approach(vd.SparseProblem(problem.dictionary, x, lams), None, 100_000, grow=False)
+        assert (found.kkt_residual[..., 1:] <= rounding(problem)[..., 1:]).double().mean() > 0.8
+        assert (found.code[..., 0, :] == 0).all()
+        codes.append(found.code)
+    assert torch.equal(*codes)
+
+
 def test_a_gap_is_enough_where_a_gap_is_asked_for() -> None:
     problem = planted(3, 40, 24, (6, 8))
     rough, fine = (vd.solve(problem, method="admm", tol=1e-4, polish=polish) for polish in (False, True))

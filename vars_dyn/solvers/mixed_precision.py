@@ -30,6 +30,8 @@ _BURSTS = 8
 _RELAX = 1.8
 #: ADMM's rho at least, over the mean of the Gram matrix's diagonal; larger where few steps are to do.
 _LEAST_RHO, _LEAST_OWN_RHO = 0.05, 0.2
+#: Every code is zero under a penalty this large: P^T x is at most the signal's dimension in the units worked in.
+_IDLE = 2.0**100
 #: Conditions hold to rounding within this many roundings of |P^T x| + lam.
 _ROUNDING = 2e3
 #: Numbers in the signals and codes that are worked on at once, so that they stay in a processor's cache.
@@ -112,7 +114,8 @@ class _Work(NamedTuple):
         descent_scale = largest * size
         ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device) / largest / largest
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
-        lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).float()
+        # Of a signal of zeros lam may be beyond single precision: infinity times a sign of zero is not a number.
+        lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).clamp(max=_IDLE).float()
         return cls(gram, drive, lam, size / largest, descent_scale, problem.nonnegative)
 
     def size(self, problem: SparseProblem) -> Tensor:
@@ -152,8 +155,12 @@ class _Admm:
     """
 
     def __init__(self, work: _Work, least: float) -> None:
-        # The step's threshold is then about as large as the codes, which is where few steps were found to do.
-        size = (work.lam / work.critical()).mean((-2, -1), keepdim=True)
+        # The step's threshold is then about as large as the codes, which is where few steps were found to do. Signals
+        # whose codes are zero have no say: the lam of a signal of zeros may be anything in the units of its own size.
+        share = work.lam / work.critical()
+        busy = (work.critical() > work.lam) & (work.drive != 0).any(-1, keepdim=True)
+        count = busy.sum((-2, -1), keepdim=True).clamp(min=1)
+        size = torch.where(busy, share, 0.0).sum((-2, -1), keepdim=True) / count
         diagonal = work.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         rho = diagonal * (1.6 * size).clamp(least, 1.0)
         eye = torch.eye(work.gram.shape[-1], dtype=rho.dtype, device=rho.device)
