@@ -17,7 +17,7 @@ import vars_dyn as vd
 from tests import strategies
 from tests.references import Array, One, matrices
 from tests.strategies import leads, normal, seeds, signals_for, sparse_fields, states_for
-from vars_dyn.solvers.solve import ista_step
+from vars_dyn.solvers.first_order import ista_step
 
 Sparse = vd.SparseRecurrent | vd.Reduced
 
