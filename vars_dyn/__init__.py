@@ -17,7 +17,8 @@ from vars_dyn.integration.integrate import integrate
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import facts, open_dataset, to_dataset
 from vars_dyn.recording.record import record
-from vars_dyn.solvers.equilibrium import differentiability, equilibrium
+from vars_dyn.solvers.equilibrium import equilibrium
+from vars_dyn.solvers.implicit import differentiability
 from vars_dyn.solvers.solve import Solution, solve
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
