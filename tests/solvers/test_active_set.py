@@ -13,8 +13,9 @@ import vars_dyn as vd
 from tests import strategies
 from tests.references import ones, rows
 from tests.strategies import codes_for, normal, seeds, signals_for
-from vars_dyn.solvers import active_set
-from vars_dyn.solvers.active_set import polish, support_system
+from vars_dyn.solvers import active_set, support_systems
+from vars_dyn.solvers.active_set import polish
+from vars_dyn.solvers.support_systems import support_system
 
 both_paths = pytest.mark.parametrize("limit", [1 << 22, 0], ids=["written out", "matrix-free"])
 
@@ -32,7 +33,7 @@ def test_the_system_is_the_gram_matrix_on_the_support(limit: int, problem: vd.Sp
     problem = problem.flat()
     support, v = some_support(problem, seed), codes_for(problem.dictionary, seed + 1, problem.batch_shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(active_set, "MATRIX_LIMIT", limit)
+        patch.setattr(support_systems, "MATRIX_LIMIT", limit)
         system = support_system(problem, support)
         y, condition = system.solve(v), system.condition()
     assert y.shape == v.shape
@@ -49,7 +50,7 @@ def test_the_system_is_the_gram_matrix_on_the_support(limit: int, problem: vd.Sp
 
 @both_paths
 def test_a_condition_number_is_the_supports_own(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(active_set, "MATRIX_LIMIT", limit)
+    monkeypatch.setattr(support_systems, "MATRIX_LIMIT", limit)
     P = vd.DenseDictionary(normal(0, 30, 12))
     problem = vd.SparseProblem(P, signals_for(P, 1), 0.1)
     support = normal(2, 3, 12) > 0
@@ -108,7 +109,7 @@ def test_no_step_of_the_polish_rises(problem: vd.SparseProblem, seed: int) -> No
     a = 2 * codes_for(problem.dictionary, seed, problem.batch_shape)
     a = a.abs() if problem.nonnegative else a
     scale = problem.critical_lam() + problem.lam
-    gram = active_set.gram_matrix(problem.dictionary)
+    gram = support_systems.gram_matrix(problem.dictionary)
     for _ in range(5):
         c = problem.dictionary.encode(problem.residual(a)) - problem.ridge * a
         after = active_set._step(problem, a, c, scale, gram)

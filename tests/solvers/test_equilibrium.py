@@ -22,7 +22,7 @@ from tests import strategies
 from tests.references import ones, rows
 from tests.strategies import normal, signals_for
 from vars_dyn.integration import gradients
-from vars_dyn.solvers import active_set
+from vars_dyn.solvers import support_systems
 
 #: `vars_dyn.equilibrium` is the function.
 module = importlib.import_module("vars_dyn.solvers.equilibrium")
@@ -33,7 +33,7 @@ both_paths = pytest.mark.parametrize("limit", [1 << 22, 0], ids=["written out", 
 @contextmanager
 def path(limit: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(active_set, "MATRIX_LIMIT", limit)
+        patch.setattr(support_systems, "MATRIX_LIMIT", limit)
         yield
 
 

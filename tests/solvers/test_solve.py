@@ -16,7 +16,7 @@ import vars_dyn as vd
 from tests import strategies
 from tests.references import Array, One, ones, rows
 from tests.strategies import codes_for, normal, seeds, signals_for
-from vars_dyn.solvers import active_set
+from vars_dyn.solvers import support_systems
 
 
 def check_optimal(problem: vd.SparseProblem, solution: vd.Solution, kkt: float = 1e-8) -> None:
@@ -261,7 +261,7 @@ def test_without_the_matrix_written_out_solutions_are_the_same(
     lam = 0.1 * vd.SparseProblem(P, x, 1.0).critical_lam()
     problem = vd.SparseProblem(P, x, lam, ridge)
     written = vd.solve(problem)
-    monkeypatch.setattr(active_set, "MATRIX_LIMIT", 0)
+    monkeypatch.setattr(support_systems, "MATRIX_LIMIT", 0)
     applied = vd.solve(problem)
     check_optimal(problem, applied)
     torch.testing.assert_close(problem.objective(applied.code), problem.objective(written.code), rtol=1e-12, atol=0)
@@ -272,7 +272,7 @@ def test_without_the_matrix_written_out_solutions_are_the_same(
 
 def test_a_dictionary_too_large_to_be_written_out_is_solved() -> None:
     P = vd.ConvDictionary(normal(0, 8, 1, 5, 5) / 5, (1, 32, 32), padding=2)
-    assert not active_set.is_small(P)
+    assert not support_systems.is_small(P)
     x = signals_for(P, 1, (2,))
     problem = vd.SparseProblem(P, x, 0.3 * P.encode(x).flatten(1).abs().amax(-1))
     solution = vd.solve(problem)

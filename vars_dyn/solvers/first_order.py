@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.active_set import gram_matrix, is_small
 from vars_dyn.solvers.active_set import polish as polish_code
+from vars_dyn.solvers.support_systems import gram_matrix, is_small
 from vars_dyn.thresholds import nonnegative_threshold, soft_threshold
 
 __all__ = ["ROUNDING", "ista_step", "solve_flat", "start_code"]

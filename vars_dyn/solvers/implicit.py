@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vars_dyn.integration.gradients.first_order import once_only
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.active_set import SupportSystem, free, support_system
 from vars_dyn.solvers.solve import Solution
+from vars_dyn.solvers.support_systems import SupportSystem, free, support_system
 
 __all__ = ["WHAT", "Differentiability", "differentiability", "unproven_supports", "with_gradient"]
 

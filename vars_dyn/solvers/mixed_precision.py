@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.active_set import is_small
 from vars_dyn.solvers.batched_supports import Settled, Supports, Systems, settle, with_spare
+from vars_dyn.solvers.support_systems import is_small
 
 __all__ = ["Found", "approach", "suits"]
 
