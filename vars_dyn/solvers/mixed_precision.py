@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers.batched_supports import Settled, Supports, Systems, settle, with_spare
+from vars_dyn.solvers.single_precision import Admm, SinglePrecision
 from vars_dyn.solvers.support_systems import is_small
 
 __all__ = ["Found", "approach", "suits"]
@@ -26,12 +27,8 @@ _ATOMS = 1024
 #: ADMM steps between looks at the supports.
 _BURST, _SHORT_BURST = 50, 25
 _BURSTS = 8
-#: Over-relaxation of ADMM (Boyd et al., Foundations and Trends in Machine Learning 3, 2011, Sec. 3.4.3).
-_RELAX = 1.8
 #: ADMM's rho at least, over the mean of the Gram matrix's diagonal; larger where few steps are to do.
 _LEAST_RHO, _LEAST_OWN_RHO = 0.05, 0.2
-#: Every code is zero under a penalty this large: P^T x is at most the signal's dimension in the units worked in.
-_IDLE = 2.0**100
 #: Conditions hold to rounding within this many roundings of |P^T x| + lam.
 _ROUNDING = 2e3
 #: Numbers in the signals and codes that are worked on at once, so that they stay in a processor's cache.
@@ -85,121 +82,9 @@ def _widest(problem: SparseProblem) -> int:
     return atoms if isinstance(problem.ridge, Tensor) or problem.ridge else min(atoms, d + d // 4 + 1)
 
 
-class _Work(NamedTuple):
-    """A problem in single precision and in units of its own size; one element where the dictionary is shared.
-
-    Attributes:
-        gram: G + ridge I, (elements, d', d').
-        drive: P^T x, (elements, n, d').
-        lam: (elements, n, 1).
-        scale: of the codes, (elements, n, 1) and in the problem's dtype: one unit of a code here is that much there.
-        descent_scale: the same of P^T x.
-        nonnegative: as the problem's.
-    """
-
-    gram: Tensor
-    drive: Tensor
-    lam: Tensor
-    scale: Tensor
-    descent_scale: Tensor
-    nonnegative: bool
-
-    @classmethod
-    def of(cls, problem: SparseProblem) -> _Work:
-        dictionary = problem.dictionary
-        weight = dictionary.matrix().reshape(-1, dictionary.signal_size, dictionary.code_size)
-        x = problem.x.reshape(len(weight), -1, dictionary.signal_size)
-        (single, largest), (signals, size) = _in_units(weight, (-2, -1)), _in_units(x, (-1,))
-        gram, drive = single.mT @ single, signals @ single
-        descent_scale = largest * size
-        ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device) / largest / largest
-        gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
-        # Of a signal of zeros lam may be beyond single precision: infinity times a sign of zero is not a number.
-        lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).clamp(max=_IDLE).float()
-        return cls(gram, drive, lam, size / largest, descent_scale, problem.nonnegative)
-
-    def size(self, problem: SparseProblem) -> Tensor:
-        """What rounding in P^T (x - P a) is measured by, one per signal: about |P^T x| + lam."""
-        return ((self.critical() + self.lam) * self.descent_scale).reshape(problem.batch_shape)
-
-    def select(self, rows: Tensor) -> _Work:
-        """Some elements'."""
-        if len(rows) == len(self.gram):
-            return self
-        gram, drive, lam, scale, descent_scale = (part[rows] for part in self[:-1])
-        return _Work(gram, drive, lam, scale, descent_scale, self.nonnegative)
-
-    def correction(self, a: Tensor, missing: Tensor) -> Tensor:
-        """What brings codes closer to solving their supports' systems, of whose right sides `missing` is left."""
-        mask = (a != 0).to(missing.dtype)
-        return _conjugate_gradients(self.gram, mask, missing * mask)
-
-    def critical(self) -> Tensor:
-        """The lam from which on the code is zero, (elements, n, 1)."""
-        largest = (self.drive if self.nonnegative else self.drive.abs()).amax(-1, keepdim=True)
-        return largest.clamp(min=torch.finfo(largest.dtype).tiny)
-
-
-def _in_units(value: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """`value` over its largest entry, in single precision, and that entry."""
-    single = value.float()
-    largest = torch.maximum(single.amax(dims, keepdim=True), -single.amin(dims, keepdim=True))
-    largest = largest.masked_fill_(largest == 0, 1.0)
-    return single / largest, largest.to(value.dtype)
-
-
-class _Admm:
-    """The alternating direction method of multipliers on every signal at once, the matrix inverted once.
-
-    w = relax s + (1 - relax) a + u with s the argmin of the smooth part at a - u, a = soft(w, lam / rho), u = w - a.
-    """
-
-    def __init__(self, work: _Work, least: float) -> None:
-        # The step's threshold is then about as large as the codes, which is where few steps were found to do. Signals
-        # whose codes are zero have no say: the lam of a signal of zeros may be anything in the units of its own size.
-        share = work.lam / work.critical()
-        busy = (work.critical() > work.lam) & (work.drive != 0).any(-1, keepdim=True)
-        count = busy.sum((-2, -1), keepdim=True).clamp(min=1)
-        size = torch.where(busy, share, 0.0).sum((-2, -1), keepdim=True) / count
-        diagonal = work.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        rho = diagonal * (1.6 * size).clamp(least, 1.0)
-        eye = torch.eye(work.gram.shape[-1], dtype=rho.dtype, device=rho.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(work.gram + rho * eye)[0])
-        self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (work.drive @ inverse)
-        self.bound, self.nonnegative = _one_number(work.lam / rho), work.nonnegative
-        self.w, self.u = torch.zeros_like(work.drive), torch.zeros_like(work.drive)
-
-    def run(self, steps: int) -> None:
-        """Take `steps` steps."""
-        w, u, v = self.w, self.u, torch.empty_like(self.w)
-        upper: Any = self.bound  # both of numbers or both of tensors, which the types of clamp do not say
-        lower = None if self.nonnegative else -upper
-        for _ in range(steps):
-            torch.sub(w, u, alpha=2, out=v)
-            w = torch.baddbmm(self.rest, v, self.pull).add_(u, alpha=2 - _RELAX)
-            u = w.clamp(lower, upper)
-        self.w, self.u = w, u
-
-    def code(self) -> Tensor:
-        return self.w - self.u
-
-    def keep(self, signals: Tensor) -> None:
-        """Go on with these signals of the one element only."""
-        for name in ("rest", "w", "u"):
-            setattr(self, name, getattr(self, name)[:, signals])
-        if isinstance(self.bound, Tensor):
-            self.bound = self.bound[:, signals]
-
-
-def _one_number(bound: Tensor) -> Tensor | float:
-    """A number where all entries are the same: clamping by it takes half as long."""
-    least, most = bound.aminmax()
-    return float(least) if bool(least == most) else bound
-
-
 def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> tuple[Found, Tensor]:
     """All signals have one dictionary: an active set grown from nothing, or ADMM with looks at the support."""
-    work = _Work.of(problem)
+    work = SinglePrecision.of(problem)
     gram, drive, lam = with_spare(work.gram[0]), with_spare(work.drive[0], rows=False), work.lam[0]
     left = (work.critical()[0] > lam).squeeze(-1).nonzero().squeeze(-1)
     supports = Supports.empty(len(drive), len(gram) - 1, drive)
@@ -213,7 +98,7 @@ def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, g
         iterations[left] = settled.steps
         supports, left = supports.put(left, settled.supports), left[settled.left]
     if len(left):
-        admm = _Admm(work, _LEAST_RHO)
+        admm = Admm(work, _LEAST_RHO)
         admm.keep(left)
         for _ in range(_BURSTS):
             steps = min(_BURST, max_iterations - int(iterations.max()))
@@ -248,8 +133,8 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> tupl
 
     Elements leave when their signals' conditions on the supports hold, or all their gaps are within `tol`.
     """
-    work = _Work.of(problem)
-    admm, steps = _Admm(work, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
+    work = SinglePrecision.of(problem)
+    admm, steps = Admm(work, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
     admm.run(steps)
     a = admm.code()
     a += work.correction(a, work.drive - torch.bmm(a, work.gram) - work.lam * a.sign())
@@ -275,20 +160,6 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> tupl
         code[rows] += by.reshape(len(rows), *code.shape[1:])
     iterations = torch.full(problem.batch_shape, steps, dtype=torch.long, device=code.device)
     return Found(code, gap, kkt, iterations), size
-
-
-def _conjugate_gradients(gram: Tensor, mask: Tensor, right: Tensor, steps: int = 12) -> Tensor:
-    """A few steps towards (G_A + ridge I) y = right on the supports `mask` of all signals at once."""
-    y, r, p = torch.zeros_like(right), right, right
-    square = (r * r).sum(-1, keepdim=True)
-    tiny = torch.finfo(right.dtype).tiny
-    for _ in range(steps):
-        image = torch.bmm(p, gram).mul_(mask)
-        step = square / (p * image).sum(-1, keepdim=True).clamp_(min=tiny)
-        y, r = torch.addcmul(y, step, p), torch.addcmul(r, step, image, value=-1)
-        following = (r * r).sum(-1, keepdim=True)
-        p, square = torch.addcmul(r, following / square.clamp_(min=tiny), p), following
-    return y
 
 
 def _refined(
