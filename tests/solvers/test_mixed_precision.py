@@ -13,6 +13,7 @@ from tests import strategies
 from tests.strategies import normal, seeds, signals_for
 from vars_dyn.solvers import mixed_precision
 from vars_dyn.solvers.batched_supports import Supports, settle, with_spare
+from vars_dyn.solvers.methods import Found
 
 
 def planted(seed: int, d: int, atoms: int, lead: tuple[int, ...], nonnegative: bool = False) -> vd.SparseProblem:
@@ -99,11 +100,11 @@ def test_what_it_gets_wrong_is_solved_the_plain_way(
     wanted = vd.solve(problem, method="fista")
     approach = mixed_precision.approach
 
-    def spoilt(problem: vd.SparseProblem, *rest: object, **more: object) -> tuple[mixed_precision.Found, Tensor]:
+    def spoilt(problem: vd.SparseProblem, *rest: object, **more: object) -> tuple[Found, Tensor]:
         found, scale = approach(problem, *rest, **more)
         code = found.code.clone()
         code[1] = code[1] * 0 + nonsense
-        return mixed_precision.Found(code, *problem.certificate(code), found.iterations), scale
+        return Found(code, *problem.certificate(code), found.iterations), scale
 
     monkeypatch.setattr(mixed_precision, "approach", spoilt)
     solution = vd.solve(problem)

@@ -1,7 +1,8 @@
-"""First-order methods: ISTA, FISTA with restart, and the polish on the support that finishes them."""
+"""First-order methods: ISTA, FISTA with restart, and the polish on the support that finishes their codes."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -9,95 +10,191 @@ from torch import Tensor
 
 from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.active_set import polish as polish_code
+from vars_dyn.solvers.active_set import polish
+from vars_dyn.solvers.methods import ROUNDING, Found, Goal, Method, no_steps
 from vars_dyn.solvers.support_systems import gram_matrix, is_small
 from vars_dyn.thresholds import nonnegative_threshold, soft_threshold
 
-__all__ = ["ROUNDING", "ista_step", "solve_flat", "start_code"]
+__all__ = ["FirstOrder", "Fista", "Ista", "Iterate", "ProximalStep", "ista_step"]
 
 #: The relative gap at which iterating first hands over to the polish, and by how much less each time it comes back.
 _HANDOVER, _TIGHTER = 1e-4, 1e-2
-#: A KKT residual is rounding up to this many roundings of |P^T x| + lam.
-ROUNDING = 1e5
+#: Steps between looks at the gap.
+_CHECK_EVERY = 10
 
 
-def start_code(problem: SparseProblem, method: str, start: Tensor | None) -> Tensor:
-    lead, event = problem.batch_shape, problem.dictionary.code_shape
-    if start is not None:
-        a = start.clone()
-    else:
-        a = problem.dictionary.encode(problem.x) if method == "ista" else problem.x.new_zeros(*lead, *event)
-    return a.clamp(min=0) if problem.nonnegative else a
-
-
-def solve_flat(
-    problem: SparseProblem, a: Tensor, iterations: Tensor, method: str, tol: float, max_iterations: int, polish: bool
-) -> tuple[Tensor, Tensor]:
-    """The plain way: steps from `a`, `iterations` having been taken, and a polish; again while it falls short."""
-    if not polish:
-        return _iterate(problem, a, iterations, method, tol, max_iterations)
-    eps = torch.finfo(a.dtype).eps
-    scale = problem.critical_lam() + problem.lam
-    handover = max(tol, _HANDOVER)
-    while True:
-        a, iterations = _iterate(problem, a, iterations, method, handover, max_iterations)
-        a = polish_code(problem, a)
-        gap, kkt = problem.certificate(a)
-        unfinished = (gap > tol) | (kkt > ROUNDING * eps * scale)
-        if not bool((unfinished & (iterations < max_iterations)).any()) or handover <= eps:
-            return a, iterations
-        handover = max(handover * _TIGHTER, eps)
-
-
-def ista_step(problem: SparseProblem, a: Tensor, largest: Tensor, descent: Tensor | None = None) -> Tensor:
-    """One step of Eq. 12 from `a`: prox(a + (P^T (x - P a) - ridge a) / L), with L = `largest` shaped to broadcast.
+def ista_step(problem: SparseProblem, a: Tensor, curvature: Tensor, descent: Tensor | None = None) -> Tensor:
+    """One step of Eq. 12 from `a`: prox(a + (P^T (x - P a) - ridge a) / L), with L = `curvature` shaped to broadcast.
 
     `descent` is P^T (x - P a), where the caller has it.
     """
     if descent is None:
         descent = problem.dictionary._encode(problem.x - problem.dictionary._decode(a))
-    v = a + (descent - problem.ridge_of(a)) / largest
-    threshold = problem.per_code(problem.lam) / largest
+    v = a + (descent - problem.ridge_of(a)) / curvature
+    threshold = problem.per_code(problem.lam) / curvature
     return nonnegative_threshold(v, threshold) if problem.nonnegative else soft_threshold(v, threshold)
 
 
-class _Descent(NamedTuple):
-    """P^T (x - P a) as b - G a, where the Gram matrix is the cheaper way; otherwise by P and P^T."""
+class ProximalStep(NamedTuple):
+    """`ista_step` on a problem, with what does not change from step to step computed once.
 
-    gram: Tensor | None
+    Attributes:
+        problem: a flat problem.
+        curvature: L + ridge, shaped to broadcast against codes.
+        drive: P^T x.
+        gram: the Gram matrix, where P^T x - G a is the cheaper way to P^T (x - P a); otherwise None.
+    """
+
+    problem: SparseProblem
+    curvature: Tensor
     drive: Tensor
+    gram: Tensor | None
 
     @classmethod
-    def of(cls, problem: SparseProblem) -> _Descent:
+    def of(cls, problem: SparseProblem) -> ProximalStep:
+        """The step of a flat problem."""
         dictionary = problem.dictionary
         dense = isinstance(dictionary, DenseDictionary) and dictionary.code_size <= 2 * dictionary.signal_size
         gram = gram_matrix(dictionary) if dense and is_small(dictionary) else None
         if gram is not None and not dictionary.batch_shape:
             gram = gram[0]
-        return cls(gram, dictionary.encode(problem.x))
+        return cls(problem, _curvature(problem), dictionary.encode(problem.x), gram)
 
-    def __call__(self, problem: SparseProblem, a: Tensor) -> Tensor:
-        if self.gram is None:
-            return problem.dictionary._encode(problem.x - problem.dictionary._decode(a))
-        return self.drive - a @ self.gram
+    def __call__(self, a: Tensor) -> Tensor:
+        """The code one step from `a`."""
+        descent = None if self.gram is None else self.drive - a @ self.gram
+        return ista_step(self.problem, a, self.curvature, descent)
 
-    def select(self, problem: SparseProblem, index: Tensor) -> _Descent:
-        gram = self.gram[index] if self.gram is not None and problem.dictionary.batch_shape else self.gram
-        return _Descent(gram, self.drive[index])
+    def select(self, index: Tensor) -> ProximalStep:
+        """The step for the rows `index` of the problem's first dimension."""
+        gram = self.gram[index] if self.gram is not None and self.problem.dictionary.batch_shape else self.gram
+        curvature = self.curvature[index] if self.curvature.ndim else self.curvature
+        return ProximalStep(self.problem.select(index), curvature, self.drive[index], gram)
 
 
-def curvature(problem: SparseProblem) -> Tensor:
-    """L + ridge, shaped to broadcast against codes; one where it is zero (then every code is at its gradient's
-    rest).
-    """
+def _curvature(problem: SparseProblem) -> Tensor:
+    """L + ridge, shaped to broadcast against codes; one where it is zero, since every step is then zero too."""
     ridge = problem.ridge
     if isinstance(ridge, Tensor) and ridge.ndim:
         ridge = ridge.flatten(len(problem.dictionary.batch_shape)).amax(-1)
-    largest = problem.dictionary.lipschitz() + ridge
-    largest = torch.where(largest > 0, largest, 1.0)
-    return (
-        largest.reshape(*largest.shape, *(1,) * (1 + len(problem.dictionary.code_shape))) if largest.ndim else largest
-    )
+    curvature = problem.dictionary.lipschitz() + ridge
+    curvature = torch.where(curvature > 0, curvature, 1.0)
+    if not curvature.ndim:
+        return curvature
+    return curvature.reshape(*curvature.shape, *(1,) * (1 + len(problem.dictionary.code_shape)))
+
+
+class Iterate(NamedTuple):
+    """Where a method is on its way.
+
+    Attributes:
+        code: the codes reached.
+        memory: what the method carries to its next step; each tensor leads with the problem's first dimension.
+    """
+
+    code: Tensor
+    memory: tuple[Tensor, ...] = ()
+
+    def select(self, index: Tensor) -> Iterate:
+        """The rows `index` of the first dimension."""
+        return Iterate(self.code[index], tuple(part[index] for part in self.memory))
+
+
+class FirstOrder(Method):
+    """Steps from a start until the gap is reached, then a polish on the support, and both again where it falls short.
+
+    A subclass says what one step is, for all signals at once; it may say where its steps start.
+    """
+
+    @abstractmethod
+    def step(self, iterate: Iterate, proximal: ProximalStep) -> Iterate:
+        """The iterate after one more step."""
+
+    def begin(self, problem: SparseProblem, code: Tensor) -> Iterate:
+        """The iterate that the first step from `code` is taken from."""
+        return Iterate(code)
+
+    def first_code(self, problem: SparseProblem) -> Tensor:
+        """Where the steps start unless the caller says where."""
+        return problem.x.new_zeros(*problem.batch_shape, *problem.dictionary.code_shape)
+
+    def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
+        """Codes for every signal, from `start` or the method's own first code."""
+        code = self.first_code(problem) if start is None else start.clone()
+        code = code.clamp(min=0) if problem.nonnegative else code
+        return Found.certified(problem, *self.continued(problem, code, no_steps(problem), goal))
+
+    def continued(self, problem: SparseProblem, code: Tensor, iterations: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """The codes and the steps taken, going on from `code` after `iterations` steps."""
+        if not goal.polish:
+            return self._iterated(problem, code, iterations, goal)
+        eps = torch.finfo(code.dtype).eps
+        scale = problem.critical_lam() + problem.lam
+        handover = max(goal.tol, _HANDOVER)
+        while True:
+            code, iterations = self._iterated(problem, code, iterations, goal._replace(tol=handover))
+            code = polish(problem, code)
+            gap, kkt = problem.certificate(code)
+            unfinished = (gap > goal.tol) | (kkt > ROUNDING * eps * scale)
+            if not bool((unfinished & (iterations < goal.max_iterations)).any()) or handover <= eps:
+                return code, iterations
+            handover = max(handover * _TIGHTER, eps)
+
+    def _iterated(self, problem: SparseProblem, code: Tensor, iterations: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Steps until every signal's relative gap is within the goal's or its steps are used up, without a polish."""
+        out, out_iterations = code.clone(), iterations.clone()
+        rows = torch.arange(len(code), device=code.device)
+        proximal, iterate = ProximalStep.of(problem), self.begin(problem, code)
+        # Rounding keeps the gap from falling further.
+        tol = max(goal.tol, 100 * torch.finfo(code.dtype).eps)
+        while True:
+            # The signals of an element with its own dictionary go on together, until the last of them is done.
+            busy = ~_reached(proximal.problem, iterate.code, tol) & (iterations < goal.max_iterations)
+            keep = busy.reshape(len(busy), -1).any(-1)
+            out[rows], out_iterations[rows] = iterate.code, iterations
+            if not bool(keep.any()):
+                return out, out_iterations
+            if not bool(keep.all()):
+                index = keep.nonzero().squeeze(-1)
+                rows, iterations = rows[index], iterations[index]
+                iterate, proximal = iterate.select(index), proximal.select(index)
+            steps = min(_CHECK_EVERY, max(goal.max_iterations - int(iterations.max()), 1))
+            for _ in range(steps):
+                iterate = self.step(iterate, proximal)
+            iterations = iterations + steps
+
+
+class Ista(FirstOrder):
+    """The paper's method: Eq. 12 with step 1/L, from P^T x."""
+
+    def first_code(self, problem: SparseProblem) -> Tensor:
+        """P^T x."""
+        return problem.dictionary.encode(problem.x)
+
+    def step(self, iterate: Iterate, proximal: ProximalStep) -> Iterate:
+        """One step of Eq. 12."""
+        return Iterate(proximal(iterate.code))
+
+
+class Fista(FirstOrder):
+    """Eq. 12 from a point ahead of the code (Beck and Teboulle 2009), from zero.
+
+    Where the momentum of a signal points uphill it starts anew (O'Donoghue and Candes 2015).
+    """
+
+    def begin(self, problem: SparseProblem, code: Tensor) -> Iterate:
+        """The point ahead is the code itself, and the momentum is one."""
+        return Iterate(code, (code, torch.ones_like(problem.lam)))
+
+    def step(self, iterate: Iterate, proximal: ProximalStep) -> Iterate:
+        """One step from the point ahead, and the next point ahead."""
+        problem, (ahead, momentum) = proximal.problem, iterate.memory
+        new = proximal(ahead)
+        uphill = problem.sum_code((ahead - new) * (new - iterate.code)) > 0
+        momentum = torch.where(uphill, 1.0, momentum)
+        following = 0.5 * (1 + torch.sqrt(1 + 4 * momentum.square()))
+        weight = torch.where(uphill, 0.0, (momentum - 1) / following)
+        return Iterate(new, (new + problem.per_code(weight) * (new - iterate.code), following))
 
 
 def _reached(problem: SparseProblem, a: Tensor, tol: float) -> Tensor:
@@ -108,48 +205,3 @@ def _reached(problem: SparseProblem, a: Tensor, tol: float) -> Tensor:
     if len(open_rows):
         near[open_rows] |= problem.select(open_rows).relative_gap(a[open_rows]) <= tol
     return near
-
-
-def _iterate(
-    problem: SparseProblem,
-    a: Tensor,
-    iterations: Tensor,
-    method: str,
-    tol: float,
-    max_iterations: int,
-    check_every: int = 10,
-) -> tuple[Tensor, Tensor]:
-    """First-order steps until every signal's relative gap is within tol or its steps are used up."""
-    out, out_iterations = a.clone(), iterations.clone()
-    rows = torch.arange(len(a), device=a.device)
-    largest = curvature(problem)
-    descent = _Descent.of(problem)
-    y, momentum = a, torch.ones_like(problem.lam)
-    # Below this, rounding keeps the gap from falling.
-    tol = max(tol, 100 * torch.finfo(a.dtype).eps)
-    while True:
-        # Of an element with its own dictionary all signals go on until the last is done.
-        busy = ~_reached(problem, a, tol) & (iterations < max_iterations)
-        keep = busy.reshape(len(busy), -1).any(-1)
-        out[rows], out_iterations[rows] = a, iterations
-        if not bool(keep.any()):
-            return out, out_iterations
-        if not bool(keep.all()):
-            index = keep.nonzero().squeeze(-1)
-            rows, a, y, momentum, iterations = (t[index] for t in (rows, a, y, momentum, iterations))
-            descent = descent.select(problem, index)
-            problem = problem.select(index)
-            largest = largest[index] if largest.ndim else largest
-        steps = min(check_every, max(max_iterations - int(iterations.max()), 1))
-        for _ in range(steps):
-            new = ista_step(problem, y, largest, descent(problem, y))
-            if method == "ista":
-                y = a = new
-                continue
-            uphill = problem.sum_code((y - new) * (new - a)) > 0
-            momentum = torch.where(uphill, 1.0, momentum)
-            following = 0.5 * (1 + torch.sqrt(1 + 4 * momentum.square()))
-            weight = torch.where(uphill, 0.0, (momentum - 1) / following)
-            y = new + problem.per_code(weight) * (new - a)
-            a, momentum = new, following
-        iterations = iterations + steps

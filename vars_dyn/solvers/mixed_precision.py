@@ -17,10 +17,12 @@ from torch import Tensor
 
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers.batched_supports import Settled, Supports, Systems, settle, with_spare
+from vars_dyn.solvers.first_order import Fista
+from vars_dyn.solvers.methods import ROUNDING, Found, Goal, Method
 from vars_dyn.solvers.single_precision import Admm, SinglePrecision
 from vars_dyn.solvers.support_systems import is_small
 
-__all__ = ["Found", "approach", "suits"]
+__all__ = ["Grown", "MixedPrecision", "Proposal", "approach", "suits"]
 
 #: Gram matrices of up to this many atoms are factored.
 _ATOMS = 1024
@@ -37,13 +39,75 @@ _CHUNK = 1 << 18
 _SYSTEMS = 1 << 26
 
 
-class Found(NamedTuple):
-    """A proposal with its certificate, as `SparseProblem.certificate` computes it, and the first-order steps taken."""
+class Proposal(NamedTuple):
+    """What mixed precision found.
 
-    code: Tensor
-    relative_gap: Tensor
-    kkt_residual: Tensor
-    iterations: Tensor
+    Attributes:
+        found: codes with their certificates.
+        scale: about |P^T x| + lam of each signal, by which rounding is measured.
+    """
+
+    found: Found
+    scale: Tensor
+
+
+class MixedPrecision(Method):
+    """ADMM in single precision (Boyd et al. 2011), its codes refined on their supports in the problem's own precision.
+
+    FISTA goes on from there for signals that fall short of their certificates.
+    """
+
+    #: Whether an active set is grown from nothing before ADMM.
+    grow = False
+
+    def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
+        """Where no start is given, and `suits` is true of the problem."""
+        return start is None and suits(problem)
+
+    def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
+        """`approach`, and FISTA for the signals that it leaves short."""
+        found, scale = approach(problem, None if goal.polish else goal.tol, goal.max_iterations, self.grow)
+        rounding = 1e-1 * ROUNDING * torch.finfo(scale.dtype).eps if goal.polish else math.inf
+        left = ~((found.relative_gap <= goal.tol) & (found.kkt_residual <= rounding * scale))
+        if not bool(left.any()):
+            return found
+        rest, index = _rest(problem, left)
+        code, iterations = (
+            part[index].reshape(*rest.batch_shape, *part.shape[left.ndim :]) for part in (found.code, found.iterations)
+        )
+        worse = ~(rest._objective(code) <= rest._objective(torch.zeros_like(code)))
+        code = code.masked_fill(problem.per_code(worse), 0.0)
+        again = Found.certified(rest, *Fista().continued(rest, code, iterations, goal))
+        for part, new in zip(found, again, strict=True):
+            part[index] = new.reshape(part[index].shape)
+        return found
+
+
+class Grown(MixedPrecision):
+    """As `MixedPrecision`, after an active set grown from nothing, for codes that are to be polished."""
+
+    grow = True
+
+    def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
+        """Where codes are polished, and mixed precision suits."""
+        return goal.polish and super().suits(problem, start, goal)
+
+
+def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Tensor, ...]]:
+    """The problem of the signals `left`, and their index in `problem`.
+
+    Each signal takes a copy of its own dictionary, where they are no more than there are dictionaries; elsewhere all
+    signals of their elements come along.
+    """
+    index = left.nonzero(as_tuple=True)
+    if len(index) == 2 and len(index[0]) <= len(left):
+        dictionary = problem.dictionary.select(index[0])
+        ridge = problem.ridge
+        if isinstance(ridge, Tensor) and ridge.ndim:
+            ridge = ridge[index][:, None]
+        return problem._with(dictionary, problem.x[index][:, None], problem.lam[index][:, None], ridge), index
+    index = (index[0].unique(),)
+    return problem.select(index[0]), index
 
 
 def suits(problem: SparseProblem) -> bool:
@@ -57,7 +121,7 @@ def suits(problem: SparseProblem) -> bool:
     return small and problem.x.dtype == torch.float64 and bool((problem.lam > 0).all())
 
 
-def approach(problem: SparseProblem, tol: float | None, max_iterations: int, grow: bool = True) -> tuple[Found, Tensor]:
+def approach(problem: SparseProblem, tol: float | None, max_iterations: int, grow: bool = True) -> Proposal:
     """A proposal for every signal of a `flat` problem, and about |P^T x| + lam of each, which measures rounding.
 
     `tol` is the relative gap at which refinement may stop, None to refine to rounding. `grow` tries the active set
@@ -72,8 +136,8 @@ def approach(problem: SparseProblem, tol: float | None, max_iterations: int, gro
         return solve(problem, tol, max_iterations)
     pieces = torch.arange(len(problem.x), device=problem.x.device).split(rows)
     found = [solve(problem.select(index), tol, max_iterations) for index in pieces]
-    proposal = Found(*(torch.cat(parts) for parts in zip(*(one for one, _ in found), strict=True)))
-    return proposal, torch.cat([scale for _, scale in found])
+    joined = Found(*(torch.cat(parts) for parts in zip(*(one for one, _ in found), strict=True)))
+    return Proposal(joined, torch.cat([scale for _, scale in found]))
 
 
 def _widest(problem: SparseProblem) -> int:
@@ -82,7 +146,7 @@ def _widest(problem: SparseProblem) -> int:
     return atoms if isinstance(problem.ridge, Tensor) or problem.ridge else min(atoms, d + d // 4 + 1)
 
 
-def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> tuple[Found, Tensor]:
+def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> Proposal:
     """All signals have one dictionary: an active set grown from nothing, or ADMM with looks at the support."""
     work = SinglePrecision.of(problem)
     gram, drive, lam = with_spare(work.gram[0]), with_spare(work.drive[0], rows=False), work.lam[0]
@@ -128,7 +192,7 @@ def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, g
     return _refined(problem, start, miss, correct, work.size(problem), tol, iterations)
 
 
-def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> tuple[Found, Tensor]:
+def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Proposal:
     """Every element has its own dictionary: ADMM, and conjugate gradients on the supports.
 
     Elements leave when their signals' conditions on the supports hold, or all their gaps are within `tol`.
@@ -159,7 +223,7 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> tupl
         by = own.correction(a, (missing / own.descent_scale).float()) * own.scale
         code[rows] += by.reshape(len(rows), *code.shape[1:])
     iterations = torch.full(problem.batch_shape, steps, dtype=torch.long, device=code.device)
-    return Found(code, gap, kkt, iterations), size
+    return Proposal(Found(code, gap, kkt, iterations), size)
 
 
 def _refined(
@@ -170,7 +234,7 @@ def _refined(
     size: Tensor,
     tol: float | None,
     iterations: Tensor,
-) -> tuple[Found, Tensor]:
+) -> Proposal:
     """The code and its certificate, corrected while its own conditions fail by ever less.
 
     `miss` is by how much they fail, from P^T (x - P a) - ridge a; `correct` is a code and that to a better code.
@@ -187,4 +251,4 @@ def _refined(
             break
         last, code = worst, correct(code, failing)
     _, gap, kkt, _ = problem._certify(code, residuals)
-    return Found(code, gap, kkt, iterations), size
+    return Proposal(Found(code, gap, kkt, iterations), size)

@@ -1,4 +1,4 @@
-"""Problems to certified solutions: ISTA, FISTA with restart, and a polish on the support."""
+"""Problems to certified solutions: the public call, which checks its arguments and certifies what a method finds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn._compile import uncompiled
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers import mixed_precision
-from vars_dyn.solvers.first_order import ROUNDING, solve_flat, start_code
+from vars_dyn.solvers.first_order import Fista, Ista
+from vars_dyn.solvers.methods import Found, Goal, Method, no_steps
+from vars_dyn.solvers.mixed_precision import Grown, MixedPrecision
 
 __all__ = ["METHODS", "Solution", "solve", "tolerance"]
 
-METHODS = ("ista", "fista", "admm", "auto")
+#: The methods by name.
+METHODS: dict[str, Method] = {"ista": Ista(), "fista": Fista(), "admm": MixedPrecision(), "auto": Grown()}
 #: No code of a dtype can be expected to have a gap below this many of its epsilons.
 _VERIFIABLE = 8
 
@@ -77,7 +79,7 @@ def solve(
             f"problem is a {type(problem).__name__}; a SparseProblem is wanted (for a field call "
             "vars_dyn.equilibrium(field) or vars_dyn.solve(field.problem()))"
         )
-    _checks.choice("method", method, METHODS)
+    _checks.choice("method", method, tuple(METHODS))
     _checks.count("max_iterations", max_iterations)
     code_shape = (*problem.batch_shape, *problem.dictionary.code_shape)
     if start is not None:
@@ -92,24 +94,13 @@ def solve(
         whole = problem.detach().flat()
         # In float64 the certificates want the same units.
         flat, own = whole._prepare()[1:3] if whole.x.dtype == torch.float64 else whole.normalised()
-        given = start is not None
         if start is not None:
             start = own.code(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
             _checks.floating_tensor("start, in units of the solution,", start)
-        if math.prod(flat.batch_shape) and _suits_mixed_precision(flat, method, given, polish):
-            found = _solve_mixed(flat, method, tol, max_iterations, polish)
-        else:
-            first = "ista" if method == "ista" else "fista"
-            a, none = (
-                start_code(flat, first, start),
-                torch.zeros(flat.batch_shape, dtype=torch.long, device=flat.x.device),
-            )
-            if math.prod(flat.batch_shape):
-                a, none = solve_flat(flat, a, none, first, tol, max_iterations, polish)
-            found = mixed_precision.Found(a, *flat.certificate(a), none)
+        found = _found(flat, METHODS[method], start, Goal(tol, max_iterations, polish))
         if not own.plain:
             code = own.code(found.code, back=True)
-            found = mixed_precision.Found(code, *whole.certificate(code), found.iterations)
+            found = Found.certified(whole, code, found.iterations)
         gap, kkt, iterations = (part.reshape(problem.batch_shape) for part in found[1:])
         return Solution(found.code.reshape(code_shape), gap, kkt, iterations, gap <= tol)
 
@@ -124,41 +115,11 @@ def tolerance(tol: float | None, dtype: torch.dtype) -> float:
     return float(tol)
 
 
-def _suits_mixed_precision(problem: SparseProblem, method: str, started: bool, polish: bool) -> bool:
-    wanted = method == "admm" or (method == "auto" and polish)
-    return wanted and not started and mixed_precision.suits(problem)
-
-
-def _solve_mixed(
-    problem: SparseProblem, method: str, tol: float, max_iterations: int, polish: bool
-) -> mixed_precision.Found:
-    """`mixed_precision.approach`, and the plain way on from there for signals left short of their certificates."""
-    found, scale = mixed_precision.approach(problem, None if polish else tol, max_iterations, grow=method == "auto")
-    rounding = 1e-1 * ROUNDING * torch.finfo(scale.dtype).eps if polish else math.inf
-    left = ~((found.relative_gap <= tol) & (found.kkt_residual <= rounding * scale))
-    if not bool(left.any()):
-        return found
-    rest, index = _rest(problem, left)
-    a, iterations = (part[index].reshape(*rest.batch_shape, *part.shape[left.ndim :]) for part in (found[0], found[3]))
-    worse = ~(rest._objective(a) <= rest._objective(torch.zeros_like(a)))
-    a = a.masked_fill(problem.per_code(worse), 0.0)
-    a, iterations = solve_flat(rest, a, iterations, "fista", tol, max_iterations, polish)
-    again = (a, *rest.certificate(a), iterations)
-    for part, new in zip(found, again, strict=True):
-        part[index] = new.reshape(part[index].shape)
-    return found
-
-
-def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Tensor, ...]]:
-    """The problem of the signals `left`, each with a copy of its own dictionary where that is no more than there are
-    dictionaries (elsewhere of all signals of their elements), and where they are in `problem`.
-    """
-    index = left.nonzero(as_tuple=True)
-    if len(index) == 2 and len(index[0]) <= len(left):
-        dictionary = problem.dictionary.select(index[0])
-        ridge = problem.ridge
-        if isinstance(ridge, Tensor) and ridge.ndim:
-            ridge = ridge[index][:, None]
-        return problem._with(dictionary, problem.x[index][:, None], problem.lam[index][:, None], ridge), index
-    index = (index[0].unique(),)
-    return problem.select(index[0]), index
+def _found(problem: SparseProblem, method: Method, start: Tensor | None, goal: Goal) -> Found:
+    """The codes of a flat problem, which may have no signals."""
+    if not math.prod(problem.batch_shape):
+        return Found.certified(
+            problem, problem.x.new_zeros(*problem.batch_shape, *problem.dictionary.code_shape), no_steps(problem)
+        )
+    chosen = method if method.suits(problem, start, goal) else METHODS["fista"]
+    return chosen.solve(problem, start, goal)
