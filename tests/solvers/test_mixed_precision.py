@@ -12,7 +12,7 @@ import vars_dyn as vd
 from tests import strategies
 from tests.strategies import normal, seeds, signals_for
 from vars_dyn.solvers import mixed_precision
-from vars_dyn.solvers.batched_supports import Supports, settle, with_spare
+from vars_dyn.solvers.batched_supports import Supports, padded, settle
 from vars_dyn.solvers.methods import Found
 
 
@@ -148,7 +148,7 @@ def test_supports_take_in_and_let_go(seed: int, n: int, atoms: int) -> None:
 def test_what_is_settled_obeys_its_conditions(seed: int, nonnegative: bool) -> None:
     problem = planted(seed, 30, 40, (12,), nonnegative)
     P, x = problem.dictionary.matrix().float(), problem.x.float()
-    gram, drive = with_spare(P.mT @ P), with_spare(x @ P, rows=False)
+    gram, drive = padded(P.mT @ P), padded(x @ P, rows=False)
     lam = problem.lam.float()[:, None]
     settled = settle(gram, drive, lam, Supports.empty(12, 40, drive), nonnegative, 8, 20)
     done = torch.ones(12, dtype=torch.bool).index_fill(0, settled.left, False)

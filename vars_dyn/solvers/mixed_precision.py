@@ -1,14 +1,13 @@
-"""Mixed precision on the way to a code: its support found in single precision, its values refined in the problem's own.
+"""Mixed precision: a code's support found in single precision, its values refined in the problem's own precision.
 
-On a support with its signs a sparse problem is a linear system, so all that takes long is to find the support, and for
-that seven digits do. What is found is a proposal: `SparseProblem` certifies it, and `vars_dyn.solve` goes on from it by
-the plain way where the certificate falls short.
+On a support with its signs a sparse problem is a linear system. The long part is to find the support, and seven digits
+are enough for that. What is found is a proposal: `SparseProblem` certifies it, and FISTA goes on from it where the
+certificate falls short.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.batched_supports import Settled, Supports, Systems, settle, with_spare
+from vars_dyn.solvers.batched_supports import SettledSupports, Supports, Systems, padded, settle
 from vars_dyn.solvers.first_order import Fista
 from vars_dyn.solvers.methods import ROUNDING, Found, Goal, Method
 from vars_dyn.solvers.single_precision import Admm, SinglePrecision
@@ -26,10 +25,12 @@ __all__ = ["Grown", "MixedPrecision", "Proposal", "approach", "suits"]
 
 #: Gram matrices of up to this many atoms are factored.
 _ATOMS = 1024
-#: ADMM steps between looks at the supports.
+#: ADMM steps after which the supports are tried, for one shared dictionary and for one per element.
 _BURST, _SHORT_BURST = 50, 25
+#: Bursts of ADMM at most.
 _BURSTS = 8
-#: ADMM's rho at least, over the mean of the Gram matrix's diagonal; larger where few steps are to do.
+#: The least rho of ADMM over the mean of the Gram matrix's diagonal, for one shared dictionary and for one per element.
+#: The latter takes few steps, and they do more with a larger rho.
 _LEAST_RHO, _LEAST_OWN_RHO = 0.05, 0.2
 #: Conditions hold to rounding within this many roundings of |P^T x| + lam.
 _ROUNDING = 2e3
@@ -111,21 +112,23 @@ def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Te
 
 
 def suits(problem: SparseProblem) -> bool:
-    """Whether this way can be tried: a Gram matrix small enough to factor, a penalty on every signal, and double
-    precision (single precision has nothing quicker to start from).
+    """Whether mixed precision can be tried on a problem.
+
+    It takes a Gram matrix small enough to factor, a penalty on every signal, one ridge for all, and double precision:
+    single precision has nothing quicker to start from.
     """
     dictionary = problem.dictionary
     small = is_small(dictionary) and dictionary.code_size <= _ATOMS
     if isinstance(problem.ridge, Tensor) and problem.ridge.ndim:
-        return False  # a ridge for each element, as elements of very different scales have in units of their own
+        return False  # in units of their own, elements of very different scales have a ridge each
     return small and problem.x.dtype == torch.float64 and bool((problem.lam > 0).all())
 
 
 def approach(problem: SparseProblem, tol: float | None, max_iterations: int, grow: bool = True) -> Proposal:
-    """A proposal for every signal of a `flat` problem, and about |P^T x| + lam of each, which measures rounding.
+    """A proposal for every signal of a `flat` problem.
 
-    `tol` is the relative gap at which refinement may stop, None to refine to rounding. `grow` tries the active set
-    from nothing before ADMM, where one dictionary is shared.
+    `tol` is the relative gap at which refinement may stop; with None it goes on to rounding. `grow` tries the active
+    set from nothing before ADMM, where all signals share one dictionary.
     """
     if problem.dictionary.batch_shape:
         signals = problem.batch_shape[1] * (problem.dictionary.signal_size + problem.dictionary.code_size)
@@ -141,28 +144,40 @@ def approach(problem: SparseProblem, tol: float | None, max_iterations: int, gro
 
 
 def _widest(problem: SparseProblem) -> int:
-    """The largest support that is looked at: without a ridge none is much larger than a signal."""
+    """The largest support that is tried: without a ridge none is much larger than a signal."""
     d, atoms = problem.dictionary.signal_size, problem.dictionary.code_size
     return atoms if isinstance(problem.ridge, Tensor) or problem.ridge else min(atoms, d + d // 4 + 1)
 
 
 def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> Proposal:
-    """All signals have one dictionary: an active set grown from nothing, or ADMM with looks at the support."""
-    work = SinglePrecision.of(problem)
-    gram, drive, lam = with_spare(work.gram[0]), with_spare(work.drive[0], rows=False), work.lam[0]
-    left = (work.critical()[0] > lam).squeeze(-1).nonzero().squeeze(-1)
+    """The proposal where all signals share one dictionary: supports, and the codes refined on them."""
+    single = SinglePrecision.of(problem)
+    gram = padded(single.gram[0])
+    supports, iterations = _supports(problem, single, gram, max_iterations, grow)
+    return _refined(problem, _OnSupports(problem, single, gram, supports.compact()), tol, iterations)
+
+
+def _supports(
+    problem: SparseProblem, single: SinglePrecision, gram: Tensor, max_iterations: int, grow: bool
+) -> tuple[Supports, Tensor]:
+    """The supports of codes, by an active set grown from nothing and by ADMM, and the steps that each signal took.
+
+    `gram` is the `padded` Gram matrix.
+    """
+    drive, lam = padded(single.drive[0], rows=False), single.lam[0]
+    left = (single.critical()[0] > lam).squeeze(-1).nonzero().squeeze(-1)
     supports = Supports.empty(len(drive), len(gram) - 1, drive)
     iterations = torch.zeros(len(drive), dtype=torch.long, device=drive.device)
 
-    def look(start: Supports, limit: int, widest: int) -> Settled:
+    def settled_from(start: Supports, limit: int, widest: int) -> SettledSupports:
         return settle(gram, drive[left], lam[left], start, problem.nonnegative, limit, widest)
 
     if grow and len(left):
-        settled = look(supports.select(left), min(12, max_iterations), problem.dictionary.signal_size // 3)
+        settled = settled_from(supports.select(left), min(12, max_iterations), problem.dictionary.signal_size // 3)
         iterations[left] = settled.steps
         supports, left = supports.put(left, settled.supports), left[settled.left]
     if len(left):
-        admm = Admm(work, _LEAST_RHO)
+        admm = Admm(single, _LEAST_RHO)
         admm.keep(left)
         for _ in range(_BURSTS):
             steps = min(_BURST, max_iterations - int(iterations.max()))
@@ -170,52 +185,82 @@ def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, g
                 break
             admm.run(steps)
             iterations[left] += steps
-            settled = look(Supports.of(admm.code()[0].sign()), 2, _widest(problem))
+            settled = settled_from(Supports.of(admm.code()[0].sign()), 2, _widest(problem))
             supports, left = supports.put(left, settled.supports), left[settled.left]
             admm.keep(settled.left)
-    supports = supports.compact()
-    systems, shape = Systems(gram, supports), (len(drive), *problem.dictionary.code_shape)
-    index = supports.atoms.clamp(max=supports.spare - 1)
-    scale, descent_scale, sign = work.scale[0], work.descent_scale[0], supports.sign.to(problem.x.dtype)
-    pull = problem.lam[:, None] * sign
+    return supports, iterations
 
-    def miss(c: Tensor) -> Tensor:
-        return (c.reshape(len(index), -1).gather(1, index) * sign.abs()).sub_(pull)
 
-    def correct(code: Tensor, miss: Tensor) -> Tensor:
-        by = systems.solve((miss / descent_scale).float()) * scale
-        code.view(len(index), -1).scatter_add_(1, index, by * sign.abs())
+class _OnSupports:
+    """The conditions on given supports, in the problem's own precision, and their systems in single precision."""
+
+    def __init__(self, problem: SparseProblem, single: SinglePrecision, gram: Tensor, supports: Supports) -> None:
+        self.problem, self.single, self.supports = problem, single, supports
+        self.systems = Systems(gram, supports)
+        self.index = supports.atoms.clamp(max=supports.padding - 1)
+        self.sign = supports.sign.to(problem.x.dtype)
+        self.pull = problem.lam[:, None] * self.sign
+
+    def first_code(self) -> Tensor:
+        """The codes that solve the systems, to single precision."""
+        single, supports = self.single, self.supports
+        code = self.problem.x.new_zeros(len(self.index), *self.problem.dictionary.code_shape)
+        drive = padded(single.drive[0], rows=False)
+        return self.correct(code, (supports.gather(drive) - single.lam[0] * supports.sign) * single.descent_scale[0])
+
+    def miss(self, c: Tensor) -> Tensor:
+        """By how much the conditions on the supports fail, for c = P^T (x - P a) - ridge a."""
+        return (c.reshape(len(self.index), -1).gather(1, self.index) * self.sign.abs()).sub_(self.pull)
+
+    def correct(self, code: Tensor, miss: Tensor) -> Tensor:
+        """A better code, written over `code`, whose conditions failed by `miss`."""
+        by = self.systems.solve((miss / self.single.descent_scale[0]).float()) * self.single.scale[0]
+        code.view(len(self.index), -1).scatter_add_(1, self.index, by * self.sign.abs())
         return code
 
-    start = problem.x.new_zeros(shape)
-    start = correct(start, (supports.gather(drive) - lam * supports.sign) * descent_scale)
-    return _refined(problem, start, miss, correct, work.size(problem), tol, iterations)
+
+def _refined(problem: SparseProblem, conditions: _OnSupports, tol: float | None, iterations: Tensor) -> Proposal:
+    """The codes and their certificates, corrected as long as each correction makes the conditions fail by far less."""
+    code, scale = conditions.first_code(), conditions.single.rounding_scale(problem)
+    rounding = _ROUNDING * torch.finfo(code.dtype).eps
+    last = math.inf
+    while True:
+        residuals = problem._residuals(code)
+        failing = conditions.miss(residuals.code)
+        worst = float((failing.abs().amax(-1) / scale).max())
+        if worst <= rounding or not worst < 0.3 * last:
+            break
+        if tol is not None and bool((problem._certify(code, residuals).relative_gap <= tol).all()):
+            break
+        last, code = worst, conditions.correct(code, failing)
+    _, gap, kkt, _ = problem._certify(code, residuals)
+    return Proposal(Found(code, gap, kkt, iterations), scale)
 
 
 def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Proposal:
-    """Every element has its own dictionary: ADMM, and conjugate gradients on the supports.
+    """The proposal where every element has its own dictionary: ADMM, and conjugate gradients on the supports.
 
     Elements leave when their signals' conditions on the supports hold, or all their gaps are within `tol`.
     """
-    work = SinglePrecision.of(problem)
-    admm, steps = Admm(work, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
+    single = SinglePrecision.of(problem)
+    admm, steps = Admm(single, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
     admm.run(steps)
     a = admm.code()
-    a += work.correction(a, work.drive - torch.bmm(a, work.gram) - work.lam * a.sign())
-    shape, size = problem.dictionary.code_shape, work.size(problem)
-    code = (a * work.scale).reshape(*problem.batch_shape, *shape)
-    gap, kkt = torch.empty_like(size), torch.empty_like(size)
-    rows, last = torch.arange(len(code), device=code.device), torch.full_like(size[:, 0], math.inf)
+    a += single.correction(a, single.drive - torch.bmm(a, single.gram) - single.lam * a.sign())
+    shape, scale = problem.dictionary.code_shape, single.rounding_scale(problem)
+    code = (a * single.scale).reshape(*problem.batch_shape, *shape)
+    gap, kkt = torch.empty_like(scale), torch.empty_like(scale)
+    rows, last = torch.arange(len(code), device=code.device), torch.full_like(scale[:, 0], math.inf)
     while len(rows):
         some = problem if len(rows) == len(code) else problem.select(rows)
         residuals = some._residuals(code[rows])
         _, gap[rows], kkt[rows], _ = some._certify(code[rows], residuals)
-        own, c = work.select(rows), residuals.code.reshape(len(rows), *a.shape[1:])
+        own, c = single.select(rows), residuals.code.reshape(len(rows), *a.shape[1:])
         a = code[rows].reshape(c.shape)
-        # In single precision only once it is small: what is left of c and lam would be rounding.
+        # Computed in double precision: in single, the difference of c and lam would be rounding.
         missing = (c - some.lam[..., None] * a.sign()).masked_fill_(a == 0, 0.0)
         failing = missing.abs().amax(-1)
-        wanting = failing > _ROUNDING * torch.finfo(code.dtype).eps * size[rows]
+        wanting = failing > _ROUNDING * torch.finfo(code.dtype).eps * scale[rows]
         wanting = wanting if tol is None else wanting & (gap[rows] > tol)
         worst = failing.amax(-1)
         going = (wanting.any(-1) & (worst < 0.3 * last)).nonzero().squeeze(-1)
@@ -223,32 +268,4 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Prop
         by = own.correction(a, (missing / own.descent_scale).float()) * own.scale
         code[rows] += by.reshape(len(rows), *code.shape[1:])
     iterations = torch.full(problem.batch_shape, steps, dtype=torch.long, device=code.device)
-    return Proposal(Found(code, gap, kkt, iterations), size)
-
-
-def _refined(
-    problem: SparseProblem,
-    code: Tensor,
-    miss: Callable[[Tensor], Tensor],
-    correct: Callable[[Tensor, Tensor], Tensor],
-    size: Tensor,
-    tol: float | None,
-    iterations: Tensor,
-) -> Proposal:
-    """The code and its certificate, corrected while its own conditions fail by ever less.
-
-    `miss` is by how much they fail, from P^T (x - P a) - ridge a; `correct` is a code and that to a better code.
-    """
-    rounding = _ROUNDING * torch.finfo(code.dtype).eps
-    last = math.inf
-    while True:
-        residuals = problem._residuals(code)
-        failing = miss(residuals.code)
-        worst = float((failing.abs().amax(-1) / size).max())
-        if worst <= rounding or not worst < 0.3 * last:
-            break
-        if tol is not None and bool((problem._certify(code, residuals).relative_gap <= tol).all()):
-            break
-        last, code = worst, correct(code, failing)
-    _, gap, kkt, _ = problem._certify(code, residuals)
-    return Proposal(Found(code, gap, kkt, iterations), size)
+    return Proposal(Found(code, gap, kkt, iterations), scale)

@@ -13,7 +13,7 @@ __all__ = ["Admm", "SinglePrecision"]
 
 #: Over-relaxation of ADMM (Boyd et al., Foundations and Trends in Machine Learning 3, 2011, Sec. 3.4.3).
 _RELAX = 1.8
-#: Every code is zero under a penalty this large: P^T x is at most the signal's dimension in the units worked in.
+#: A penalty this large makes every code zero: in these units P^T x is at most the signal's dimension.
 _IDLE = 2.0**100
 
 
@@ -46,34 +46,37 @@ class SinglePrecision(NamedTuple):
         descent_scale = largest * size
         ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device) / largest / largest
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
-        # Of a signal of zeros lam may be beyond single precision: infinity times a sign of zero is not a number.
+        # A signal of zeros may have a lam beyond single precision, and infinity times a sign of zero is not a number.
         lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).clamp(max=_IDLE).float()
         return cls(gram, drive, lam, size / largest, descent_scale, problem.nonnegative)
 
-    def size(self, problem: SparseProblem) -> Tensor:
-        """What rounding in P^T (x - P a) is measured by, one per signal: about |P^T x| + lam."""
+    def rounding_scale(self, problem: SparseProblem) -> Tensor:
+        """About |P^T x| + lam of each signal, by which rounding in P^T (x - P a) is measured."""
         return ((self.critical() + self.lam) * self.descent_scale).reshape(problem.batch_shape)
 
     def select(self, rows: Tensor) -> SinglePrecision:
-        """Some elements'."""
+        """The elements `rows`."""
         if len(rows) == len(self.gram):
             return self
         gram, drive, lam, scale, descent_scale = (part[rows] for part in self[:-1])
         return SinglePrecision(gram, drive, lam, scale, descent_scale, self.nonnegative)
 
     def correction(self, a: Tensor, missing: Tensor) -> Tensor:
-        """What brings codes closer to solving their supports' systems, of whose right sides `missing` is left."""
+        """A correction that brings codes closer to solving the systems on their supports.
+
+        `missing` is what is left of the right-hand sides.
+        """
         mask = (a != 0).to(missing.dtype)
-        return conjugate_gradients(self.gram, mask, missing * mask)
+        return _conjugate_gradients(self.gram, mask, missing * mask)
 
     def critical(self) -> Tensor:
-        """The lam from which on the code is zero, (elements, n, 1)."""
+        """The smallest lam at which the code is zero, (elements, n, 1)."""
         largest = (self.drive if self.nonnegative else self.drive.abs()).amax(-1, keepdim=True)
         return largest.clamp(min=torch.finfo(largest.dtype).tiny)
 
 
 def _in_units(value: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """`value` over its largest entry, in single precision, and that entry."""
+    """`value` divided by its largest entry, in single precision, and that entry."""
     single = value.float()
     largest = torch.maximum(single.amax(dims, keepdim=True), -single.amin(dims, keepdim=True))
     largest = largest.masked_fill_(largest == 0, 1.0)
@@ -86,25 +89,25 @@ class Admm:
     w = relax s + (1 - relax) a + u with s the argmin of the smooth part at a - u, a = soft(w, lam / rho), u = w - a.
     """
 
-    def __init__(self, work: SinglePrecision, least: float) -> None:
-        # The step's threshold is then about as large as the codes, which is where few steps were found to do. Signals
-        # whose codes are zero have no say: the lam of a signal of zeros may be anything in the units of its own size.
-        share = work.lam / work.critical()
-        busy = (work.critical() > work.lam) & (work.drive != 0).any(-1, keepdim=True)
+    def __init__(self, problem: SinglePrecision, least: float) -> None:
+        # With this rho the threshold is about as large as the codes; few steps were found to be enough there. Signals
+        # whose codes are zero do not count: in the units of its own size, the lam of a signal of zeros is any number.
+        share = problem.lam / problem.critical()
+        busy = (problem.critical() > problem.lam) & (problem.drive != 0).any(-1, keepdim=True)
         count = busy.sum((-2, -1), keepdim=True).clamp(min=1)
         size = torch.where(busy, share, 0.0).sum((-2, -1), keepdim=True) / count
-        diagonal = work.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        diagonal = problem.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         rho = diagonal * (1.6 * size).clamp(least, 1.0)
-        eye = torch.eye(work.gram.shape[-1], dtype=rho.dtype, device=rho.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(work.gram + rho * eye)[0])
-        self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (work.drive @ inverse)
-        self.bound, self.nonnegative = _one_number(work.lam / rho), work.nonnegative
-        self.w, self.u = torch.zeros_like(work.drive), torch.zeros_like(work.drive)
+        eye = torch.eye(problem.gram.shape[-1], dtype=rho.dtype, device=rho.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(problem.gram + rho * eye)[0])
+        self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (problem.drive @ inverse)
+        self.bound, self.nonnegative = _one_number(problem.lam / rho), problem.nonnegative
+        self.w, self.u = torch.zeros_like(problem.drive), torch.zeros_like(problem.drive)
 
     def run(self, steps: int) -> None:
         """Take `steps` steps."""
         w, u, v = self.w, self.u, torch.empty_like(self.w)
-        upper: Any = self.bound  # both of numbers or both of tensors, which the types of clamp do not say
+        upper: Any = self.bound  # clamp's types do not say that both bounds are numbers or both tensors
         lower = None if self.nonnegative else -upper
         for _ in range(steps):
             torch.sub(w, u, alpha=2, out=v)
@@ -113,10 +116,11 @@ class Admm:
         self.w, self.u = w, u
 
     def code(self) -> Tensor:
+        """The codes reached."""
         return self.w - self.u
 
     def keep(self, signals: Tensor) -> None:
-        """Go on with these signals of the one element only."""
+        """Drop all other signals of the one element."""
         for name in ("rest", "w", "u"):
             setattr(self, name, getattr(self, name)[:, signals])
         if isinstance(self.bound, Tensor):
@@ -124,13 +128,13 @@ class Admm:
 
 
 def _one_number(bound: Tensor) -> Tensor | float:
-    """A number where all entries are the same: clamping by it takes half as long."""
+    """A number where all entries are the same, since clamping by a number takes half as long."""
     least, most = bound.aminmax()
     return float(least) if bool(least == most) else bound
 
 
-def conjugate_gradients(gram: Tensor, mask: Tensor, right: Tensor, steps: int = 12) -> Tensor:
-    """A few steps towards (G_A + ridge I) y = right on the supports `mask` of all signals at once."""
+def _conjugate_gradients(gram: Tensor, mask: Tensor, right: Tensor, steps: int = 12) -> Tensor:
+    """y after a few steps towards (G_A + ridge I) y = right on the supports `mask`, for all signals at once."""
     y, r, p = torch.zeros_like(right), right, right
     square = (r * r).sum(-1, keepdim=True)
     tiny = torch.finfo(right.dtype).tiny
