@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,9 @@ from tests import strategies
 from tests.references import Array, One, ones, rows
 from tests.strategies import codes_for, normal, seeds, signals_for
 from vars_dyn.solvers import support_systems
+from vars_dyn.solvers.first_order import Ista, Iterate, ProximalStep
+from vars_dyn.solvers.methods import Goal
+from vars_dyn.solvers.solve import METHODS
 
 
 def check_optimal(problem: vd.SparseProblem, solution: vd.Solution, kkt: float = 1e-8) -> None:
@@ -43,6 +49,43 @@ def check_optimal(problem: vd.SparseProblem, solution: vd.Solution, kkt: float =
 @given(problem=strategies.problems())
 def test_solutions_are_scikit_learns(method: str, problem: vd.SparseProblem) -> None:
     check_optimal(problem, vd.solve(problem, method=method))
+
+
+@given(problem=strategies.problems())
+def test_a_method_is_one_class_and_a_name(problem: vd.SparseProblem) -> None:
+    """The contributors' example reaches certified optima of its own, without the polish too."""
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)), names)
+    steps = []
+
+    class Counted(names["Inertial"]):  # type: ignore[misc]
+        def step(self, iterate: Iterate, proximal: ProximalStep) -> Iterate:
+            steps.append(len(iterate.code))
+            return super().step(iterate, proximal)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "inertial", Counted())
+        check_optimal(problem, vd.solve(problem, "inertial"))
+        before = len(steps)
+        rough = vd.solve(problem, "inertial", tol=1e-4, polish=False)
+    assert rough.converged.all()
+    assert len(steps) - before == int(rough.iterations.max())
+
+
+def test_fista_takes_over_where_a_method_does_not_suit() -> None:
+    class Refusing(Ista):
+        def suits(self, problem: vd.SparseProblem, start: Tensor | None, goal: Goal) -> bool:
+            return False
+
+    P = vd.DenseDictionary(normal(0, 8, 12))
+    problem = vd.SparseProblem(P, normal(1, 5, 8), 0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "refusing", Refusing())
+        found = vd.solve(problem, "refusing", max_iterations=7, polish=False)
+    wanted, other = (vd.solve(problem, name, max_iterations=7, polish=False).code for name in ("fista", "ista"))
+    assert torch.equal(found.code, wanted)
+    assert not torch.equal(found.code, other)
 
 
 @given(problem=strategies.problems(shares=st.just(0.0)))

@@ -17,12 +17,13 @@ _CHUNK = 1 << 26
 
 
 def polish(problem: SparseProblem, a: Tensor, *, max_steps: int | None = None) -> Tensor:
-    """The argmin that the code `a` is close to, to rounding, by active-set Newton steps; E never rises.
+    """The argmin near the code `a`, to rounding, by active-set Newton steps along which E never rises.
 
-    On the support with its signs the problem is quadratic. Each step goes to that quadratic's minimum; entries that
-    would change sign leave the support, all at once if E falls, else only as far as the first of them. At a minimum on
-    the support the entry that violates its optimality condition most joins it (feature-sign search; Lee, Battle, Raina
-    and Ng, NIPS 2006). Signals that are done leave the batch. `a` and `problem` are flat; returns a code like `a`.
+    On the support with its signs the problem is quadratic, and each step goes to the minimum of that quadratic. Entries
+    that would change their sign leave the support: all at once if E falls, otherwise the step ends at the first of
+    them. At a minimum on the support, the entry that violates its optimality condition most joins (feature-sign search;
+    Lee, Battle, Raina and Ng, NIPS 2006). Signals that are done leave the batch. `a` and `problem` are flat; returns a
+    code of the shape of `a`.
     """
     with torch.no_grad():
         small = is_small(problem.dictionary)
@@ -55,7 +56,7 @@ def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: i
         out[rows] = torch.where(problem.per_code(better), a, out[rows])
         waited = torch.where(kkt < 0.5 * best, 0, waited + 1)
         best = torch.minimum(kkt, best)
-        # Near rounding E no longer tells steps apart; a few without progress mean that this is as good as it gets.
+        # Near rounding E no longer tells steps apart. A few steps without progress mean that no better code is found.
         done = (best <= 4 * eps * scale) | ((best <= 1e5 * eps * scale) & (waited > 3))
         rows_done = done.reshape(len(done), -1).all(-1)
         if bool(rows_done.any()):
@@ -77,7 +78,7 @@ def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Ten
     within = problem.max_code(torch.where(sign != 0, (c - lam * sign).abs(), 0.0))
     violation = torch.where(sign == 0, c - lam if problem.nonnegative else c.abs() - lam, -math.inf)
     worst = problem.max_code(violation)
-    # Joining is for supports whose own conditions hold, or hold far better than the violator's.
+    # An entry joins once the conditions on the support hold, or fail by far less than its own.
     join = (worst > 4 * eps * scale) & (within <= torch.maximum(16 * eps * scale, 1e-3 * worst))
     joins = problem.per_code(join) & (violation == problem.per_code(worst))
     sign = torch.where(joins, c.sign(), sign)

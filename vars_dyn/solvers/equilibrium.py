@@ -1,4 +1,4 @@
-"""The end point of a field, or a problem's solution: certified, and differentiable."""
+"""Equilibria: where a field comes to rest, or a problem's solution, certified and differentiable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vars_dyn.integration import gradients
 from vars_dyn.integration.gradients.first_order import refuse_transforms
 from vars_dyn.integration.integrate import integrate
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.implicit import WHAT, unproven_supports, with_gradient
+from vars_dyn.solvers.implicit import REFUSED, unproven_supports, with_gradient
 from vars_dyn.solvers.solve import Solution, solve, tolerance
 
 __all__ = ["equilibrium"]
@@ -35,9 +35,10 @@ def equilibrium(
 
     Args:
         target: a field with a stable equilibrium, or a problem.
-        gradient: "implicit" finds the code by the fastest certified route (`solve`) and differentiates the optimality
-            conditions on its support; "backprop", "checkpoint" and "adjoint" integrate the field (for a problem, the
-            VARS neurons that solve it) until its gap is within tol, and differentiate that.
+        gradient: a mode of `vars_dyn.integration.gradients`. "implicit" finds the code by the fastest certified route
+            (`solve`) and differentiates the optimality conditions on its support. "backprop", "checkpoint" and
+            "adjoint" integrate the field (for a problem, the VARS neurons that solve it) until its gap is within tol,
+            and differentiate the integration.
         tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
         start: codes to start `solve` from; for "implicit" only. It changes the time taken, never the gradient.
         max_iterations: first-order steps of `solve` at most.
@@ -45,20 +46,22 @@ def equilibrium(
 
     Returns:
         A `Solution` whose code and state (None for a problem) carry gradients to every tensor of the dictionary, x,
-        lam, and those of alpha, beta, gamma and ridge that are tensors. `relative_gap` and `kkt_residual` are
-        constants.
+        lam, and to those of alpha, beta, gamma and ridge that are tensors. `relative_gap` and `kkt_residual` carry no
+        gradient.
 
     Raises:
         ValueError: for a field without a stable equilibrium, with the reason, for a start where none is used, and for a
             tol that the dtype cannot verify.
 
-    Warns where a signal's gap is not within tol, where its support is not proven by the optimality conditions (a wrong
-    support is a wrong gradient), and where the atoms on its support are linearly dependent: the code is then not a
-    differentiable function of the data and the gradient of minimum norm is given. A unit exactly at its threshold
-    counts as inactive, which is the one-sided derivative; `differentiability` tells how far the code is from either.
-    The gradient is exact for the support found, does not depend on how the code was found, and holds no trajectory;
-    differentiating it once more, or under a transform of torch.func, is a RuntimeError. The time constants do not move
-    the equilibrium and get no gradient.
+    Warns where a signal's gap is not within tol; where the optimality conditions do not prove its support, since a
+    wrong support gives a wrong gradient; and where the atoms on its support are linearly dependent. In the last case
+    the code is not a differentiable function of the data, and the gradient of minimum norm is given. A unit exactly at
+    its threshold counts as inactive, and the gradient is the derivative from that side. `differentiability` tells how
+    far the code is from either case.
+
+    The implicit gradient is exact for the support found. It does not depend on how the code was found, and it needs no
+    trajectory. It cannot be differentiated once more, nor taken under a transform of torch.func: both raise a
+    RuntimeError. The time constants do not move the equilibrium, so they get no gradient.
     """
     mode = gradients.mode_for(gradient)
     x = target.x
@@ -83,9 +86,9 @@ def equilibrium(
 def _implicit(
     target: Field | SparseProblem, tol: float, start: Tensor | None, max_iterations: int
 ) -> tuple[Solution, list[str]]:
-    """The solution, and what there is to warn of."""
+    """The solution with its implicit gradient, and the warnings that it deserves."""
     problem = target.problem() if isinstance(target, Field) else target
-    refuse_transforms(WHAT, 'call it outside of them, or with gradient="backprop"', problem.tensors())
+    refuse_transforms(REFUSED, 'call it outside of them, or with gradient="backprop"', problem.tensors())
     solution = solve(problem, tol=tol, max_iterations=max_iterations, start=start)
     complaints = []
     if torch.is_grad_enabled() and any(t.requires_grad for t in problem.tensors()):
@@ -108,6 +111,7 @@ def _implicit(
 
 
 def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float, horizon: float) -> Solution:
+    """The end of a trajectory that stops at the gap, differentiable along the trajectory."""
     field = target if isinstance(target, Field) else _neurons_of(target)
     times = torch.tensor([0.0, float(_checks.number("horizon", horizon, positive=True))], dtype=torch.float64)
     trajectory = integrate(field, field.initial_state(), times, gap=tol, gradient=mode)

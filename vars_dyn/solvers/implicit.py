@@ -9,27 +9,40 @@ from torch import Tensor
 
 from vars_dyn.integration.gradients.first_order import once_only
 from vars_dyn.problems import SparseProblem
+from vars_dyn.solvers.methods import ROUNDING
 from vars_dyn.solvers.solve import Solution
 from vars_dyn.solvers.support_systems import SupportSystem, free, support_system
 
-__all__ = ["WHAT", "Differentiability", "differentiability", "unproven_supports", "with_gradient"]
+__all__ = ["REFUSED", "Differentiability", "WithGradient", "differentiability", "unproven_supports", "with_gradient"]
 
-#: What the errors call it.
-WHAT = 'The implicit gradient of an equilibrium (gradient="implicit")'
+#: The name of this gradient in the errors that refuse what it cannot do.
+REFUSED = 'The implicit gradient of an equilibrium (gradient="implicit")'
 
 
 def unproven_supports(problem: SparseProblem, solution: Solution) -> Tensor:
-    """Where the KKT residual is more than rounding leaves (as `solve` judges it)."""
+    """Where the KKT residual is larger than rounding explains, by the measure that `solve` takes; one per signal."""
     with torch.no_grad():
         scale = problem.critical_lam() + problem.lam
         rounding = problem.rounding(solution.code.detach())
-    return solution.kkt_residual > 1e5 * torch.finfo(scale.dtype).eps * scale + rounding
+    return solution.kkt_residual > ROUNDING * torch.finfo(scale.dtype).eps * scale + rounding
 
 
-def with_gradient(problem: SparseProblem, code: Tensor) -> tuple[Tensor, int]:
-    """`code`, differentiable: on the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) - ridge a_A - lam sgn a_A).
+class WithGradient(NamedTuple):
+    """A code that carries a gradient.
 
-    Second, the number of signals for which that system is singular.
+    Attributes:
+        code: the code, of the values that were given.
+        dependent: the number of signals for which the system on the support is singular.
+    """
+
+    code: Tensor
+    dependent: int
+
+
+def with_gradient(problem: SparseProblem, code: Tensor) -> WithGradient:
+    """A problem's solution `code`, made differentiable in all that the problem depends on.
+
+    On the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) - ridge a_A - lam sgn a_A).
     """
     flat, own = problem.flat().normalised()
     a = own.code(code.reshape(*flat.batch_shape, *flat.dictionary.code_shape))
@@ -39,15 +52,17 @@ def with_gradient(problem: SparseProblem, code: Tensor) -> tuple[Tensor, int]:
         dependent = int(system.singular().sum())
     descent = flat._residuals(a).code
     residual = torch.where(support, descent - flat.per_code(flat.lam) * a.sign(), 0.0)
-    return own.code(_OnSupport.apply(residual, a, system), back=True).reshape(code.shape), dependent
+    moving = own.code(_OnSupport.apply(residual, a, system), back=True)
+    return WithGradient(moving.reshape(code.shape), dependent)
 
 
 def _support(problem: SparseProblem, a: Tensor) -> Tensor:
+    """The entries of a code that may move: those that are not zero, and all where nothing holds them at zero."""
     return (a != 0) | problem.per_code(free(problem))
 
 
 class _OnSupport(torch.autograd.Function):
-    """The code a(theta) whose residual on the support stays zero: backward solves the (symmetric) system once."""
+    """The code at which the residual on the support stays zero; backward solves the symmetric system once."""
 
     @staticmethod
     def forward(ctx, residual: Tensor, code: Tensor, system: SupportSystem) -> Tensor:  # type: ignore[no-untyped-def]
@@ -56,18 +71,19 @@ class _OnSupport(torch.autograd.Function):
         return code.clone()
 
     @staticmethod
-    @once_only(WHAT, 'gradient="backprop" can be')
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return ctx.system.solve_least(gradient), None, None
+    @once_only(REFUSED, 'gradient="backprop" can be')
+    def backward(ctx, grad_code: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return ctx.system.solve_least(grad_code), None, None
 
 
 class Differentiability(NamedTuple):
-    """How far a code is from where it stops being differentiable; one value per signal.
+    """How far a code is from a point where it is not differentiable; one value per signal.
 
     Attributes:
         smallest_active: the smallest |a_i| on the support (infinite where it is empty).
-        smallest_slack: the smallest lam - |c_i| off the support, c = P^T (x - P a) - ridge a, how far the nearest idle
-            unit is from its threshold (infinite where none is idle; for non-negative codes lam - c_i).
+        smallest_slack: the smallest lam - |c_i| off the support (lam - c_i for non-negative codes), with
+            c = P^T (x - P a) - ridge a: how far the nearest idle unit is from its threshold (infinite where none is
+            idle).
         condition: the condition number of G_A + ridge I, by which errors in the gradient are multiplied.
     """
 

@@ -1,4 +1,4 @@
-"""Problems to certified solutions: the public call, which checks its arguments and certifies what a method finds."""
+"""Solving sparse problems: the call that checks its arguments, has a method solve, and certifies the result."""
 
 from __future__ import annotations
 
@@ -56,23 +56,25 @@ def solve(
 
     Args:
         problem: the problem; its tensors' dtype is used throughout (float64 where a tight certificate is wanted).
-        method: "fista" (Beck and Teboulle 2009, restarted per signal where momentum points uphill, O'Donoghue and
-            Candes 2015); "ista" (Eq. 12 with step 1/L), slower, for comparison with the paper; "admm" (Boyd et al.
-            2011) in single precision, its code refined on the support in the problem's own; or "auto", an active set
-            grown from nothing, ADMM where it grows large, and FISTA from where these leave a signal short of the
-            certificate. A problem whose matrix is too large to be factored, or with lam = 0, and with "auto" one
-            that is given a start or is not polished, is FISTA's.
+        method: one of `METHODS`. "fista" is Beck and Teboulle's (2009), restarted per signal where momentum points
+            uphill (O'Donoghue and Candes 2015). "ista" is Eq. 12 with step 1/L, slower, for comparison with the paper.
+            "admm" (Boyd et al. 2011) works in single precision and refines its codes on their supports in the problem's
+            own precision. "auto" grows an active set from nothing, takes ADMM where it grows large, and FISTA where
+            these leave a signal short of its certificate. FISTA takes over where "admm" or "auto" cannot start: a
+            matrix that is too large to be factored, lam = 0, single precision or a given start, and for "auto" a code
+            that is not to be polished.
         tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
         max_iterations: first-order steps at most, per signal.
         start: codes to start from; by default P^T x for ISTA, the paper's start, and zero for FISTA.
-        polish: whether to finish by solving on the support, to machine precision. Without it the code is within tol
-            and no more; ISTA's and FISTA's own iterate.
+        polish: whether to finish by solving on the support, to machine precision. Without it ISTA and FISTA return
+            their own iterates, whose gaps are within tol and no smaller.
 
-    Signals whose gap is reached leave the batch. Returns a `Solution`; a signal that did not get there has `converged`
-    False. The result is not differentiable: `vars_dyn.equilibrium` is. Steps are taken on signals and dictionaries
-    brought near one by powers of two, so that units do not matter. Raises ValueError for what is no problem, an unknown
-    method, a tolerance that is not above zero or that the dtype cannot verify, a count that is not above zero, a start
-    of another shape, and a dictionary that is not finite.
+    Signals whose gap is reached leave the batch. Returns a `Solution`, in which `converged` is False for a signal whose
+    gap was not reached. The result is not differentiable; that of `vars_dyn.equilibrium` is. Steps are taken on signals
+    and dictionaries that powers of two bring near one, so that units do not matter.
+
+    Raises ValueError for a target that is no problem, an unknown method, a tolerance that is not above zero or that the
+    dtype cannot verify, a count that is not above zero, a start of another shape, and a dictionary that is not finite.
     """
     if not isinstance(problem, SparseProblem):
         raise ValueError(
@@ -92,7 +94,7 @@ def solve(
     _checks.number("ridge", problem.ridge, nonnegative=True)
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         whole = problem.detach().flat()
-        # In float64 the certificates want the same units.
+        # The certificates of float64 are computed in the same units, so these are made once.
         flat, own = whole._prepare()[1:3] if whole.x.dtype == torch.float64 else whole.normalised()
         if start is not None:
             start = own.code(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
@@ -106,7 +108,7 @@ def solve(
 
 
 def tolerance(tol: float | None, dtype: torch.dtype) -> float:
-    """`tol`, or its default; ValueError where it is not above zero or too small for the dtype to verify."""
+    """`tol`, or its default; ValueError where it is not above zero, or smaller than the dtype can verify."""
     if tol is None:
         return 1e-8 if dtype == torch.float64 else 1e-5
     least = _VERIFIABLE * torch.finfo(dtype).eps

@@ -19,9 +19,9 @@ from vars_dyn.problems import SparseProblem
 
 __all__ = ["SupportSystem", "free", "gram_matrix", "is_small", "support_system"]
 
-#: A dictionary of up to this many entries is written out as a matrix; a larger one is applied, by conjugate gradients.
+#: A dictionary of up to this many entries is written out as a matrix; systems of a larger one are solved matrix-free.
 MATRIX_LIMIT = 1 << 22
-#: Tenfold larger shifts of a singular system that are tried: the last is far larger than the system.
+#: How many shifts of a singular system are tried, each ten times the one before; the last is far above the system.
 _SHIFTS = 24
 
 
@@ -33,7 +33,7 @@ class SupportSystem(Protocol):
         """y, of the shape of codes, for v of the shape of codes."""
 
     def solve_least(self, v: Tensor) -> Tensor:
-        """As `solve`, where the system is singular the y of minimum norm among those that come closest."""
+        """As `solve`; where the system is singular, the y of minimum norm among those that come closest."""
 
     def singular(self) -> Tensor:
         """Whether G_A + ridge I is singular to rounding, one per signal."""
@@ -45,8 +45,8 @@ class SupportSystem(Protocol):
 def support_system(problem: SparseProblem, support: Tensor, gram: Tensor | None = None) -> SupportSystem:
     """The system of `problem` on `support`, a boolean tensor of the shape of codes.
 
-    Dense by batched Cholesky factors on the gathered support; for a dictionary too large to be written out, matrix-free
-    by conjugate gradients. `gram` is `gram_matrix(problem.dictionary)`, where the caller has it already.
+    It is solved by batched Cholesky factors of the gathered support, or matrix-free by conjugate residuals where the
+    dictionary is too large to be written out. `gram` is `gram_matrix(problem.dictionary)`, where the caller has it.
     """
     if not is_small(problem.dictionary):
         return _MatrixFree(problem, support)
@@ -65,7 +65,7 @@ def is_small(dictionary: Dictionary) -> bool:
 
 
 class _Gathered:
-    """Cholesky factors of the Gram matrices of each signal's own atoms, padded to the largest support with ones."""
+    """Cholesky factors of the Gram matrix of each signal's support, padded with ones to the size of the largest."""
 
     def __init__(self, problem: SparseProblem, support: Tensor, gram: Tensor) -> None:
         self.shape, self.batch_shape = support.shape, problem.batch_shape
@@ -91,7 +91,7 @@ class _Gathered:
         return sub * (self.valid[..., :, None] & self.valid[..., None, :])
 
     def _factor(self) -> tuple[Tensor, Tensor]:
-        """Cholesky factors, and where a system was singular and shifted by a few roundings of its own size."""
+        """Cholesky factors, and which systems are singular; those are shifted by some roundings of their own size."""
         factor, info = torch.linalg.cholesky_ex(self.system)
         shifted_ones = info != 0
         shift = torch.finfo(factor.dtype).eps * self.system.shape[-1]
@@ -111,7 +111,7 @@ class _Gathered:
         rows = v.reshape(*self.index.shape[:-1], -1)
         rhs = (rows.gather(-1, self.index) * self.valid)[..., None]
         y = torch.cholesky_solve(rhs, self.factor)
-        # One step of refinement makes up for what a shift of the system and rounding took away.
+        # One step of refinement takes back the errors of rounding and of a shift.
         y = y + torch.cholesky_solve(rhs - self.system @ y, self.factor)
         return torch.zeros_like(rows).scatter(-1, self.index, y.squeeze(-1) * self.valid).reshape(self.shape)
 
@@ -123,7 +123,7 @@ class _Gathered:
         valid = self.valid[rows]
         try:
             inverse = torch.linalg.pinv(self.system[rows], hermitian=True, rtol=1e3 * torch.finfo(v.dtype).eps)
-        except LinAlgError:  # LAPACK finds no eigenvalues: what the shifted factors gave has to do
+        except LinAlgError:  # LAPACK finds no eigenvalues: the solution of the shifted system is the best there is
             return y
         rhs = v.reshape(*self.index.shape[:-1], -1)[rows].gather(-1, self.index[rows]) * valid
         least = (inverse @ rhs[..., None]).squeeze(-1) * valid
@@ -141,7 +141,7 @@ class _Gathered:
         padded = self.system + torch.diag_embed(torch.where(self.valid, 0.0, size - 1))
         try:
             eigenvalues = torch.linalg.eigvalsh(padded)
-        except LinAlgError:  # not found by LAPACK: nothing is known of the condition number
+        except LinAlgError:  # LAPACK finds no eigenvalues, so the condition number is unknown
             return torch.full(self.batch_shape, math.inf, dtype=padded.dtype, device=padded.device)
         low, high = eigenvalues[..., 0], eigenvalues[..., -1]
         singular = low <= high * torch.finfo(low.dtype).eps
@@ -152,8 +152,8 @@ class _Gathered:
 class _MatrixFree:
     """Conjugate residuals on the masked Gram map, all signals in step, each with its own coefficients.
 
-    The form of conjugate gradients that makes the residual smallest (Stiefel 1955): where v is not in the range of a
-    singular map it comes to rest with the residual in the null space, and the y of minimum norm is read off.
+    This form of conjugate gradients makes the residual smallest (Stiefel 1955). Where v is not in the range of a
+    singular map, it ends with the residual in the null space, from which the y of minimum norm follows.
     """
 
     def __init__(self, problem: SparseProblem, support: Tensor, limit: int = 2000) -> None:
@@ -167,7 +167,7 @@ class _MatrixFree:
         return (self.problem.dictionary.gram(y) + self.problem.ridge_of(y)) * self.mask
 
     def _solve(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """y, and where it solves the system (elsewhere v has a part in the null space, or the limit was reached)."""
+        """y, and whether it solves the system; if not, v has a part in the null space or the limit was reached."""
         problem = self.problem
         r = v * self.mask
         y, p = torch.zeros_like(r), r
@@ -175,7 +175,7 @@ class _MatrixFree:
         square, power = problem.sum_code(r * r), problem.sum_code(r * image)
         goal = self.tolerance**2 * square
         for _ in range(self.limit):
-            # A residual that the map takes to nothing is in its null space: no y comes closer.
+            # A residual that the map sends to zero lies in its null space, and no y comes closer.
             reach = problem.sum_code(image * image)
             moving = (square > goal) & (reach > self.floor**2 * square) & (power > 0)
             if not bool(moving.any()):
@@ -189,7 +189,7 @@ class _MatrixFree:
             p, q = r + share * p, image + share * q
             square, power = problem.sum_code(r * r), following
         solved = square <= goal
-        # What y has along the residual then lies in the null space, and only makes it longer.
+        # Elsewhere the part of y along the residual lies in the null space; it only makes y longer.
         excess = torch.where(solved, 0.0, problem.sum_code(y * r) / torch.where(solved, 1.0, square))
         return y - problem.per_code(excess) * r, solved
 
@@ -205,11 +205,11 @@ class _MatrixFree:
         return torch.randn(self.mask.shape, generator=generator, dtype=x.dtype, device=x.device) * self.mask
 
     def singular(self) -> Tensor:
-        # A random vector has a part in every null space.
+        # A random vector has a part in the null space of every singular map.
         return ~self._solve(self._random())[1]
 
     def condition(self) -> Tensor:
-        """From the extreme eigenvalues by power iterations on the map and on its inverse, to a few per cent."""
+        """The ratio of the extreme eigenvalues, by power iterations on the map and its inverse; to a few per cent."""
         problem, start = self.problem, self._random()
 
         def extreme(apply: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
@@ -225,11 +225,11 @@ class _MatrixFree:
 
 
 def _least(value: Tensor) -> Tensor:
-    """The smallest entry of the last dimension, NaN left out (NaN where nothing is left)."""
+    """The smallest entry of the last dimension that is a number, or NaN where none is."""
     least = torch.where(value.isnan(), math.inf, value).amin(-1)
     return torch.where(least.isinf(), math.nan, least)
 
 
 def free(problem: SparseProblem) -> Tensor:
-    """Whether a signal's code is under no penalty and no sign, so that all its entries are free: one per signal."""
+    """Whether no penalty and no sign constraint holds entries of a signal's code at zero: one per signal."""
     return (problem.lam == 0) & (not problem.nonnegative)
