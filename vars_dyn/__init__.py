@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vars_dyn._version import __version__ as __version__
 from vars_dyn.dictionaries import (
     ConvDictionary,
     DenseDictionary,
@@ -24,8 +25,6 @@ from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThr
 
 if TYPE_CHECKING:
     from vars_dyn.attention import PerformerAttention, SoftmaxAttention, VarsAttention, replace_attention
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Attention",
