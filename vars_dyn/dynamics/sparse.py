@@ -12,8 +12,8 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
-from vars_dyn.dynamics.quadratic import identity_problem, matrix_problem
 from vars_dyn.problems import SparseProblem
+from vars_dyn.quadratic import identity_problem, matrix_problem
 from vars_dyn.thresholds import (
     NonNegativeSoftThreshold,
     SoftThreshold,
