@@ -12,10 +12,11 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dictionaries.dense import DenseDictionary
+from vars_dyn.dictionaries.identity import ScaledIdentity
 from vars_dyn.dictionaries.random_features import RandomFeatureDictionary
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
 from vars_dyn.problems import SparseProblem
-from vars_dyn.quadratic import ScaledIdentity, identity_problem, matrix_problem
+from vars_dyn.quadratic import identity_problem, matrix_problem
 
 __all__ = ["Attention", "FeedForward", "Recurrent"]
 
