@@ -1,7 +1,7 @@
 """Gates g of the encoding neurons, a = g(u), and the penalty each stands for.
 
-A gate that is the proximal operator of a penalty has an equilibrium problem, a Lyapunov function and a certificate;
-a gate that is none (`penalty` is None) serves ISTA-form layers only.
+A gate that is the proximal operator of a penalty has an equilibrium problem, a Lyapunov function and a certificate.
+A gate that is not one has none of these, and serves ISTA-form layers only.
 """
 
 from __future__ import annotations
@@ -15,34 +15,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn.penalties import L1, NonNegativeL1, Penalty, nonnegative_threshold, soft_threshold
 
 __all__ = [
     "GeluThreshold",
     "NonNegativeSoftThreshold",
+    "ProximalThreshold",
     "SoftThreshold",
     "Threshold",
     "gelu_threshold",
     "nonnegative_threshold",
     "soft_threshold",
 ]
-
-
-def soft_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
-    """sgn(u) max(|u| - theta, 0), without checks of theta.
-
-    At |u| = theta the derivative is the active side's, so that theta = 0 is the identity at u = 0 too.
-    """
-    if not torch.is_grad_enabled():
-        # The same numbers in a third of the time.
-        return u - u.clamp(-theta, theta)  # type: ignore[arg-type]
-    return torch.where(u.abs() < theta, 0.0, u - theta * u.sign())
-
-
-def nonnegative_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
-    """max(u - theta, 0), without checks of theta; at u = theta the derivative is the active side's."""
-    if not torch.is_grad_enabled():
-        return (u - theta).clamp(min=0)
-    return torch.where(u < theta, 0.0, u - theta)
 
 
 def gelu_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
@@ -52,9 +36,6 @@ def gelu_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
 
 class Threshold(ABC):
     """A gate g with threshold theta >= 0: a number, or a tensor that broadcasts against the neurons."""
-
-    #: Elementwise penalty r with g = prox of r, as a function of the code; None where there is no such penalty.
-    penalty: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, theta: float | Tensor) -> None:
         if isinstance(theta, Tensor) and theta.ndim:
@@ -72,36 +53,45 @@ class Threshold(ABC):
     def derivative(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """g'(u); at a kink, the derivative from the side where the code is not zero."""
 
+    @property
+    def penalty(self) -> Callable[[Tensor], Tensor] | None:
+        """The penalty of each entry of a code, whose proximal operator g is; None where there is no such penalty."""
+        return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({_checks.describe(self.theta)})"
 
 
-class SoftThreshold(Threshold):
+class ProximalThreshold(Threshold):
+    """The proximal operator of theta r, for a penalty r of `vars_dyn.penalties`."""
+
+    def __init__(self, proximal_of: Penalty, theta: float | Tensor) -> None:
+        super().__init__(theta)
+        self.proximal_of = proximal_of
+
+    @property
+    def penalty(self) -> Callable[[Tensor], Tensor]:
+        return lambda a: self.proximal_of.value(a, self.theta)
+
+    def __call__(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self.proximal_of.prox(u, self.theta)
+
+    def derivative(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self.proximal_of.derivative(u, self.theta)
+
+
+class SoftThreshold(ProximalThreshold):
     """g(u) = sgn(u) max(|u| - theta, 0), the proximal operator of theta |a| (Eq. 9)."""
 
     def __init__(self, theta: float | Tensor) -> None:
-        super().__init__(theta)
-        self.penalty = lambda a: self.theta * a.abs()
-
-    def __call__(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return soft_threshold(u, self.theta)
-
-    def derivative(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (u.abs() >= self.theta).to(u.dtype)
+        super().__init__(L1(), theta)
 
 
-class NonNegativeSoftThreshold(Threshold):
+class NonNegativeSoftThreshold(ProximalThreshold):
     """g(u) = max(u - theta, 0), the proximal operator of theta a on a >= 0."""
 
     def __init__(self, theta: float | Tensor) -> None:
-        super().__init__(theta)
-        self.penalty = lambda a: torch.where(a >= 0, self.theta * a, math.inf)
-
-    def __call__(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return nonnegative_threshold(u, self.theta)
-
-    def derivative(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (u >= self.theta).to(u.dtype)
+        super().__init__(NonNegativeL1(), theta)
 
 
 class GeluThreshold(Threshold):

@@ -1,0 +1,204 @@
+"""Penalties: what a code pays for its entries, and all that solvers, gates and certificates need of it.
+
+A problem's penalty is lam sum_i r(a_i), with one lam per signal. A `Penalty` is r. It is the support function of a box,
+lam r(a) = max over c in `bounds(lam)` of c a: so the box is where the conjugate of lam r is zero (elsewhere it is
+infinite), the proximal operator takes off v its projection onto the box, and a dual point is feasible inside it.
+
+Parameters that differ from atom to atom, such as weights, belong to a subclass, which gives them by `tensors` and says
+how they follow codes that are flattened. A linear term -q.a belongs to the smooth part of a problem, not to r: it moves
+the gradient, and neither the gate nor the proximal operator.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from vars_dyn import _checks
+
+__all__ = ["L1", "NonNegativeL1", "Penalty", "nonnegative_threshold", "penalty_of", "soft_threshold"]
+
+Weight = float | Tensor
+
+
+def soft_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
+    """sgn(u) max(|u| - theta, 0), without checks of theta.
+
+    At |u| = theta the derivative is the active side's, so that theta = 0 is the identity at u = 0 too.
+    """
+    if not torch.is_grad_enabled():
+        # The same numbers in a third of the time.
+        return u - u.clamp(-theta, theta)  # type: ignore[arg-type]
+    return torch.where(u.abs() < theta, 0.0, u - theta * u.sign())
+
+
+def nonnegative_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
+    """max(u - theta, 0), without checks of theta; at u = theta the derivative is the active side's."""
+    if not torch.is_grad_enabled():
+        return (u - theta).clamp(min=0)
+    return torch.where(u < theta, 0.0, u - theta)
+
+
+class Penalty(ABC):
+    """r, elementwise and convex, with r(0) = 0; a plain value without state.
+
+    In all methods `weight` is lam, or a multiple of it such as a step times lam: a number, or a tensor that broadcasts
+    against codes. c is the negative gradient of a problem's smooth part, P^T (x - P a) - ridge a, and `sign` the signs
+    of a code's entries. What is said of entries has the shape of codes.
+
+    Attributes:
+        name: what fields and commands call the gate that is its proximal operator.
+        nonnegative: whether r is infinite below zero.
+    """
+
+    name: ClassVar[str]
+    nonnegative: ClassVar[bool] = False
+
+    @abstractmethod
+    def bounds(self, weight: Weight) -> tuple[Weight | None, Weight]:
+        """The box that weight r is the support function of: its least (None for minus infinity) and its largest."""
+
+    @abstractmethod
+    def prox(self, v: Tensor, weight: Weight) -> Tensor:
+        """The argmin over a of 1/2 (a - v)^2 + weight r(a), entry by entry."""
+
+    @abstractmethod
+    def derivative(self, v: Tensor, weight: Weight) -> Tensor:
+        """The derivative of `prox` in v: one where the result is not zero, and at a kink."""
+
+    @abstractmethod
+    def excess(self, c: Tensor, weight: Weight) -> Tensor:
+        """By how much c lies outside the box, entry by entry; below zero inside. Above zero, an idle atom joins."""
+
+    @abstractmethod
+    def violation(self, c: Tensor, sign: Tensor, weight: Weight) -> Tensor:
+        """By how much the optimality condition of an entry fails: `excess` where it is zero, |c - slope| elsewhere."""
+
+    @abstractmethod
+    def dual_norm(self, c: Tensor, loose: Tensor | None = None) -> Tensor:
+        """The least weight whose box holds all of c, over the last dimension: max_i |c_i| for the l1 norm.
+
+        With `loose`, the most that it may be where entry i of c is off by up to loose_i; the last dimension of `loose`
+        is that of c, or one.
+        """
+
+    def cost(self, size: Tensor) -> Tensor:
+        """r of entries of magnitude `size`, where it is finite."""
+        return size
+
+    def outside(self, a: Tensor) -> Tensor | None:
+        """How far entries lie from where r is finite, at most zero within; None where it is finite everywhere."""
+        return -a if self.nonnegative else None
+
+    def value(self, a: Tensor, weight: Weight) -> Tensor:
+        """weight r(a), entry by entry."""
+        outside, value = self.outside(a), weight * self.cost(a.abs())
+        return value if outside is None else torch.where(outside <= 0, value, math.inf)
+
+    def slope(self, sign: Tensor, weight: Weight) -> Tensor:
+        """The derivative of weight r at entries of these signs, zero where an entry is."""
+        return weight * sign
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that r depends on, in a fixed order; each has, or broadcasts against, the shape of a code."""
+        return ()
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
+        """The same penalty holding `tensors` (ordered as in `tensors()`)."""
+        return copy.copy(self)
+
+    def flattened(self, code_shape: tuple[int, ...]) -> Self:
+        """The same penalty of codes that are flattened."""
+        size = math.prod(code_shape)
+        own = self.tensors()
+        return self.with_tensors(tuple(t.expand(code_shape).reshape(size) for t in own)) if own else self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class L1(Penalty):
+    """r(a) = |a|, the LASSO's penalty, whose proximal operator is the soft threshold (Eq. 9-10)."""
+
+    name = "soft"
+
+    def bounds(self, weight: Weight) -> tuple[Weight | None, Weight]:
+        return -weight, weight
+
+    def prox(self, v: Tensor, weight: Weight) -> Tensor:
+        return soft_threshold(v, weight)
+
+    def derivative(self, v: Tensor, weight: Weight) -> Tensor:
+        return (v.abs() >= weight).to(v.dtype)
+
+    def excess(self, c: Tensor, weight: Weight) -> Tensor:
+        return c.abs().sub_(weight)
+
+    def violation(self, c: Tensor, sign: Tensor, weight: Weight) -> Tensor:
+        return _off_support(_off_slope(c, sign, weight).abs_(), sign, weight)
+
+    def dual_norm(self, c: Tensor, loose: Tensor | None = None) -> Tensor:
+        if loose is None:
+            return c.abs().amax(-1)
+        if loose.shape[-1] == 1:
+            # Two looks at c take less time than a copy of it.
+            return (torch.maximum(c.amax(-1), -c.amin(-1)) + loose.squeeze(-1)).clamp(min=0)
+        return (c.abs() + loose).amax(-1).clamp(min=0)
+
+
+class NonNegativeL1(Penalty):
+    """r(a) = a on a >= 0 and infinity elsewhere, whose proximal operator is the one-sided soft threshold."""
+
+    name = "nonnegative"
+    nonnegative = True
+
+    def bounds(self, weight: Weight) -> tuple[Weight | None, Weight]:
+        return None, weight
+
+    def prox(self, v: Tensor, weight: Weight) -> Tensor:
+        return nonnegative_threshold(v, weight)
+
+    def derivative(self, v: Tensor, weight: Weight) -> Tensor:
+        return (v >= weight).to(v.dtype)
+
+    def excess(self, c: Tensor, weight: Weight) -> Tensor:
+        return c - weight
+
+    def violation(self, c: Tensor, sign: Tensor, weight: Weight) -> Tensor:
+        off = _off_slope(c, sign, weight)
+        return _off_support(torch.where(sign == 0, off, off.abs()), sign, weight)
+
+    def dual_norm(self, c: Tensor, loose: Tensor | None = None) -> Tensor:
+        if loose is None:
+            return c.amax(-1).clamp(min=0)
+        if loose.shape[-1] == 1:
+            return (c.amax(-1) + loose.squeeze(-1)).clamp(min=0)
+        return (c + loose).amax(-1).clamp(min=0)
+
+
+def _off_slope(c: Tensor, sign: Tensor, weight: Weight) -> Tensor:
+    """c - weight sign, as a tensor of its own."""
+    if isinstance(weight, Tensor):
+        return torch.addcmul(c, weight, sign, value=-1)
+    return torch.sub(c, sign, alpha=weight)
+
+
+def _off_support(value: Tensor, sign: Tensor, weight: Weight) -> Tensor:
+    """`value`, less the weight where `sign` is zero; overwritten."""
+    idle = sign.abs().sub_(1)
+    return value.addcmul_(weight, idle) if isinstance(weight, Tensor) else value.add_(idle, alpha=weight)
+
+
+_BY_NAME: dict[str, type[Penalty]] = {kind.name: kind for kind in (L1, NonNegativeL1)}
+
+
+def penalty_of(argument: str, value: str | Penalty) -> Penalty:
+    """`value`, or the penalty whose gate has that name; ValueError, which names the argument, for anything else."""
+    if isinstance(value, Penalty):
+        return value
+    return _BY_NAME[_checks.choice(argument, value, tuple(_BY_NAME))]()
