@@ -205,7 +205,7 @@ def test_gradients_do_not_depend_on_units(problem: vd.SparseProblem, seed: int, 
     jacobians = []
     for one in (problem, rescaled(problem, by, -by)):
         x = one.x.clone().requires_grad_()
-        code = vd.equilibrium(one._with(one.dictionary, x, one.lam, one.ridge)).code
+        code = vd.equilibrium(one.with_parts(one.dictionary, x, one.lam, one.ridge)).code
         jacobians.append(torch.autograd.grad((code * normal(5, *code.shape)).sum(), x)[0])
     torch.testing.assert_close(jacobians[1] * 2.0**-by, jacobians[0], rtol=1e-7, atol=1e-9)
 

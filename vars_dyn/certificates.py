@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dictionaries.base import Rounding
+from vars_dyn.penalties import Penalty
 
 __all__ = ["Certificate", "Evaluated", "certify", "least_pull"]
 
@@ -37,7 +38,7 @@ class Evaluated(NamedTuple):
         lam, ridge: one per signal; ridge may be a number.
         square: |x|^2, per signal.
         least_pull: what `least_pull` gives; wanted where a lam is zero.
-        nonnegative: whether codes must not be negative.
+        penalty: r, of flattened codes.
     """
 
     a: Tensor
@@ -48,7 +49,7 @@ class Evaluated(NamedTuple):
     ridge: Tensor | float
     square: Tensor
     least_pull: Tensor | None
-    nonnegative: bool
+    penalty: Penalty
 
 
 class Certificate(NamedTuple):
@@ -77,6 +78,11 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     nonzeros, length = support.sum(-1), size.sum(-1)
     reach = _weighted(size, rounding.norms, length)
     length = torch.where(of.lost, length + n * _LOST, length)
+    cost = of.penalty.cost(size)
+    if cost is size:
+        paid = length
+    else:
+        paid = (cost + of.penalty.cost(of.lost[..., None] * torch.full_like(size, _LOST))).sum(-1)
     residual = torch.linalg.vector_norm(r, dim=-1)
     # Nothing is lost of signals and codes of zeros.
     lost = d * _LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
@@ -92,18 +98,20 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
         ridged = of.ridge * (1 + 4 * n * u) * size.square().sum(-1) + _LOST * length * length
 
     # The dual point s (r, -sqrt(ridge) a), with s small enough for the true c.
-    norm = _largest_pull(c, loose, of.nonnegative)
+    norm = of.penalty.dual_norm(c, loose)
     none = torch.zeros_like(norm) * norm  # NaN where that is
     ratio = (1 - 4 * u) * lam / torch.where(norm > 0, norm, 1.0)
     s = torch.where(norm > lam, torch.where((ratio < _DENSE) | (lam < _DENSE), 0.0, ratio), 1.0) + none
     square = ((1 + (d + 4) * u) * residual + off).square() + lost + ridged
-    penalty, pulled = lam * length, s * (a * c).sum(-1)
-    linear = (penalty - pulled).clamp(min=0) + 2 * u * (nonzeros + 8) * (3 * penalty + pulled.abs()) + _LOST * length
+    paid, pulled = lam * paid, s * (a * c).sum(-1)
+    linear = (paid - pulled).clamp(min=0) + 2 * u * (nonzeros + 8) * (3 * paid + pulled.abs()) + _LOST * length
     linear = linear + s * _weighted(size, loose, length)
     # Products of the entries of a code with one another may have vanished altogether.
     linear = linear + torch.where(nonzeros > 0, lost, 0.0)
     gap = (0.5 * (1 - s).square() * square + linear) * (1 + 64 * u)
-    kkt = (_largest_violation(c, lam[..., None], sign, support, loose, of.nonnegative) * (1 + 4 * u)).clamp(min=0)
+    violation = of.penalty.violation(c, sign, lam[..., None])
+    worst = violation.amax(-1) + loose.squeeze(-1) if loose.shape[-1] == 1 else violation.add_(loose).amax(-1)
+    kkt = (worst * (1 + 4 * u)).clamp(min=0)
     # A penalty that is beyond the largest number is infinite but for a code of zeros.
     beyond = (lam >= torch.finfo(lam.dtype).max) & (nonzeros > 0)
     gap, kkt = gap.masked_fill(beyond, math.inf), kkt.masked_fill(beyond, math.inf)
@@ -112,8 +120,9 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     if of.least_pull is not None:
         by_kkt = torch.where(kkt == 0, kkt, kkt / of.least_pull * (1 + 4 * u))
         relative = torch.where(lam > 0, relative, by_kkt)
-    if of.nonnegative:
-        feasible = (a >= 0).all(-1)
+    outside = of.penalty.outside(a)
+    if outside is not None:
+        feasible = outside.amax(-1) <= 0
         gap, relative = (torch.where(feasible | t.isnan(), t, math.inf) for t in (gap, relative))
     return Certificate(gap, relative, kkt, loose.amax(-1).expand(gap.shape))
 
@@ -136,27 +145,3 @@ def _weighted(size: Tensor, weights: Tensor, length: Tensor) -> Tensor:
     if weights.ndim == 0 or weights.shape[-1] == 1:
         return length * (weights.squeeze(-1) if weights.ndim else weights)
     return size @ weights if weights.ndim == 1 else (size * weights).sum(-1)
-
-
-def _largest_pull(c: Tensor, loose: Tensor, nonnegative: bool) -> Tensor:
-    """The largest |c_i| + loose_i, or for non-negative codes c_i + loose_i, at least zero."""
-    if loose.shape[-1] == 1:
-        return ((c.amax(-1) if nonnegative else torch.maximum(c.amax(-1), -c.amin(-1))) + loose.squeeze(-1)).clamp(
-            min=0
-        )
-    return ((c if nonnegative else c.abs()) + loose).amax(-1).clamp(min=0)
-
-
-def _largest_violation(
-    c: Tensor, lam: Tensor, sign: Tensor, support: Tensor, loose: Tensor, nonnegative: bool
-) -> Tensor:
-    """The largest violation of the optimality conditions, each plus `loose`; below zero where all hold by a margin.
-
-    `support` is one where the code is not zero and zero elsewhere; it is overwritten.
-    """
-    violation = torch.addcmul(c, lam, sign, value=-1)
-    violation = torch.where(support == 0, violation, violation.abs()) if nonnegative else violation.abs_()
-    violation.addcmul_(lam, support.sub_(1))
-    if loose.shape[-1] == 1:
-        return violation.amax(-1) + loose.squeeze(-1)
-    return violation.add_(loose).amax(-1)

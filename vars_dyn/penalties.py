@@ -114,9 +114,8 @@ class Penalty(ABC):
 
     def flattened(self, code_shape: tuple[int, ...]) -> Self:
         """The same penalty of codes that are flattened."""
-        size = math.prod(code_shape)
         own = self.tensors()
-        return self.with_tensors(tuple(t.expand(code_shape).reshape(size) for t in own)) if own else self
+        return self.with_tensors(tuple(t.expand(code_shape).flatten() for t in own)) if own else self
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -10,25 +10,26 @@ from torch import Tensor
 
 from vars_dyn.dictionaries.factored import FactoredForm
 from vars_dyn.dictionaries.identity import ScaledIdentity
+from vars_dyn.penalties import Penalty
 from vars_dyn.problems import SparseProblem
 
 __all__ = ["identity_problem", "matrix_problem"]
 
 
 def identity_problem(
-    scale: float | Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, nonnegative: bool = False
+    scale: float | Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, penalty: Penalty | None = None
 ) -> SparseProblem:
     """The problem with Q = scale I, scale > 0, codes of event shape `shape`."""
     root = torch.as_tensor(scale, dtype=b.dtype, device=b.device).sqrt()
-    return SparseProblem(ScaledIdentity(root, shape), b / root, lam, nonnegative=nonnegative)
+    return SparseProblem(ScaledIdentity(root, shape), b / root, lam, penalty=penalty)
 
 
 def matrix_problem(
-    q: Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, nonnegative: bool = False
+    q: Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, penalty: Penalty | None = None
 ) -> SparseProblem:
     """The problem with positive definite Q of shape (*batch, n, n); b has the shape of the codes, (..., *shape)."""
     lower = torch.linalg.cholesky(q)
     flat = b.flatten(-len(shape))
     rows = flat if flat.ndim > 1 else flat[None]
     x = torch.linalg.solve_triangular(lower, rows.mT, upper=False).mT
-    return SparseProblem(FactoredForm(lower.mT, shape), x.reshape(flat.shape), lam, nonnegative=nonnegative)
+    return SparseProblem(FactoredForm(lower.mT, shape), x.reshape(flat.shape), lam, penalty=penalty)

@@ -84,7 +84,7 @@ def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor) -> Units:
         size = _scaling.largest(x, len(dictionary.signal_shape))
         root = torch.as_tensor(ridge, dtype=torch.float64, device=x.device).sqrt()
         root = _scaling.largest(root, root.ndim - len(dictionary.batch_shape) if root.ndim else 0)
-        own = dictionary._largest()
+        own = dictionary.largest()
         both = torch.cat([size.flatten(), torch.maximum(own.to(root), root).to(size.dtype).flatten()])
         if not bool(torch.isfinite(both).all()) and not bool(torch.isfinite(own).all() & torch.isfinite(size).all()):
             raise ValueError("the dictionary or x holds NaN or infinite entries; finite numbers are wanted")
@@ -108,11 +108,11 @@ def flat_rounding(dictionary: Dictionary, original: Dictionary | None) -> Roundi
 
     `original` is what was scaled, if anything: then only a dictionary of zeros has norms of zero.
     """
-    found, event = dictionary._rounding(), len(dictionary.code_shape)
+    found, event = dictionary.rounding(), len(dictionary.code_shape)
     norms = found.norms.expand(*found.norms.shape[: max(found.norms.ndim - event, 0)], *dictionary.code_shape)
     norms = norms.flatten(-event)
     if original is not None:
-        some = original._largest() > 0
+        some = original.largest() > 0
         norms = torch.where(
             some[..., None, None] if some.ndim else some, norms.clamp(min=torch.finfo(norms.dtype).tiny), 0.0
         )

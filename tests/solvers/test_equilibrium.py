@@ -63,7 +63,7 @@ def test_the_equilibrium_is_where_the_field_rests_and_the_problems_argmin(field:
 def test_the_jacobian_is_the_one_of_the_optimality_conditions(problem: vd.SparseProblem) -> None:
     """For x: on the support (G_A + ridge I)^-1 P_A^T, found here with NumPy, signal by signal; elsewhere zero."""
     x = problem.x.clone().requires_grad_()
-    learnt = problem._with(problem.dictionary, x, problem.lam, problem.ridge)
+    learnt = problem.with_parts(problem.dictionary, x, problem.lam, problem.ridge)
     code = vd.equilibrium(learnt).code
     weights = normal(5, *code.shape)
     found = torch.autograd.grad((code * weights).sum(), x)[0].reshape(-1, problem.dictionary.signal_size).numpy()

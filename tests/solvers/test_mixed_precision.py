@@ -150,7 +150,7 @@ def test_what_is_settled_obeys_its_conditions(seed: int, nonnegative: bool) -> N
     P, x = problem.dictionary.matrix().float(), problem.x.float()
     gram, drive = padded(P.mT @ P), padded(x @ P, rows=False)
     lam = problem.lam.float()[:, None]
-    settled = settle(gram, drive, lam, Supports.empty(12, 40, drive), nonnegative, 8, 20)
+    settled = settle(gram, drive, lam, Supports.empty(12, 40, drive), problem.penalty, 8, 20)
     done = torch.ones(12, dtype=torch.bool).index_fill(0, settled.left, False)
     assert done.any()
     for i in done.nonzero().flatten().tolist():

@@ -108,6 +108,14 @@ class Dictionary(ABC):
         _checks.same_kind("a", a, self.tensors()[0], "the dictionary")
         return self._decode(a)
 
+    def encode_unchecked(self, x: Tensor) -> Tensor:
+        """`encode` for loops that have checked x: it takes what it is given."""
+        return self._encode(x)
+
+    def decode_unchecked(self, a: Tensor) -> Tensor:
+        """`decode` for loops that have checked a: it takes what it is given."""
+        return self._decode(a)
+
     def gram(self, a: Tensor) -> Tensor:
         """G a = P^T P a, of the shape of a."""
         return self.encode(self.decode(a))
@@ -127,23 +135,30 @@ class Dictionary(ABC):
             # An L too small for the dtype is no zero: steps of 1/L would have no bound.
             return torch.where(bound > 0, own.clamp(min=torch.finfo(own.dtype).tiny), own)
 
-    def _largest(self) -> Tensor:
+    def largest(self) -> Tensor:
         """The largest magnitude in P's tensors: one number, or one per element (of shape `batch_shape`)."""
+        return self._largest()
+
+    def scaled(self, exponent: Tensor) -> Self:
+        """The dictionary P 2^exponent, for an integer tensor of the shape of `largest()`."""
+        return self._scaled(exponent)
+
+    def rounding(self) -> Rounding:
+        """What bounds the rounding errors of P and P^T; P's tensors are to have a largest entry of about one."""
+        return self._rounding()
+
+    def _largest(self) -> Tensor:
         return torch.stack([_scaling.largest(t) for t in self.tensors()]).amax(0)
 
     def _exponent(self) -> Tensor:
-        """The integer e with 2^(e-1) <= `_largest` < 2^e; 0 where that is zero."""
+        """The integer e with 2^(e-1) <= `largest()` < 2^e; 0 where that is zero."""
         return torch.frexp(self._largest()).exponent
 
     def _scaled(self, exponent: Tensor) -> Self:
-        """The dictionary P 2^exponent, for an exponent of `_exponent`'s shape."""
         return self.with_tensors(tuple(_scaling.scaled(t, exponent) for t in self.tensors()))
 
     def _rounding(self) -> Rounding:
-        """What bounds the rounding errors of this dictionary's maps; its tensors' largest entry is about one.
-
-        Here the atoms' norms are taken from the matrix, where that is small, or are the root of L.
-        """
+        """The atoms' norms are taken from the matrix where that is small, and are the root of L elsewhere."""
         if math.prod(self.batch_shape) * self.signal_size * self.code_size <= 1 << 22:
             norms = atom_norms(self.matrix().detach(), -2)
             norms = norms.reshape(*self.batch_shape, *(1,) * bool(self.batch_shape), *self.code_shape)

@@ -62,7 +62,7 @@ class UnionDictionary(Dictionary):
         self.batch_shape = next((part.batch_shape for part in parts if part.batch_shape), ())
 
     def _largest(self) -> Tensor:
-        parts = [part._largest() for part in self.parts]
+        parts = [part.largest() for part in self.parts]
         if any(part.shape != parts[0].shape for part in parts):
             # A part that the elements share can be scaled for all of them only.
             parts = [part.amax() for part in parts if part.numel()]
@@ -71,12 +71,12 @@ class UnionDictionary(Dictionary):
     def _scaled(self, exponent: Tensor) -> Self:
         twin = copy.copy(self)
         twin.parts = tuple(
-            part._scaled(exponent if exponent.ndim else exponent.expand(part._largest().shape)) for part in self.parts
+            part.scaled(exponent if exponent.ndim else exponent.expand(part.largest().shape)) for part in self.parts
         )
         return twin
 
     def _rounding(self) -> Rounding:
-        parts = [part._rounding() for part in self.parts]
+        parts = [part.rounding() for part in self.parts]
         one = (1,) * bool(self.batch_shape)
         norms = []
         for part, own in zip(self.parts, parts, strict=True):
@@ -100,7 +100,7 @@ class UnionDictionary(Dictionary):
 
     def _encode(self, x: Tensor) -> Tensor:
         lead = x.shape[: x.ndim - len(self.signal_shape)]
-        codes = [part._encode(x.reshape(*lead, *part.signal_shape)) for part in self.parts]
+        codes = [part.encode_unchecked(x.reshape(*lead, *part.signal_shape)) for part in self.parts]
         return torch.cat(
             [code.reshape(*lead, part.code_size) for code, part in zip(codes, self.parts, strict=True)], -1
         )
@@ -108,7 +108,8 @@ class UnionDictionary(Dictionary):
     def _decode(self, a: Tensor) -> Tensor:
         lead = a.shape[:-1]
         signals = [
-            p._decode(c).reshape(*lead, *self.signal_shape) for p, c in zip(self.parts, self.split(a), strict=True)
+            part.decode_unchecked(code).reshape(*lead, *self.signal_shape)
+            for part, code in zip(self.parts, self.split(a), strict=True)
         ]
         return torch.stack(signals).sum(0)
 

@@ -112,6 +112,10 @@ class Field(ABC):
     def state_at(self, code: Tensor) -> State:
         """The state at which the field rests, given the code at equilibrium."""
 
+    def derivative(self, state: State) -> State:
+        """d state / dt without checks, for steppers that have checked the state."""
+        return self._derivative(state)
+
     def __call__(self, t: float | Tensor, state: State | Tensor) -> State | Tensor:
         """d state / dt, shaped like the state; a bare tensor may stand for a state of one part."""
         if isinstance(state, Tensor):

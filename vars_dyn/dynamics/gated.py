@@ -10,15 +10,10 @@ from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
+from vars_dyn.penalties import L1, Penalty
 from vars_dyn.problems import SparseProblem
 from vars_dyn.quadratic import identity_problem, matrix_problem
-from vars_dyn.thresholds import (
-    NonNegativeSoftThreshold,
-    SoftThreshold,
-    Threshold,
-    nonnegative_threshold,
-    soft_threshold,
-)
+from vars_dyn.thresholds import ProximalThreshold
 
 __all__ = ["Gated"]
 
@@ -33,15 +28,20 @@ class Gated(Field):
     F(a) = c/2 |P a|^2 - (1/alpha) x.P a + (beta - gamma)/2 |a|^2 + lam |a|_1, theta = lam / beta.
     """
 
-    nonnegative = False
+    #: r, whose proximal operator is the gate.
+    penalty: Penalty = L1()
     #: The gate's threshold, where `prepared` has worked it out.
     _theta: float | Tensor | None = None
 
     @property
-    def gate(self) -> Threshold:
+    def nonnegative(self) -> bool:
+        """Whether codes are never negative."""
+        return self.penalty.nonnegative
+
+    @property
+    def gate(self) -> ProximalThreshold:
         """g, with theta = lam / beta."""
-        kind = NonNegativeSoftThreshold if self.nonnegative else SoftThreshold
-        return kind(self.per_code(self.lam) / self.beta)
+        return ProximalThreshold(self.penalty, self.per_code(self.lam) / self.beta)
 
     def prepared(self) -> Self:
         twin = copy.copy(self)
@@ -55,7 +55,7 @@ class Gated(Field):
     def _gated(self, u: Tensor) -> Tensor:
         """g(u), without the checks of building a gate: this runs at every evaluation of f."""
         theta = self.per_code(self.lam / self.beta) if self._theta is None else self._theta
-        return nonnegative_threshold(u, theta) if self.nonnegative else soft_threshold(u, theta)
+        return self.penalty.prox(u, theta)
 
     @property
     def _curvature(self) -> float | Tensor:
@@ -86,7 +86,7 @@ class Gated(Field):
         else:
             smooth = c * half_square(reconstruction, event) - sum_event(self.x * reconstruction, event) / self.alpha
             smooth = smooth + half_square(self.x, event) / self.alpha
-        penalty = self.lam * sum_event(a.abs(), self.dictionary.code_shape)
+        penalty = self.lam * sum_event(self.penalty.cost(a.abs()), self.dictionary.code_shape)
         return smooth + ridge * half_square(a, self.dictionary.code_shape) + penalty
 
     def problem(self) -> SparseProblem:
@@ -102,14 +102,15 @@ class Gated(Field):
             raise ValueError(reason)
         c, ridge = self._curvature, self._ridge
         if _checks.plain(c) > 0 and _checks.plain(ridge) >= 0:
-            return SparseProblem(self.dictionary, self.x / (self.alpha * c), self.lam / c, ridge / c, self.nonnegative)
+            x = self.x / (self.alpha * c)
+            return SparseProblem(self.dictionary, x, self.lam / c, ridge / c, penalty=self.penalty)
         if _checks.plain(c) == 0 and _checks.plain(ridge) == 0:
-            return SparseProblem(self.dictionary, self.x / self.alpha, self.lam, nonnegative=self.nonnegative)
+            return SparseProblem(self.dictionary, self.x / self.alpha, self.lam, penalty=self.penalty)
         b = self.dictionary.encode(self.x) / self.alpha
         shape = self.dictionary.code_shape
         if _checks.plain(c) == 0:
-            return identity_problem(ridge, b, shape, self.lam, self.nonnegative)
-        return matrix_problem(self._quadratic_form(), b, shape, self.lam, self.nonnegative)
+            return identity_problem(ridge, b, shape, self.lam, self.penalty)
+        return matrix_problem(self._quadratic_form(), b, shape, self.lam, self.penalty)
 
     def _quadratic_form(self) -> Tensor:
         """Q = c G + (beta - gamma) I, written out."""
@@ -164,8 +165,8 @@ class Gated(Field):
         P^T x <= alpha lam where codes are non-negative. It is stable where the drive is below that.
         """
         with torch.no_grad():
-            b = self.dictionary.encode(self.x).flatten(-len(self.dictionary.code_shape))
-            drive = b.amax(-1) if self.nonnegative else b.abs().amax(-1)
+            shape = self.dictionary.code_shape
+            drive = self.penalty.flattened(shape).dual_norm(self.dictionary.encode(self.x).flatten(-len(shape)))
             return drive <= _checks.plain(self.alpha) * self.lam.detach()
 
     def _grows(self, values: Tensor) -> bool:
@@ -190,7 +191,7 @@ class Gated(Field):
         return self._gated(state[-1])
 
     def parameters(self) -> dict[str, float | str]:
-        return {**super().parameters(), "threshold": "nonnegative" if self.nonnegative else "soft"}
+        return {**super().parameters(), "threshold": self.penalty.name}
 
 
 def _snap(value: float | Tensor, scale: float) -> float | Tensor:

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dynamics.base import State, half_square
 from vars_dyn.dynamics.gated import Gated
+from vars_dyn.penalties import Penalty, penalty_of
 
 __all__ = ["EncoderDecoder", "Reduced", "SparseRecurrent"]
 
@@ -28,7 +28,7 @@ class SparseRecurrent(Gated):
         alpha, beta: leaks, above zero.
         gamma: weight of the inhibition between encoding neurons.
         tau_z, tau_u: time constants, above zero.
-        threshold: "soft" or "nonnegative".
+        threshold: the gate, "soft" or "nonnegative", or the `vars_dyn.penalties.Penalty` whose proximal operator it is.
 
     At the defaults the equilibrium is the LASSO's solution, E(a) = 1/2 |P a - x|^2 + lam |a|_1. The paper's text
     writes the same gate with theta = lam / 2 (Eq. 10) and its appendix with theta = lam, which is 2 lam in the
@@ -47,20 +47,20 @@ class SparseRecurrent(Gated):
         gamma: float | Tensor = 2.0,
         tau_z: float | Tensor = 1.0,
         tau_u: float | Tensor = 1.0,
-        threshold: str = "soft",
+        threshold: str | Penalty = "soft",
     ) -> None:
         positive = {"alpha": alpha, "beta": beta, "tau_z": tau_z, "tau_u": tau_u}
         super().__init__(dictionary, x, lam, positive, gamma=gamma)
-        self.nonnegative = _checks.choice("threshold", threshold, ("soft", "nonnegative")) == "nonnegative"
+        self.penalty = penalty_of("threshold", threshold)
 
     def _derivative(self, state: State) -> State:
         if not torch.is_grad_enabled() and not any(isinstance(v, Tensor) for v in self.constants.values()):
             return self._derivative_in_place(state)
         z, u = state
-        a = self._gated(u)
-        reconstruction = self.dictionary._decode(a)
+        a, encode = self._gated(u), self.dictionary.encode_unchecked
+        reconstruction = self.dictionary.decode_unchecked(a)
         dz = (reconstruction + self.x - self.alpha * z) / self.tau_z
-        du = (self.dictionary._encode(z - self.gamma * reconstruction) + self.gamma * a - self.beta * u) / self.tau_u
+        du = (encode(z - self.gamma * reconstruction) + self.gamma * a - self.beta * u) / self.tau_u
         return dz, du
 
     def _derivative_in_place(self, state: State) -> State:
@@ -68,10 +68,10 @@ class SparseRecurrent(Gated):
         z, u = state
         names = ("alpha", "beta", "gamma", "tau_z", "tau_u")
         alpha, beta, gamma, tau_z, tau_u = (float(self.constants[name]) for name in names)
-        a = self._gated(u)
-        reconstruction = self.dictionary._decode(a)
+        a, encode = self._gated(u), self.dictionary.encode_unchecked
+        reconstruction = self.dictionary.decode_unchecked(a)
         dz = torch.add(reconstruction, self.x).sub_(z, alpha=alpha)
-        du = self.dictionary._encode(torch.sub(z, reconstruction, alpha=gamma)).add_(a, alpha=gamma).sub_(u, alpha=beta)
+        du = encode(torch.sub(z, reconstruction, alpha=gamma)).add_(a, alpha=gamma).sub_(u, alpha=beta)
         return dz if tau_z == 1 else dz.div_(tau_z), du if tau_u == 1 else du.div_(tau_u)
 
     def neurons(self, state: State) -> Tensor:
@@ -145,16 +145,16 @@ class Reduced(Gated):
         beta: float | Tensor = 2.0,
         gamma: float | Tensor = 2.0,
         tau_u: float | Tensor = 1.0,
-        threshold: str = "soft",
+        threshold: str | Penalty = "soft",
     ) -> None:
         super().__init__(dictionary, x, lam, {"alpha": alpha, "beta": beta, "tau_u": tau_u}, gamma=gamma)
-        self.nonnegative = _checks.choice("threshold", threshold, ("soft", "nonnegative")) == "nonnegative"
+        self.penalty = penalty_of("threshold", threshold)
 
     def _derivative(self, state: State) -> State:
         (u,) = state
         a = self._gated(u)
-        drive = self.x / self.alpha - self._curvature * self.dictionary._decode(a)
-        return ((self.dictionary._encode(drive) + self.gamma * a - self.beta * u) / self.tau_u,)
+        drive = self.x / self.alpha - self._curvature * self.dictionary.decode_unchecked(a)
+        return ((self.dictionary.encode_unchecked(drive) + self.gamma * a - self.beta * u) / self.tau_u,)
 
     def neurons(self, state: State) -> Tensor:
         """z = (P a + x) / alpha."""

@@ -48,10 +48,8 @@ def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: i
     best = torch.full_like(problem.lam, math.inf)
     waited = torch.zeros_like(problem.lam, dtype=torch.long)
     for _ in range(limit):
-        c = problem._residuals(a).code
-        kkt = problem._kkt(a, c)
-        if problem.nonnegative:
-            kkt = torch.maximum(kkt, problem.max_code(-a))
+        residuals = problem.residuals(a)
+        c, kkt = residuals.code, problem.raw_kkt(a, residuals)
         better = kkt < best
         out[rows] = torch.where(problem.per_code(better), a, out[rows])
         waited = torch.where(kkt < 0.5 * best, 0, waited + 1)
@@ -75,8 +73,8 @@ def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Ten
     eps = torch.finfo(a.dtype).eps
     lam = problem.per_code(problem.lam)
     sign = a.sign()
-    within = problem.max_code(torch.where(sign != 0, (c - lam * sign).abs(), 0.0))
-    violation = torch.where(sign == 0, c - lam if problem.nonnegative else c.abs() - lam, -math.inf)
+    within = problem.max_code(torch.where(sign != 0, (c - problem.penalty.slope(sign, lam)).abs(), 0.0))
+    violation = torch.where(sign == 0, problem.penalty.excess(c, lam), -math.inf)
     worst = problem.max_code(violation)
     # An entry joins once the conditions on the support hold, or fail by far less than its own.
     join = (worst > 4 * eps * scale) & (within <= torch.maximum(16 * eps * scale, 1e-3 * worst))
@@ -84,7 +82,9 @@ def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Ten
     sign = torch.where(joins, c.sign(), sign)
     unbound = problem.per_code(free(problem))
     support = (sign != 0) | unbound
-    direction = support_system(problem, support, gram).solve(torch.where(support, c - lam * sign, 0.0))
+    direction = support_system(problem, support, gram).solve(
+        torch.where(support, c - problem.penalty.slope(sign, lam), 0.0)
+    )
     # A newcomer that the rounded system would send the wrong way stays out.
     direction = torch.where((a == 0) & (direction * sign < 0) & ~unbound, 0.0, direction)
     crossing = (a != 0) & (sign * (a + direction) < 0) & ~unbound
@@ -93,5 +93,5 @@ def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Ten
     first = -problem.max_code(-ratio)
     part = a + problem.per_code(first.clamp(max=1.0)) * direction
     part = torch.where(crossing & (ratio <= problem.per_code(first)), 0.0, part)
-    falls = problem._objective(full) <= problem._objective(a)
+    falls = problem.raw_objective(full) <= problem.raw_objective(a)
     return torch.where(problem.per_code(torch.isinf(first) | falls), full, part)

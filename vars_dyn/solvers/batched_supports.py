@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vars_dyn.penalties import Penalty
+
 __all__ = ["SettledSupports", "Supports", "Systems", "padded", "settle"]
 
 #: How far |c_i| may exceed lam before atom i joins, relative to lam.
@@ -129,7 +131,7 @@ def settle(
     drive: Tensor,
     lam: Tensor,
     supports: Supports,
-    nonnegative: bool,
+    penalty: Penalty,
     limit: int,
     widest: int,
 ) -> SettledSupports:
@@ -145,9 +147,9 @@ def settle(
     if supports.atoms.shape[1] > widest:
         return SettledSupports(out, rows, 0)
     if bool((supports.sign != 0).any()):
-        supports, c, changed, steps = *_solved(gram, drive, lam, supports), 1
+        supports, c, changed, steps = *_solved(gram, drive, lam, supports, penalty), 1
     while len(rows):
-        violation = (c.clone() if nonnegative else c.abs()).sub_(lam).scatter_(1, supports.atoms, -1.0)
+        violation = penalty.excess(c, lam).scatter_(1, supports.atoms, -1.0)
         worst = violation.amax(1, keepdim=True)
         done = ((worst <= _SLACK * lam) & ~changed.any(1, keepdim=True)).squeeze(-1)
         finished = int(done.sum())
@@ -164,16 +166,18 @@ def settle(
         supports = supports.joined(row, column, c[row, column].sign())
         if supports.atoms.shape[1] > widest:
             break
-        supports, c, changed = _solved(gram, drive, lam, supports)
+        supports, c, changed = _solved(gram, drive, lam, supports, penalty)
         steps += 1
     return SettledSupports(out, rows, steps)
 
 
-def _solved(gram: Tensor, drive: Tensor, lam: Tensor, supports: Supports) -> tuple[Supports, Tensor, Tensor]:
+def _solved(
+    gram: Tensor, drive: Tensor, lam: Tensor, supports: Supports, penalty: Penalty
+) -> tuple[Supports, Tensor, Tensor]:
     """The supports without the atoms whose sign changed in the solutions, P^T (x - P a) there, and which changed."""
     sign = supports.sign
     systems = Systems(gram, supports)
-    y = systems.solve(supports.gather(drive) - lam * sign)
+    y = systems.solve(supports.gather(drive) - penalty.slope(sign, lam))
     # The factor of dependent atoms is of no use, so such a signal starts again.
     changed = (y * sign < 0) | systems.singular[:, None]
     image = F.embedding_bag(supports.atoms, gram, per_sample_weights=y.masked_fill_(changed, 0.0), mode="sum")

@@ -125,6 +125,5 @@ def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float,
 
 def _neurons_of(problem: SparseProblem) -> SparseRecurrent:
     """The VARS neurons whose equilibrium solves `problem`: alpha = 1, gamma = 2, beta = 2 + ridge."""
-    threshold = "nonnegative" if problem.nonnegative else "soft"
     beta = 2.0 + problem.ridge
-    return SparseRecurrent(problem.dictionary, problem.x, problem.lam, beta=beta, threshold=threshold)
+    return SparseRecurrent(problem.dictionary, problem.x, problem.lam, beta=beta, threshold=problem.penalty)

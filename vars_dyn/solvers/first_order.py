@@ -13,7 +13,6 @@ from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers.active_set import polish
 from vars_dyn.solvers.methods import ROUNDING, Found, Goal, Method, no_steps
 from vars_dyn.solvers.support_systems import gram_matrix, is_small
-from vars_dyn.thresholds import nonnegative_threshold, soft_threshold
 
 __all__ = ["FirstOrder", "Fista", "Ista", "Iterate", "ProximalStep", "ista_step"]
 
@@ -29,10 +28,10 @@ def ista_step(problem: SparseProblem, a: Tensor, curvature: Tensor, descent: Ten
     `descent` is P^T (x - P a), where the caller has it.
     """
     if descent is None:
-        descent = problem.dictionary._encode(problem.x - problem.dictionary._decode(a))
+        descent = problem.dictionary.encode_unchecked(problem.x - problem.dictionary.decode_unchecked(a))
     v = a + (descent - problem.ridge_of(a)) / curvature
     threshold = problem.per_code(problem.lam) / curvature
-    return nonnegative_threshold(v, threshold) if problem.nonnegative else soft_threshold(v, threshold)
+    return problem.penalty.prox(v, threshold)
 
 
 class ProximalStep(NamedTuple):
@@ -121,7 +120,7 @@ class FirstOrder(Method):
     def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
         """Codes for every signal, from `start` or the method's own first code."""
         code = self.first_code(problem) if start is None else start.clone()
-        code = code.clamp(min=0) if problem.nonnegative else code
+        code = code if problem.penalty.outside(code) is None else problem.penalty.prox(code, 0.0)
         return Found.certified(problem, *self.continued(problem, code, no_steps(problem), goal))
 
     def continued(self, problem: SparseProblem, code: Tensor, iterations: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
@@ -199,7 +198,7 @@ class Fista(FirstOrder):
 
 def _reached(problem: SparseProblem, a: Tensor, tol: float) -> Tensor:
     """Where the relative gap is within `tol` with rounding included, or within half of it as computed."""
-    gap = problem._relative_gap(a, problem._residuals(a))
+    gap = problem.raw_relative_gap(a, problem.residuals(a))
     near = gap <= 0.5 * tol
     open_rows = ((gap <= tol) & ~near).reshape(len(gap), -1).any(-1).nonzero().squeeze(-1)
     if len(open_rows):

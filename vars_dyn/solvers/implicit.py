@@ -50,8 +50,8 @@ def with_gradient(problem: SparseProblem, code: Tensor) -> WithGradient:
     with torch.no_grad():
         system = support_system(flat.detach(), support)
         dependent = int(system.singular().sum())
-    descent = flat._residuals(a).code
-    residual = torch.where(support, descent - flat.per_code(flat.lam) * a.sign(), 0.0)
+    descent = flat.residuals(a).code
+    residual = torch.where(support, descent - flat.penalty.slope(a.sign(), flat.per_code(flat.lam)), 0.0)
     moving = own.code(_OnSupport.apply(residual, a, system), back=True)
     return WithGradient(moving.reshape(code.shape), dependent)
 
@@ -101,8 +101,8 @@ def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability
         flat, own = problem.detach().flat().normalised()
         a = own.code(code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
         support = _support(flat, a)
-        c = flat._residuals(a).code
-        slack = flat.per_code(flat.lam) - (c if flat.nonnegative else c.abs())
+        c = flat.residuals(a).code
+        slack = -flat.penalty.excess(c, flat.per_code(flat.lam))
         infinite = torch.full_like(a, torch.inf)
         values = (
             own.amplitude(-flat.max_code(-torch.where(support, a.abs(), infinite))),

@@ -76,7 +76,7 @@ class MixedPrecision(Method):
         code, iterations = (
             part[index].reshape(*rest.batch_shape, *part.shape[left.ndim :]) for part in (found.code, found.iterations)
         )
-        worse = ~(rest._objective(code) <= rest._objective(torch.zeros_like(code)))
+        worse = ~(rest.raw_objective(code) <= rest.raw_objective(torch.zeros_like(code)))
         code = code.masked_fill(problem.per_code(worse), 0.0)
         again = Found.certified(rest, *Fista().continued(rest, code, iterations, goal))
         for part, new in zip(found, again, strict=True):
@@ -106,7 +106,7 @@ def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Te
         ridge = problem.ridge
         if isinstance(ridge, Tensor) and ridge.ndim:
             ridge = ridge[index][:, None]
-        return problem._with(dictionary, problem.x[index][:, None], problem.lam[index][:, None], ridge), index
+        return problem.with_parts(dictionary, problem.x[index][:, None], problem.lam[index][:, None], ridge), index
     index = (index[0].unique(),)
     return problem.select(index[0]), index
 
@@ -119,6 +119,8 @@ def suits(problem: SparseProblem) -> bool:
     """
     dictionary = problem.dictionary
     small = is_small(dictionary) and dictionary.code_size <= _ATOMS
+    if problem.penalty.tensors():
+        return False  # weights of the atoms would have to be gathered on the supports
     if isinstance(problem.ridge, Tensor) and problem.ridge.ndim:
         return False  # in units of their own, elements of very different scales have a ridge each
     return small and problem.x.dtype == torch.float64 and bool((problem.lam > 0).all())
@@ -170,7 +172,7 @@ def _supports(
     iterations = torch.zeros(len(drive), dtype=torch.long, device=drive.device)
 
     def settled_from(start: Supports, limit: int, widest: int) -> SettledSupports:
-        return settle(gram, drive[left], lam[left], start, problem.nonnegative, limit, widest)
+        return settle(gram, drive[left], lam[left], start, problem.penalty, limit, widest)
 
     if grow and len(left):
         settled = settled_from(supports.select(left), min(12, max_iterations), problem.dictionary.signal_size // 3)
@@ -199,14 +201,15 @@ class _OnSupports:
         self.systems = Systems(gram, supports)
         self.index = supports.atoms.clamp(max=supports.padding - 1)
         self.sign = supports.sign.to(problem.x.dtype)
-        self.pull = problem.lam[:, None] * self.sign
+        self.pull = problem.penalty.slope(self.sign, problem.lam[:, None])
 
     def first_code(self) -> Tensor:
         """The codes that solve the systems, to single precision."""
         single, supports = self.single, self.supports
         code = self.problem.x.new_zeros(len(self.index), *self.problem.dictionary.code_shape)
         drive = padded(single.drive[0], rows=False)
-        return self.correct(code, (supports.gather(drive) - single.lam[0] * supports.sign) * single.descent_scale[0])
+        missing = supports.gather(drive) - single.penalty.slope(supports.sign, single.lam[0])
+        return self.correct(code, missing * single.descent_scale[0])
 
     def miss(self, c: Tensor) -> Tensor:
         """By how much the conditions on the supports fail, for c = P^T (x - P a) - ridge a."""
@@ -225,15 +228,15 @@ def _refined(problem: SparseProblem, conditions: _OnSupports, tol: float | None,
     rounding = _ROUNDING * torch.finfo(code.dtype).eps
     last = math.inf
     while True:
-        residuals = problem._residuals(code)
+        residuals = problem.residuals(code)
         failing = conditions.miss(residuals.code)
         worst = float((failing.abs().amax(-1) / scale).max())
         if worst <= rounding or not worst < 0.3 * last:
             break
-        if tol is not None and bool((problem._certify(code, residuals).relative_gap <= tol).all()):
+        if tol is not None and bool((problem.certify(code, residuals).relative_gap <= tol).all()):
             break
         last, code = worst, conditions.correct(code, failing)
-    _, gap, kkt, _ = problem._certify(code, residuals)
+    _, gap, kkt, _ = problem.certify(code, residuals)
     return Proposal(Found(code, gap, kkt, iterations), scale)
 
 
@@ -246,19 +249,19 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Prop
     admm, steps = Admm(single, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
     admm.run(steps)
     a = admm.code()
-    a += single.correction(a, single.drive - torch.bmm(a, single.gram) - single.lam * a.sign())
+    a += single.correction(a, single.drive - torch.bmm(a, single.gram) - single.penalty.slope(a.sign(), single.lam))
     shape, scale = problem.dictionary.code_shape, single.rounding_scale(problem)
     code = (a * single.scale).reshape(*problem.batch_shape, *shape)
     gap, kkt = torch.empty_like(scale), torch.empty_like(scale)
     rows, last = torch.arange(len(code), device=code.device), torch.full_like(scale[:, 0], math.inf)
     while len(rows):
         some = problem if len(rows) == len(code) else problem.select(rows)
-        residuals = some._residuals(code[rows])
-        _, gap[rows], kkt[rows], _ = some._certify(code[rows], residuals)
+        residuals = some.residuals(code[rows])
+        _, gap[rows], kkt[rows], _ = some.certify(code[rows], residuals)
         own, c = single.select(rows), residuals.code.reshape(len(rows), *a.shape[1:])
         a = code[rows].reshape(c.shape)
         # Computed in double precision: in single, the difference of c and lam would be rounding.
-        missing = (c - some.lam[..., None] * a.sign()).masked_fill_(a == 0, 0.0)
+        missing = (c - some.penalty.slope(a.sign(), some.lam[..., None])).masked_fill_(a == 0, 0.0)
         failing = missing.abs().amax(-1)
         wanting = failing > _ROUNDING * torch.finfo(code.dtype).eps * scale[rows]
         wanting = wanting if tol is None else wanting & (gap[rows] > tol)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vars_dyn.penalties import Penalty
 from vars_dyn.problems import SparseProblem
 
 __all__ = ["Admm", "SinglePrecision"]
@@ -26,7 +27,7 @@ class SinglePrecision(NamedTuple):
         lam: (elements, n, 1).
         scale: of the codes, (elements, n, 1) and in the problem's dtype: one unit of a code here is that much there.
         descent_scale: the same of P^T x.
-        nonnegative: as the problem's.
+        penalty: the problem's.
     """
 
     gram: Tensor
@@ -34,7 +35,7 @@ class SinglePrecision(NamedTuple):
     lam: Tensor
     scale: Tensor
     descent_scale: Tensor
-    nonnegative: bool
+    penalty: Penalty
 
     @classmethod
     def of(cls, problem: SparseProblem) -> SinglePrecision:
@@ -48,7 +49,7 @@ class SinglePrecision(NamedTuple):
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
         # A signal of zeros may have a lam beyond single precision, and infinity times a sign of zero is not a number.
         lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).clamp(max=_IDLE).float()
-        return cls(gram, drive, lam, size / largest, descent_scale, problem.nonnegative)
+        return cls(gram, drive, lam, size / largest, descent_scale, problem.penalty)
 
     def rounding_scale(self, problem: SparseProblem) -> Tensor:
         """About |P^T x| + lam of each signal, by which rounding in P^T (x - P a) is measured."""
@@ -59,7 +60,7 @@ class SinglePrecision(NamedTuple):
         if len(rows) == len(self.gram):
             return self
         gram, drive, lam, scale, descent_scale = (part[rows] for part in self[:-1])
-        return SinglePrecision(gram, drive, lam, scale, descent_scale, self.nonnegative)
+        return SinglePrecision(gram, drive, lam, scale, descent_scale, self.penalty)
 
     def correction(self, a: Tensor, missing: Tensor) -> Tensor:
         """A correction that brings codes closer to solving the systems on their supports.
@@ -71,7 +72,7 @@ class SinglePrecision(NamedTuple):
 
     def critical(self) -> Tensor:
         """The smallest lam at which the code is zero, (elements, n, 1)."""
-        largest = (self.drive if self.nonnegative else self.drive.abs()).amax(-1, keepdim=True)
+        largest = self.penalty.dual_norm(self.drive)[..., None]
         return largest.clamp(min=torch.finfo(largest.dtype).tiny)
 
 
@@ -101,18 +102,18 @@ class Admm:
         eye = torch.eye(problem.gram.shape[-1], dtype=rho.dtype, device=rho.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(problem.gram + rho * eye)[0])
         self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (problem.drive @ inverse)
-        self.bound, self.nonnegative = _one_number(problem.lam / rho), problem.nonnegative
+        self.bound, self.penalty = _one_number(problem.lam / rho), problem.penalty
         self.w, self.u = torch.zeros_like(problem.drive), torch.zeros_like(problem.drive)
 
     def run(self, steps: int) -> None:
         """Take `steps` steps."""
         w, u, v = self.w, self.u, torch.empty_like(self.w)
-        upper: Any = self.bound  # clamp's types do not say that both bounds are numbers or both tensors
-        lower = None if self.nonnegative else -upper
+        # The types of clamp do not say that both bounds are numbers or both tensors.
+        bounds: Any = self.penalty.bounds(self.bound)
         for _ in range(steps):
             torch.sub(w, u, alpha=2, out=v)
             w = torch.baddbmm(self.rest, v, self.pull).add_(u, alpha=2 - _RELAX)
-            u = w.clamp(lower, upper)
+            u = w.clamp(*bounds)
         self.w, self.u = w, u
 
     def code(self) -> Tensor:

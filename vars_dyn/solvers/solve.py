@@ -95,7 +95,11 @@ def solve(
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         whole = problem.detach().flat()
         # The certificates of float64 are computed in the same units, so these are made once.
-        flat, own = whole._prepare()[1:3] if whole.x.dtype == torch.float64 else whole.normalised()
+        if whole.x.dtype == torch.float64:
+            prepared = whole.prepared()
+            flat, own = prepared.problem, prepared.units
+        else:
+            flat, own = whole.normalised()
         if start is not None:
             start = own.code(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
             _checks.floating_tensor("start, in units of the solution,", start)
