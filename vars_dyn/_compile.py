@@ -16,9 +16,10 @@ R = TypeVar("R")
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, which torch.compile breaks the graph at and runs as it is.
+    """`function`, where torch.compile breaks the graph and runs it as it is.
 
-    As `torch.compiler.disable`, which would import the compiler, as long as importing torch takes, for users of none.
+    It does what `torch.compiler.disable` does, which would import the compiler for users who compile nothing, and take
+    as long as importing torch.
     """
 
     @functools.wraps(function)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def exponent(value: Tensor, event_dims: int) -> Tensor:
-    """The integer e with 2^(e-1) <= max |value| < 2^e over the last `event_dims` dimensions; 0 where all is zero.
+    """The integer e with 2^(e-1) <= max |value| < 2^e over the last `event_dims` dimensions; 0 where all are zero.
 
     Shape: that of `value` without its event dimensions; dtype int32.
     """
@@ -32,7 +32,10 @@ def scaled(value: Tensor, exponent: Tensor) -> Tensor:
 
 
 def largest(value: Tensor, event_dims: int | None = None) -> Tensor:
-    """max |value| over the last `event_dims` dimensions (None: over all), zero over nothing; cut from the graph."""
+    """max |value| over the last `event_dims` dimensions, or all where None is given; zero of no entries.
+
+    The result is cut from the graph.
+    """
     value = value.detach()
     dims = tuple(range(-(value.ndim if event_dims is None else event_dims), 0))
     if not dims or not value.numel():

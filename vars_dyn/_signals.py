@@ -21,8 +21,9 @@ def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int
 
 
 def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: Tensor) -> Tensor:
-    """`value`, a number or one number per signal of at least zero, as a tensor of shape `batch`; ValueError
-    otherwise.
+    """`value` as a tensor of shape `batch`.
+
+    It is a number of at least zero, or one per signal; anything else raises ValueError.
     """
     if isinstance(value, Tensor) and value.ndim:
         _checks.floating_tensor(name, value)

@@ -53,7 +53,7 @@ class Evaluated(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """Upper bounds, one per signal; none of them is a number where it could not be computed.
+    """Upper bounds, one per signal; a bound that could not be computed is not a number.
 
     Attributes:
         gap: on E(a) - E*, infinite where a code that must not be negative is.
@@ -84,7 +84,7 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     else:
         paid = (cost + of.penalty.cost(of.lost[..., None] * torch.full_like(size, _LOST))).sum(-1)
     residual = torch.linalg.vector_norm(r, dim=-1)
-    # Nothing is lost of signals and codes of zeros.
+    # Signals and codes of zeros lose nothing.
     lost = d * _LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
     terms = nonzeros.clamp(max=rounding.decode) if rounding.sparse else torch.full_like(nonzeros, rounding.decode)
     off = _SLACK * u * ((terms + 2) * reach + residual) + lost * (n + length)
@@ -128,8 +128,10 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
 
 
 def least_pull(x: Tensor, pull: Tensor, rounding: Rounding) -> Tensor:
-    """A lower bound on max_i |P^T x|_i, `pull` being P^T x as computed; of a signal that is orthogonal to every atom up
-    to rounding, max_i |P_i| |x|. Zero for signals and dictionaries of zeros.
+    """A lower bound on max_i |P^T x|_i, where `pull` is P^T x as computed.
+
+    For a signal that is orthogonal to every atom up to rounding it is max_i |P_i| |x|; for signals and dictionaries of
+    zeros it is zero.
     """
     u = torch.finfo(x.dtype).eps / 2
     length = torch.linalg.vector_norm(x, dim=-1)[..., None]

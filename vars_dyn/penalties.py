@@ -2,7 +2,7 @@
 
 A problem's penalty is lam sum_i r(a_i), with one lam per signal. A `Penalty` is r. It is the support function of a box,
 lam r(a) = max over c in `bounds(lam)` of c a: so the box is where the conjugate of lam r is zero (elsewhere it is
-infinite), the proximal operator takes off v its projection onto the box, and a dual point is feasible inside it.
+infinite), the proximal operator takes from v its projection onto the box, and a dual point is feasible inside it.
 
 Parameters that differ from atom to atom, such as weights, belong to a subclass, which gives them by `tensors` and says
 how they follow codes that are flattened. A linear term -q.a belongs to the smooth part of a problem, not to r: it moves
@@ -47,9 +47,9 @@ def nonnegative_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
 class Penalty(ABC):
     """r, elementwise and convex, with r(0) = 0; a plain value without state.
 
-    In all methods `weight` is lam, or a multiple of it such as a step times lam: a number, or a tensor that broadcasts
-    against codes. c is the negative gradient of a problem's smooth part, P^T (x - P a) - ridge a, and `sign` the signs
-    of a code's entries. What is said of entries has the shape of codes.
+    In all methods `weight` is lam, or a multiple of it such as lam over a curvature: a number, or a tensor that
+    broadcasts against codes. c is the negative gradient of a problem's smooth part, P^T (x - P a) - ridge a, and `sign`
+    holds the signs of a code's entries. What is said of entries has the shape of codes.
 
     Attributes:
         name: what fields and commands call the gate that is its proximal operator.

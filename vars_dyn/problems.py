@@ -53,8 +53,9 @@ class SparseProblem(RawProblem):
     The gap, the relative gap and the KKT residual are upper bounds with rounding included: what the dtype rounds is
     bounded and added, and narrower dtypes are evaluated in float64. They are computed on signals and dictionaries
     brought near one by powers of two, so that the relative gap does not depend on units, however large or small. A
-    value that cannot be computed is NaN or infinite, and within no tolerance. What solvers look at on the way stands in
-    `residuals` and the methods `raw_...`: values as computed in the problem's own dtype and units, rounding left out.
+    value that cannot be computed is NaN or infinite, and within no tolerance. Solvers look at
+    `residuals` and the methods `raw_...` on their way: values as computed in the problem's own dtype and units, without
+    a bound on rounding.
     """
 
     _kept: Prepared | None = None
@@ -108,9 +109,10 @@ class SparseProblem(RawProblem):
 
         With r = x - P a, c = P^T r - ridge a and s = min(1, lam / |c|), the point s (r, -sqrt(ridge) a) is dual
         feasible and the gap is 1/2 (1 - s)^2 (|r|^2 + ridge |a|^2) + lam |a|_1 - s a.c, a sum of terms that are each
-        at least zero and so free of the cancellation in E - D. First order in the error of a. At lam = 0 it is E(a)
-        itself, a bound that never becomes small: there the KKT residual certifies. To these is added what rounding may
-        have taken off them. Differentiable in a and in all that the problem is made of.
+        at least zero and so free of the cancellation in E - D. For another penalty r, its dual norm takes the place of
+        |c|, and sum_i r(a_i) that of |a|_1. What rounding may have taken off these terms is added. The gap is of first
+        order in the error of a. At lam = 0 it is E(a) itself, which never becomes small: there the KKT residual
+        certifies. It is differentiable in a and in all that the problem is made of.
         """
         own, code, residuals, found = self._evaluate(a)
         value = _through(own.problem.raw_gap(code, residuals), found.gap)
@@ -120,8 +122,8 @@ class SparseProblem(RawProblem):
         """The largest violation of the optimality conditions, in units of P^T x; zero at the argmin only.
 
         With c = P^T (x - P a) - ridge a: |c_i - lam sgn a_i| where a_i is not zero, max(|c_i| - lam, 0) where it is;
-        for a >= 0, max(c_i - lam, 0) where a_i is zero, and -a_i where it is negative. With what rounding may have
-        taken off.
+        for a >= 0, max(c_i - lam, 0) where a_i is zero, and -a_i where it is negative. What rounding may have taken off
+        is added.
         """
         own, code, residuals, found = self._evaluate(a)
         return self._kkt_of(own, a, _through(own.problem._violation(code, residuals), found.kkt), found.kkt)

@@ -183,8 +183,6 @@ class RawProblem:
         return self.with_parts(dictionary, x, self.lam.reshape(lead), self.ridge)
 
     def select(self, index: Tensor) -> Self:
-        """Of a `flat` problem, the rows `index` of its first dimension (signals, or elements of a batched
-        dictionary).
-        """
+        """The rows `index` of a `flat` problem's first dimension: signals, or elements of a batched dictionary."""
         ridge = self.ridge[index] if isinstance(self.ridge, Tensor) and self.ridge.ndim else self.ridge
         return self.with_parts(self.dictionary.select(index), self.x[index], self.lam[index], ridge)

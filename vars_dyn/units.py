@@ -37,26 +37,26 @@ class Units(NamedTuple):
         return value if self.plain else _scaling.scaled(value, exponent)
 
     def code(self, a: Tensor, *, back: bool = False) -> Tensor:
-        """A code in these units; with `back`, of these units in the original ones."""
+        """A code in these units; with `back`, a code of these units in the original ones."""
         if self.plain:
             return a
         exponent = self.e - self.f if back else self.f - self.e
         return _scaling.scaled(a, exponent.reshape(*exponent.shape, *(1,) * self.code_dims))
 
     def amplitude(self, value: Tensor) -> Tensor:
-        """An entry of each signal's code, of these units, in the original ones."""
+        """An entry of each signal's code: from these units to the original ones."""
         return self._by(value, self.e - self.f)
 
     def energy(self, value: Tensor) -> Tensor:
-        """E of these units in the original ones."""
+        """E: from these units to the original ones."""
         return self._by(value, 2 * self.e)
 
     def descent(self, value: Tensor) -> Tensor:
-        """P^T x of these units in the original ones."""
+        """P^T x: from these units to the original ones."""
         return self._by(value, self.e + self.f)
 
     def penalty(self, lam: Tensor, length: Tensor) -> Tensor:
-        """lam |a|_1 in the original units, for |a|_1 = `length` in these and lam in the original ones."""
+        """The penalty in the original units, for sum_i r(a_i) = `length` in these and lam in the original ones."""
         lam = lam.to(length.dtype)
         if self.plain:
             return lam * length

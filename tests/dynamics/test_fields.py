@@ -54,7 +54,7 @@ def gate(u: Array, theta: float, nonnegative: bool) -> Array:
 
 
 def quadratic(P: Array, alpha: float, beta: float, gamma: float) -> Array:
-    """Q of F(a) = 1/2 a.Q a - b.a / alpha + lam |a|_1 (fact 1)."""
+    """Q of F(a) = 1/2 a.Q a - b.a / alpha + lam |a|_1 (docs/mathematics.md, "What an equilibrium solves")."""
     return (gamma - 1 / alpha) * P.T @ P + (beta - gamma) * np.eye(P.shape[1])
 
 
@@ -253,7 +253,7 @@ def test_every_element_of_a_batch_has_its_own_stiffness() -> None:
 
 
 def convex(field: Sparse) -> bool:
-    """Fact 1's condition, from eigenvalues; c = 0 with beta = gamma apart."""
+    """Whether F is strictly convex, from eigenvalues; c = 0 with beta = gamma apart."""
     return all(
         np.linalg.eigvalsh(quadratic(P, field.alpha, field.beta, field.gamma))[0] > 1e-9
         for P in matrices(field.dictionary)

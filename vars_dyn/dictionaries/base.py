@@ -182,7 +182,7 @@ class Dictionary(ABC):
         return self.with_tensors(tuple(t.detach() for t in self.tensors()))
 
     def select(self, index: Tensor) -> Self:
-        """The elements `index` of a batched dictionary, counted over its flattened batch; itself where none is batched.
+        """The elements `index` of a batched dictionary, counted over its flattened batch; itself where it has none.
 
         The result has batch_shape (len(index),).
         """
@@ -217,10 +217,9 @@ def rounded_up(bound: Tensor, terms: int) -> Tensor:
 
 
 def largest_hermitian(matrices: Tensor) -> Tensor:
-    """The largest eigenvalue, at least zero, of symmetric or Hermitian matrices (..., n, n), up to rounding.
+    """The largest eigenvalue of symmetric or Hermitian matrices (..., n, n), at least zero, up to rounding.
 
-    Where LAPACK does not find the eigenvalues it is the largest sum of magnitudes along a row (Gershgorin), which is no
-    less.
+    Where LAPACK finds no eigenvalues, it is the largest sum of magnitudes along a row, which is no less (Gershgorin).
     """
     try:
         return torch.linalg.eigvalsh(matrices)[..., -1].clamp(min=0)

@@ -98,14 +98,16 @@ class Field(ABC):
     def decay(self) -> Tensor:
         """An upper bound on the modulus of every negative Jacobian eigenvalue, shaped like `stiffness()`, in 1/time.
 
-        Fixed steps must not be longer than a method's stability limit over it; what grows they follow.
+        Fixed steps must not be longer than a method's stability limit over it. Eigenvalues above zero set no
+        limit, as fixed steps follow what grows.
         """
         return self.stiffness()
 
     @abstractmethod
     def instability(self) -> str | None:
-        """Why there is no stable equilibrium, or why none is proved, as a sentence that says which; None where one is
-        proved for every signal.
+        """Why there is no stable equilibrium, or why none is proved, in a sentence that says which of the two.
+
+        None where one is proved for every signal.
         """
 
     @abstractmethod
@@ -123,9 +125,10 @@ class Field(ABC):
         return self._derivative(state)
 
     def prepared(self) -> Self:
-        """The same field to be evaluated many times without a gradient: what stays the same is worked out once.
+        """The same field, prepared to be evaluated many times without a gradient.
 
-        It is for evaluations alone: give it no other tensors, and select nothing from it.
+        What stays the same is worked out once. Use it for evaluations alone: give it no other tensors, and select
+        nothing from it.
         """
         return self
 
@@ -187,7 +190,7 @@ class Field(ABC):
         return twin
 
     def select(self, index: Tensor) -> Self:
-        """Of a `flat` field, the rows `index` of its first dimension (signals, or elements of a batched dictionary)."""
+        """The rows `index` of a `flat` field's first dimension: signals, or elements of a batched dictionary."""
         twin = copy.copy(self)
         twin.dictionary, twin.x, twin.lam = self.dictionary.select(index), self.x[index], self.lam[index]
         return twin

@@ -1,4 +1,4 @@
-"""Fields with encoding neurons: sparse recurrent (VARS), its reduced form, and encoder-decoder (Eq. 6-9, 18-21)."""
+"""What all fields with encoding neurons share: their gate, and the problem that their equilibrium solves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MATRIX_LIMIT = 8192
 
 
 class Gated(Field):
-    """What the fields with encoding neurons share: the problem of fact 1, F(a), and the gate.
+    """What the fields with encoding neurons share: the gate, and the problem that an equilibrium solves.
 
     With c = gamma - 1/alpha the code at rest is a stationary point of
     F(a) = c/2 |P a|^2 - (1/alpha) x.P a + (beta - gamma)/2 |a|^2 + lam |a|_1, theta = lam / beta.
@@ -90,7 +90,7 @@ class Gated(Field):
         return smooth + ridge * half_square(a, self.dictionary.code_shape) + penalty
 
     def problem(self) -> SparseProblem:
-        """The convex problem F(a), written as a `SparseProblem` (fact 1).
+        """The convex problem F(a) as a `SparseProblem` (docs/mathematics.md, "What an equilibrium solves").
 
         For c > 0 and beta >= gamma: P, x / (alpha c), lam / c, ridge (beta - gamma) / c. Elsewhere Q = c G + (beta -
         gamma) I, where it is positive definite, is factored as R^T R and R stands for P (its argmin and KKT residual
@@ -124,11 +124,11 @@ class Gated(Field):
         return self._curvature * gram + self._ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
     def instability(self) -> str | None:
-        """Why F has no stable minimum for every signal, or why none is proved (facts 1 and 6); None where one is.
+        """Why F has no stable minimum for every signal, or why none is proved; None where one is proved.
 
-        It is proved where F is convex and bounded below. Where F is linear an equilibrium exists if and only if the
-        drive is weak (`rests_without_code`). Where F is not convex, a signal without a threshold grows for certain;
-        any other may rest at one of several codes.
+        One is proved where F is convex and bounded below (docs/mathematics.md, "What an equilibrium solves"). Where F
+        is linear, an equilibrium exists if and only if the drive is weak (`rests_without_code`). Where F is not convex,
+        a signal without a threshold grows for certain, and any other may rest at one of several codes.
         """
         c, ridge = _checks.plain(self._curvature), _checks.plain(self._ridge)
         if c >= 0 and ridge >= 0 and (c > 0 or ridge > 0):
@@ -170,8 +170,10 @@ class Gated(Field):
             return drive <= _checks.plain(self.alpha) * self.lam.detach()
 
     def _grows(self, values: Tensor) -> bool:
-        """Whether a signal grows for certain: its gate is the identity, so that the field is linear, and the quadratic
-        form, of eigenvalues `values`, is negative in some direction by more than rounding.
+        """Whether a signal grows for certain.
+
+        It does where its gate is the identity, so that the field is linear, and the quadratic form with the eigenvalues
+        `values` is negative in some direction by more than rounding.
         """
         if self.nonnegative:
             return False

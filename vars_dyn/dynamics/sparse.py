@@ -81,7 +81,8 @@ class SparseRecurrent(Gated):
         return self._rest_neurons(code), self._rest_encoders(code)
 
     def lyapunov(self, state: State) -> Tensor:
-        """V = alpha/2 |z - (P a + x)/alpha|^2 + F(a) (fact 2); dV/dt = -tau_z |z'|^2 - tau_u sum g'(u) u'^2 <= 0.
+        """V = alpha/2 |z - (P a + x)/alpha|^2 + F(a) ; dV/dt = -tau_z |z'|^2 - tau_u sum g'(u) u'^2 <= 0
+        (docs/mathematics.md, "A Lyapunov function").
 
         The constant in F is such that at alpha = 1, beta = gamma = 2 and z at rest, V is the LASSO objective.
         """
@@ -90,7 +91,8 @@ class SparseRecurrent(Gated):
         return self.alpha * half_square(z - self._rest_neurons(a), self.dictionary.signal_shape) + self._potential(a)
 
     def stiffness(self) -> Tensor:
-        """Fact 3's bound: max(beta/tau_u, 1/2 [p + q + sqrt((p - q)^2 + 4 L/(tau_z tau_u))]), p = alpha/tau_z,
+        """The bound of docs/mathematics.md, "Real spectrum, and how stiff it is":
+        max(beta/tau_u, 1/2 [p + q + sqrt((p - q)^2 + 4 L/(tau_z tau_u))]), p = alpha/tau_z,
         q = max over active sets of |beta - gamma + gamma L_A| / tau_u.
         """
         largest = self.dictionary.lipschitz()
