@@ -116,7 +116,7 @@ def test_a_bound_alone_proves_no_divergence() -> None:
 
 
 def test_a_form_that_is_too_large_to_be_written_out_is_integrated_to_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vars_dyn.dynamics.sparse._MATRIX_LIMIT", 3)
+    monkeypatch.setattr("vars_dyn.dynamics.gated._MATRIX_LIMIT", 3)
     field = vd.SparseRecurrent(vd.DenseDictionary(normal(0, 3, 4)), normal(1, 2, 3), 0.3, gamma=0.5, beta=0.6)
     with pytest.warns(UserWarning, match="no stable equilibrium is proved.*too large to be written out, for 4 atoms"):
         vd.integrate(field, field.initial_state(), torch.tensor([0.0, 1.0]))
