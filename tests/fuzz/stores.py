@@ -20,7 +20,10 @@ import vars_dyn as vd
 from vars_dyn.recording import StoreError, facts, open_dataset
 from vars_dyn.recording.record import record
 
-__all__ = ["run"]
+__all__ = ["QUICK", "run"]
+
+#: How many damaged stores `run` opens and resumes in a few seconds.
+QUICK = 12
 
 _SLOW = 20.0  # seconds: a store of a few kilobytes opens, or is refused, in far less
 _ODD: tuple[Any, ...] = (

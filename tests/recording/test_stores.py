@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vars_dyn as vd
-from tests.fuzz.stores import run as fuzz
 from tests.recording.helpers import assert_same_bits, even, small_field
 from vars_dyn import _files
 from vars_dyn._files import Workplace, is_our_picture, replacing, tidy
@@ -403,11 +402,6 @@ def test_a_store_of_the_first_version_opens_and_goes_on(tmp_path: Path) -> None:
     record(small_field((2,)), tmp_path / "run.zarr", even(1.0), overwrite=True)
     with pytest.raises(StoreError, match="another run"):
         resumed.z.load()
-
-
-def test_damaged_stores_give_right_numbers_or_a_sentence(tmp_path: Path) -> None:
-    """Some of the damages that `python -m tests.fuzz` makes by the hundred."""
-    assert fuzz(12, 0, tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["z/c.1.0.0", "signals/c.0.0"])
