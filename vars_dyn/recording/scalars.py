@@ -106,7 +106,15 @@ def _refuse_constant(name: str) -> Any:
 def facts(dataset: xr.Dataset) -> dict[str, Any]:
     """All that is known of a run: its attributes, parameters, results and provenance by name.
 
-    Where a run has not set a value, it is the text "none". Of joined runs, select one first: StoreError otherwise.
+    Args:
+        dataset: a run, as `record`, `open_dataset`, `to_dataset` or `xarray.open_zarr` give it. Select one of several
+            joined runs first.
+
+    Returns:
+        A dictionary of plain values. A parameter that the run did not set is the text "none".
+
+    Raises:
+        StoreError: (a ValueError) where the dataset holds several runs.
     """
     text = dataset.variables.get("provenance")
     if text is None:  # the facts of stores of version 0.1 are attributes
