@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import vars_dyn
+from vars_dyn._version import __version__
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.problems import SparseProblem
 
@@ -93,7 +93,7 @@ def attributes_of_process(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions that results may depend on."""
-    found = {"vars_dyn_version": vars_dyn.__version__, "python_version": platform.python_version()}
+    found = {"vars_dyn_version": __version__, "python_version": platform.python_version()}
     return found | {f"{package}_version": _version(package) for package in _PACKAGES}
 
 
