@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -391,14 +392,31 @@ def test_a_store_of_the_first_version_opens_and_goes_on(tmp_path: Path) -> None:
         packed.extractall(tmp_path)
     old = open_dataset(tmp_path / "run.zarr")
     assert (old.attrs["status"], facts(old)["lam"], old.sizes["time"]) == ("running", 0.4, 4)
+    begun, field = old.load(), small_field((2,))
     arguments = {"chunk": 4, "rtol": 1e-6, "atol": 1e-8, "attributes": {"seed": 3}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.warn", lambda *_, **__: None)  # of other versions
-        resumed = record(small_field((2,)), tmp_path / "run.zarr", even(4.0), resume=True, **arguments)  # type: ignore[arg-type]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        record(field, tmp_path / "run.zarr", even(4.0), resume=True, **arguments)  # type: ignore[arg-type]
+    # Its tolerance was absolute. It goes on with one that is relative to each signal's size, and says so once.
+    assert sum("from t = 0.75 on, atol 1e-08 is relative to each signal's size" in str(w.message) for w in said) == 1
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        resumed = record(field, tmp_path / "run.zarr", even(5.0), resume=True, **arguments)  # type: ignore[arg-type]
+    assert not any("atol" in str(warning.message) for warning in said)
     assert resumed.attrs["status"] == "reached t_max"
-    whole = record(small_field((2,)), tmp_path / "whole.zarr", even(4.0), **arguments)  # type: ignore[arg-type]
-    for name in ("time", "z", "u", "gap", "z_end"):
-        np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-9, atol=1e-12)
+    assert "atol_relative_to" not in facts(resumed)
+    entries = facts(resumed)["resumed"]
+    assert [(entry["from_time"], "atol_relative_to" in entry) for entry in entries] == [(0.75, True), (4.0, True)]
+    for name in ("time", "z", "u", "gap"):
+        np.testing.assert_array_equal(resumed[name][:4], begun[name])
+    # From there on it is what the first version's state leads to: that state is not mended, and no error is added to
+    # it but that of the tolerances. The whole run has other steps from t = 0 on.
+    state = (torch.from_numpy(begun.z[-1].to_numpy()), torch.from_numpy(begun.u[-1].to_numpy()))
+    exact = vd.integrate(field, state, even(5.0)[3:], rtol=1e-11, atol=1e-13)
+    whole = record(field, tmp_path / "whole.zarr", even(5.0), **arguments)  # type: ignore[arg-type]
+    for k, name in enumerate(("z", "u")):
+        np.testing.assert_allclose(resumed[name][3:], exact.states[k], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(resumed[name], whole[name], rtol=0, atol=2e-5)
     record(small_field((2,)), tmp_path / "run.zarr", even(1.0), overwrite=True)
     with pytest.raises(StoreError, match="another run"):
         resumed.z.load()

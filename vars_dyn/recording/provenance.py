@@ -25,6 +25,7 @@ __all__ = [
     "command_line",
     "digest",
     "first_difference",
+    "meaning_of_tolerances",
     "plain",
     "versions",
 ]
@@ -89,6 +90,11 @@ def attributes_of_process(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def meaning_of_tolerances() -> dict[str, str]:
+    """The fact by which a run whose `atol` is relative is told from the older ones, whose `atol` was absolute."""
+    return {"atol_relative_to": "the size of each signal: max |x|, or lam where x is zero"}
 
 
 def versions() -> dict[str, str]:

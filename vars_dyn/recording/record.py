@@ -61,7 +61,9 @@ def record(
         neurons: flat indices of the neurons to record z of; by default all.
         atoms: flat indices of the atoms to record u and the code of; by default all.
         chunk: recorded times per commit and per chunk of the store; by default as many as fit in 16 MiB, at most 64.
-        resume: go on with the store. Everything must be as it was, but the last of `times` may be later.
+        resume: go on with the store. Everything must be as it was, but the last of `times` may be later. Stores of
+            version 0.1 were begun with an `atol` that was absolute. They go on with today's, which is relative to each
+            signal's size, and a warning says so.
         overwrite: take the place of a store that is there, once the new one has been begun. Only a store that `record`
             made, with nothing else in it, is replaced. Datasets of it that are open raise StoreError from then on.
         progress: is called with a `Progress` after every chunk.
@@ -110,7 +112,7 @@ def _created(path: Path, plan: Plan, *, overwrite: bool) -> Recording:
     chunks = plan.chunks(snapshot, 0)
     known = {
         **plan.given,
-        "atol_relative_to": "the size of each signal: max |x|, or lam where x is zero",
+        **provenance.meaning_of_tolerances(),
         **plan.identity,
         "parameters": [*plan.field.parameters()],
         "problem": provenance.described_problem(plan.field, plan.problem),

@@ -33,6 +33,7 @@ def resumed(path: Path, plan: Plan) -> Recording | None:
         slot, index = int(old["snapshot_slot"]), int(old["snapshot_index"])
         snapshot = _snapshot(path, plan, writer, slot, index)
         known = {**old, **plan.given, **of_times(plan.times), "resumed": _history(old)}
+        _warn_of_tolerances(path, old)
         chunks = plan.chunks(snapshot, index)
         recording = Recording(path, plan, snapshot, index, slot, known, float(old["wall_seconds"]), chunks)
         recording.writer = writer
@@ -96,6 +97,21 @@ def _check_identity(path: Path, old: Mapping[str, Any], plan: Plan) -> None:
         )
 
 
+def _warn_of_tolerances(path: Path, old: Mapping[str, Any]) -> None:
+    """Warn, the first time, where `atol` had another meaning when the store was begun.
+
+    The history of the store says from which time on it has today's.
+    """
+    meaning = provenance.meaning_of_tolerances()
+    if any(meaning.keys() <= entry.keys() for entry in (old, *old.get("resumed", []))):
+        return
+    warnings.warn(
+        f"{path} was begun with an absolute atol; from t = {old['t_end']:g} on, atol {old['atol']:g} is relative to "
+        "each signal's size: the two parts agree to the tolerances, not to the bit",
+        stacklevel=2,
+    )
+
+
 def _history(old: Mapping[str, Any]) -> list[Any]:
     """When and by what command the run was resumed, this time included."""
     entry = {
@@ -103,5 +119,6 @@ def _history(old: Mapping[str, Any]) -> list[Any]:
         "date": provenance.now(),
         "from_time": old["t_end"],
         **provenance.versions(),
+        **({} if "atol_relative_to" in old else provenance.meaning_of_tolerances()),
     }
     return [*old.get("resumed", []), entry]
