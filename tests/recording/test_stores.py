@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 
 import vars_dyn as vd
 from tests.recording.helpers import assert_same_bits, even, small_field
-from vars_dyn import _files
-from vars_dyn._files import Workplace, is_our_picture, replacing, tidy
+from vars_dyn._files import Workplace, is_our_picture, locks, replacing, tidy
 from vars_dyn.recording import StoreError, facts, is_store, open_dataset, to_dataset
 from vars_dyn.recording.record import record
 
@@ -181,7 +180,7 @@ def test_a_workplace_for_another_target_or_of_a_live_process_stays(tmp_path: Pat
 
 
 def test_where_there_are_no_locks_the_process_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     store = tmp_path / "run.zarr"
     with Workplace.begin(store) as live:
         note = json.loads((live.folder / ".vars_dyn.json").read_text())

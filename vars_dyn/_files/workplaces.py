@@ -7,94 +7,27 @@ removed by the next one for the same place. Nothing else beside the place is tou
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import secrets
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from PIL import Image
+from vars_dyn._files.locks import guarded, lock
+from vars_dyn._files.places import StoreError
+from vars_dyn._files.single import sync, write_bytes
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there two runs on one store are not told apart.
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = [
-    "StoreError",
-    "Workplace",
-    "check_place",
-    "explained",
-    "is_our_picture",
-    "lock",
-    "open_new",
-    "replacing",
-    "replacing_folder",
-    "sync",
-    "tidy",
-    "tidy_all",
-    "write_bytes",
-    "write_text",
-]
+__all__ = ["Workplace", "replacing", "replacing_folder", "tidy", "tidy_all", "write_text"]
 
 _NOTE = ".vars_dyn.json"
 #: A workplace's name is .NAME.TOKEN.part, where NAME is the place's.
 _FORM = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.part", re.DOTALL)
-_PATIENCE = 20.0  # seconds; others hold the lock of a folder for moments only
-
-
-class StoreError(ValueError):
-    """A store or file that cannot be made, opened, resumed or written; the message is one sentence."""
-
-
-# Single files, in folders that are this process's own
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment it is whole, the old or the new, and on the disk when this returns.
-
-    The folder must be the caller's own: what has the name of the unfinished file, path.partial, is removed.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.unlink(missing_ok=True)
-        with os.fdopen(open_new(partial), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def open_new(path: Path) -> int:
-    """A descriptor of a file that this call makes; never one that a link leads to."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, 0o666)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, reach the disk."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# Files and folders among other people's
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,14 +75,14 @@ class Workplace:
     def begin(cls, target: Path) -> Self:
         """A workplace for `target`, after those that killed processes left for it are gone."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _guarded(target.parent):
+        with guarded(target.parent):
             _tidy(target)
             return cls._made(target)
 
     @classmethod
     def claim(cls, target: Path) -> Self | None:
         """A workplace for `target` where nothing is there, nor on the way there in another process; else None."""
-        with _guarded(target.parent):
+        with guarded(target.parent):
             _tidy(target)
             if os.path.lexists(target) or next(_workplaces(target), None) is not None:
                 return None
@@ -182,7 +115,7 @@ class Workplace:
 
         Killed between its two renamings, this leaves the old folder in the workplace, from where `tidy` gives it back.
         """
-        with _guarded(self.target.parent):
+        with guarded(self.target.parent):
             replaced = os.path.lexists(self.target)
             held = permit() if replaced else None
             try:
@@ -216,7 +149,7 @@ class Workplace:
 def tidy(target: Path) -> None:
     """Remove the workplaces that killed processes left for `target`; give back what one was about to replace."""
     if next(_workplaces(target), None) is not None:
-        with _guarded(target.parent):
+        with guarded(target.parent):
             _tidy(target)
 
 
@@ -302,100 +235,3 @@ def _started(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
-
-
-# Locks
-
-
-def lock(folder: Path) -> int | None:
-    """A lock on a folder that ends with the process; StoreError where another holds it. None where there are none."""
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        found, now = os.fstat(descriptor), folder.stat()
-        if (found.st_dev, found.st_ino) != (now.st_dev, now.st_ino):
-            raise BlockingIOError  # another took its place meanwhile
-    except (BlockingIOError, FileNotFoundError):
-        os.close(descriptor)
-        raise StoreError(f"{folder} is being written by another process") from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-@contextmanager
-def _guarded(folder: Path) -> Iterator[None]:
-    """Among processes of ours, only one at a time adds, moves or removes what is in `folder`."""
-    if fcntl is None:
-        yield
-        return
-    descriptor, end = os.open(folder, os.O_RDONLY), time.monotonic() + _PATIENCE
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise StoreError(f"{folder} has been locked by another process for {_PATIENCE:g} s") from None
-                time.sleep(0.005)
-            except OSError:  # a file system without locks
-                break
-            else:
-                break
-        yield
-    finally:
-        os.close(descriptor)
-
-
-# Places
-
-
-def check_place(name: str, path: Path, inputs: Iterator[Path] | list[Path] | tuple[Path, ...] = ()) -> None:
-    """StoreError where nothing may be put at `path`: a link, inside a zarr store, or where an input is."""
-    if path.is_symlink():
-        raise StoreError(f"{name} is {path}, a symbolic link; the place itself is wanted")
-    place = path.resolve()
-    for above in place.parents:
-        if any((above / file).is_file() for file in ("zarr.json", ".zgroup", ".zarray")):
-            raise StoreError(f"{name} is {path}, inside the zarr store {above}; a place outside of stores is wanted")
-    for file in inputs:
-        source = file.resolve()
-        if source == place or place in source.parents:
-            raise StoreError(f"{name} is {path}, where the input {file} is; another place is wanted")
-
-
-def is_our_picture(path: Path) -> bool:
-    """Whether a picture carries the mark of a simulation: PNG's Software, or Creator in PDF and SVG."""
-    try:
-        if path.is_symlink() or not path.is_file():
-            return False
-        if path.suffix.lower() == ".png":
-            with Image.open(path, formats=("PNG",)) as image:
-                return str(image.info.get("Software", "")).startswith("vars_dyn")
-        with path.open("rb") as file:
-            start = file.read(1 << 16)
-            file.seek(max(0, path.stat().st_size - (1 << 16)))
-            around = start + file.read()
-        if path.suffix.lower() == ".pdf":
-            return start.startswith(b"%PDF") and re.search(rb"/Creator \(vars_dyn ", around) is not None
-        return re.search(rb"<dc:creator>\s*<cc:Agent>\s*<dc:title>vars_dyn ", around) is not None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; what was committed before stays whole"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            reason = f"no permission to write to {error.filename or path.parent}"
-        else:
-            reason = error.strerror or str(error)
-        raise StoreError(f"{path} cannot be written: {reason}") from error
