@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vars_dyn.recording.quantities import Layout
+from vars_dyn.recording.layout import Layout
 from vars_dyn.recording.store import Array
 
 __all__ = ["signal_coordinates"]

@@ -15,8 +15,9 @@ from vars_dyn.dynamics.base import Field
 from vars_dyn.integration import Trajectory
 from vars_dyn.recording import provenance, scalars
 from vars_dyn.recording.coordinates import signal_coordinates
+from vars_dyn.recording.layout import Layout
 from vars_dyn.recording.plan import as_float64
-from vars_dyn.recording.quantities import Layout, certified_problem, end_arrays, quantities, static_arrays, time_array
+from vars_dyn.recording.quantities import certified_problem, end_arrays, quantities, static_arrays, time_array
 from vars_dyn.recording.store import Array
 
 __all__ = ["to_dataset"]

@@ -21,7 +21,8 @@ from vars_dyn.integration.integrate import stream
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import provenance, scalars
 from vars_dyn.recording.coordinates import signal_coordinates
-from vars_dyn.recording.quantities import Layout, Quantity, as_numpy, certified_problem, end_arrays, quantities
+from vars_dyn.recording.layout import Layout, as_numpy
+from vars_dyn.recording.quantities import Quantity, certified_problem, end_arrays, quantities
 from vars_dyn.recording.store import Array
 
 __all__ = ["Plan", "as_float64", "of_times", "plan_of", "times_digest"]

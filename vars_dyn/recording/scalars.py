@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vars_dyn._files import StoreError
 from vars_dyn.recording import provenance
-from vars_dyn.recording.quantities import meaning
+from vars_dyn.recording.layout import meaning
 
 __all__ = ["MARK", "as_text", "as_values", "attributes_of", "facts", "from_text", "meanings", "plain"]
 

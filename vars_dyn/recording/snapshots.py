@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vars_dyn.dynamics.base import Field
 from vars_dyn.integration import Snapshot, Statistics
-from vars_dyn.recording.quantities import Layout, as_numpy, meaning
+from vars_dyn.recording.layout import Layout, as_numpy, meaning
 from vars_dyn.recording.store import Array
 
 __all__ = ["arrays", "read"]

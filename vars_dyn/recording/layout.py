@@ -1,0 +1,102 @@
+"""How a field's neurons and atoms become labelled dimensions, and which of them are recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vars_dyn.dynamics.base import Field
+from vars_dyn.recording.store import Array
+
+__all__ = ["Layout", "Part", "as_numpy", "meaning"]
+
+_SIGNAL_DIMS = {1: ("neuron",), 2: ("row", "column"), 3: ("colour", "row", "column")}
+_CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The neurons or the atoms: the dimensions of all of them and of the recorded ones, and which those are."""
+
+    name: str
+    shape: tuple[int, ...]
+    all_dims: tuple[str, ...]
+    chosen: tuple[int, ...] | None
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return self.all_dims if self.chosen is None else (self.name,)
+
+    @property
+    def recorded_shape(self) -> tuple[int, ...]:
+        return self.shape if self.chosen is None else (len(self.chosen),)
+
+    def take(self, value: Tensor) -> Tensor:
+        """Of `value` (*batch, *shape), the recorded entries."""
+        if self.chosen is None:
+            return value
+        return value.flatten(-len(self.shape))[..., torch.tensor(self.chosen, device=value.device)]
+
+    def coordinates(self) -> list[Array]:
+        """Which of all neurons (or atoms) the recorded ones are, by flat index and by place."""
+        if self.chosen is None:
+            return []
+        index = np.asarray(self.chosen, dtype=np.int64)
+        long_name = f"index of the {self.name} among all {math.prod(self.shape)}, in row-major order"
+        arrays = [Array(self.name, (self.name,), index, {"units": "1", "long_name": long_name})]
+        if len(self.shape) > 1:
+            names = {"neuron": _SIGNAL_DIMS, "atom": _CODE_DIMS}[self.name].get(len(self.shape), ())
+            for name, place in zip(names, np.unravel_index(index, self.shape), strict=False):
+                attributes = {"units": "1", "long_name": f"{name} of the recorded {self.name}"}
+                arrays.append(Array(f"{self.name}_{name}", (self.name,), place.astype(np.int64), attributes))
+        return arrays
+
+
+class Layout:
+    """Names of the dimensions of one field's recording, with the neurons and atoms chosen.
+
+    Where only some neurons are recorded, z has the dimension `neuron` and what covers all neurons has `all_neuron`
+    (with colours, rows and columns: their own names); atoms likewise. Raises ValueError for an index that there is not.
+    """
+
+    def __init__(self, field: Field, neurons: Sequence[int] | None = None, atoms: Sequence[int] | None = None) -> None:
+        self.field = field
+        self.signals = math.prod(field.signal_batch)
+        self.neurons = _part("neuron", field.dictionary.signal_shape, _SIGNAL_DIMS, neurons)
+        self.atoms = _part("atom", field.dictionary.code_shape, _CODE_DIMS, atoms)
+        if atoms is not None and "u" not in field.state_names:
+            raise ValueError(f"atoms were chosen, but {type(field).__name__} has no encoding neurons to choose from")
+
+    def coordinates(self) -> list[Array]:
+        """The coordinates of the chosen neurons and atoms."""
+        return [*self.neurons.coordinates(), *self.atoms.coordinates()]
+
+
+def _part(name: str, shape: tuple[int, ...], names: dict[int, tuple[str, ...]], chosen: Sequence[int] | None) -> Part:
+    dims = names.get(len(shape), tuple(f"{name}_{k}" for k in range(len(shape))))
+    if chosen is None:
+        return Part(name, shape, dims, None)
+    index = tuple(int(k) for k in chosen)
+    total = math.prod(shape)
+    if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= total:
+        wrong = next((k for k in index if not 0 <= k < total), None)
+        came = "is empty" if not index else f"holds {wrong}" if wrong is not None else "names one twice"
+        raise ValueError(f"{name}s {came}; distinct indices from 0 to {total - 1} are wanted")
+    return Part(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, index)
+
+
+def meaning(long_name: str) -> dict[str, str]:
+    """The attributes of a dimensionless variable."""
+    return {"units": "1", "long_name": long_name}
+
+
+def as_numpy(value: Tensor) -> NDArray[np.generic]:
+    """A tensor's numbers on the CPU; bfloat16, which numpy lacks, as float32, which holds it exactly."""
+    plain = value.detach().cpu()
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
