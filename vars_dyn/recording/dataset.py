@@ -10,14 +10,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field
 from vars_dyn.integration import Trajectory
 from vars_dyn.recording import provenance, scalars
-from vars_dyn.recording.coordinates import signal_coordinates
+from vars_dyn.recording.json_facts import as_facts
 from vars_dyn.recording.layout import Layout
 from vars_dyn.recording.plan import as_float64
-from vars_dyn.recording.quantities import certified_problem, end_arrays, quantities, static_arrays, time_array
+from vars_dyn.recording.quantities import certified_problem, chosen_quantities, end_arrays, static_arrays, time_array
+from vars_dyn.recording.selection import Selection, description_of
 from vars_dyn.recording.store import Array
 
 __all__ = ["to_dataset"]
@@ -38,33 +38,29 @@ def to_dataset(
 
     What was asked of `integrate` (method, tolerances) is not in the trajectory: give it in `attributes`.
     """
-    _checks.count("every", every)
-    layout, problem = Layout(field, neurons, atoms), certified_problem(field)
+    selection = Selection(variables, every, neurons, atoms)
+    layout, problem = Layout(field, selection.neurons, selection.atoms), certified_problem(field)
+    description = description_of(layout, coordinates, attributes)
     states = list(zip(*trajectory.states, strict=True))
     arrays = [Array("time", time_array().dims, as_float64(trajectory.times[::every]), time_array().attributes)]
     arrays += [
-        Array(q.name, ("time", *q.dims), q.over(states[::every]), q.attributes)
-        for q in quantities(layout, problem, variables)
+        Array(q.name, ("time", *q.dims), q.values_at(states[::every]), q.attributes)
+        for q in chosen_quantities(layout, problem, selection.variables)
     ]
-    arrays += static_arrays(layout) + signal_coordinates(layout, coordinates) + end_arrays(layout, problem, states[-1])
+    arrays += static_arrays(layout) + description.coordinates + end_arrays(layout, problem, states[-1])
     found = {
-        **(attributes or {}),
-        **provenance.attributes_of_field(field, states[0]),
-        "parameters": [*field.parameters()],
-        "problem": provenance.described_problem(field, problem),
-        **provenance.attributes_of_process(field.x.device),
+        **description.facts,
+        **as_facts(provenance.facts_of_field(field, states[0])),
+        **provenance.facts_of_making(field, problem),
         "run": uuid.uuid4().hex,
         **{name: int(value) for name, value in trajectory.statistics._asdict().items()},
         "every": every,
         "t_end": float(trajectory.times[-1]),
     }
-    found = {name: scalars.plain(name, value) for name, value in found.items()}
-    about = scalars.meanings(found)
-    values = scalars.as_values(found)
+    about, values = scalars.meanings(found), scalars.as_values(found)
     arrays += [Array(name, (), values[name], about[name]) for name in values]
     dataset = xr.Dataset(
         {array.name: (array.dims, array.values, dict(array.attributes)) for array in arrays},
-        attrs=scalars.attributes_of({name: found[name] for name in attributes or {}}, found),
+        attrs=scalars.dataset_attributes(description.attributes, found),
     )
-    coordinates_of = layout.coordinates() + signal_coordinates(layout, coordinates)
-    return xr.decode_cf(dataset).set_coords([array.name for array in coordinates_of])
+    return xr.decode_cf(dataset).set_coords([array.name for array in layout.coordinates() + description.coordinates])

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from vars_dyn._files import StoreError
 from vars_dyn.recording.chunks import check_chunk
-from vars_dyn.recording.scalars import MARK, as_values, from_text
+from vars_dyn.recording.json_facts import Facts, from_text
+from vars_dyn.recording.scalars import MARK, as_values
 from vars_dyn.recording.store import as_fill, grows, is_carried
 
 __all__ = ["Contents", "check_replaceable", "contents", "exists", "is_empty_folder", "is_store", "read_attributes"]
@@ -47,7 +48,7 @@ class Contents(NamedTuple):
     """What a store holds at its last commit: its arrays' metadata by name, as seen, and the facts of the run."""
 
     arrays: dict[str, dict[str, Any]]
-    facts: dict[str, Any]
+    facts: Facts
 
 
 def is_store(path: Path) -> bool:
@@ -56,7 +57,7 @@ def is_store(path: Path) -> bool:
     return MARK in found and "snapshot_index" in found and not path.is_symlink()
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
+def read_attributes(path: Path) -> Facts:
     """The facts of the run whose store is at `path`, at its last commit; empty where it is none."""
     try:
         return _facts(_load(path / "zarr.json"))
@@ -143,7 +144,7 @@ def _load(path: Path) -> dict[str, Any]:
     return found
 
 
-def _facts(root: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(root: Mapping[str, Any]) -> Facts:
     carried = root.get("consolidated_metadata", {}).get("metadata", {}).get("provenance")
     return dict(root.get("attributes", {})) if carried is None else from_text(carried["fill_value"])
 
@@ -261,7 +262,7 @@ def _check_dimensions(path: Path, arrays: Mapping[str, Mapping[str, Any]]) -> No
         raise _damaged(path, "its arrays over time have chunks of different lengths")
 
 
-def _check_carried(path: Path, arrays: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+def _check_carried(path: Path, arrays: Mapping[str, Mapping[str, Any]], facts: Facts) -> None:
     """That the variables made of the provenance say what it says."""
     carried = {name: metadata for name, metadata in arrays.items() if is_carried(metadata)}
     if not carried:

@@ -14,14 +14,14 @@ from torch import Tensor
 from vars_dyn.dynamics.base import Field
 from vars_dyn.recording.store import Array
 
-__all__ = ["Layout", "Part", "as_numpy", "meaning"]
+__all__ = ["Layout", "Population", "as_numpy", "meaning"]
 
 _SIGNAL_DIMS = {1: ("neuron",), 2: ("row", "column"), 3: ("colour", "row", "column")}
 _CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x")}
 
 
 @dataclass(frozen=True)
-class Part:
+class Population:
     """The neurons or the atoms: the dimensions of all of them and of the recorded ones, and which those are."""
 
     name: str
@@ -68,8 +68,8 @@ class Layout:
     def __init__(self, field: Field, neurons: Sequence[int] | None = None, atoms: Sequence[int] | None = None) -> None:
         self.field = field
         self.signals = math.prod(field.signal_batch)
-        self.neurons = _part("neuron", field.dictionary.signal_shape, _SIGNAL_DIMS, neurons)
-        self.atoms = _part("atom", field.dictionary.code_shape, _CODE_DIMS, atoms)
+        self.neurons = _population("neuron", field.dictionary.signal_shape, _SIGNAL_DIMS, neurons)
+        self.atoms = _population("atom", field.dictionary.code_shape, _CODE_DIMS, atoms)
         if atoms is not None and "u" not in field.state_names:
             raise ValueError(f"atoms were chosen, but {type(field).__name__} has no encoding neurons to choose from")
 
@@ -78,17 +78,19 @@ class Layout:
         return [*self.neurons.coordinates(), *self.atoms.coordinates()]
 
 
-def _part(name: str, shape: tuple[int, ...], names: dict[int, tuple[str, ...]], chosen: Sequence[int] | None) -> Part:
+def _population(
+    name: str, shape: tuple[int, ...], names: dict[int, tuple[str, ...]], chosen: Sequence[int] | None
+) -> Population:
     dims = names.get(len(shape), tuple(f"{name}_{k}" for k in range(len(shape))))
     if chosen is None:
-        return Part(name, shape, dims, None)
+        return Population(name, shape, dims, None)
     index = tuple(int(k) for k in chosen)
     total = math.prod(shape)
     if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= total:
         wrong = next((k for k in index if not 0 <= k < total), None)
         came = "is empty" if not index else f"holds {wrong}" if wrong is not None else "names one twice"
         raise ValueError(f"{name}s {came}; distinct indices from 0 to {total - 1} are wanted")
-    return Part(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, index)
+    return Population(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, index)
 
 
 def meaning(long_name: str) -> dict[str, str]:

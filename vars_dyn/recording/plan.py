@@ -14,21 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration import FIXED_METHODS, Snapshot, start_of
 from vars_dyn.integration.integrate import stream
 from vars_dyn.problems import SparseProblem
-from vars_dyn.recording import provenance, scalars
-from vars_dyn.recording.coordinates import signal_coordinates
+from vars_dyn.recording import provenance
+from vars_dyn.recording.json_facts import Facts, as_facts
 from vars_dyn.recording.layout import Layout, as_numpy
-from vars_dyn.recording.quantities import Quantity, certified_problem, end_arrays, quantities
+from vars_dyn.recording.quantities import Quantity, certified_problem, chosen_quantities, end_arrays
+from vars_dyn.recording.selection import Description, Selection, description_of
 from vars_dyn.recording.store import Array
 
-__all__ = ["Plan", "as_float64", "of_times", "plan_of", "times_digest"]
+__all__ = ["RecordingPlan", "as_float64", "plan_recording", "times_digest"]
 
-#: A chunk holds at most this many bytes of states, and at most this many time points.
-_CHUNK_BYTES, _CHUNK_POINTS = 1 << 24, 64
 #: More files than this are refused: a file system takes hours to make and to remove them.
 _MOST_FILES = 1_000_000
 #: Arguments of the integrator that may change between a run and its resumption: they do not touch the states.
@@ -36,8 +34,21 @@ _FREE = ("max_steps",)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One recording, checked and worked out before anything is written."""
+class RecordingPlan:
+    """One recording, checked and worked out before anything is written.
+
+    Attributes:
+        field, state: what is integrated, and from which state on.
+        layout: the labels of its neurons and atoms.
+        problem: what certificates are computed from; None where there is none.
+        quantities: the variables to record.
+        times: the times to integrate to, the first being that of `state`; float64 on the CPU.
+        selection: what is recorded.
+        chunk: recorded times per commit.
+        integration: arguments of `vars_dyn.integration.integrate.stream` by name.
+        identity: facts that must be the same for a store to be gone on with.
+        description: what the user says of the signals and the run.
+    """
 
     field: Field
     state: State
@@ -45,23 +56,36 @@ class Plan:
     problem: SparseProblem | None
     quantities: list[Quantity]
     times: Tensor
-    every: int
+    selection: Selection
     chunk: int
     integration: dict[str, Any]
-    identity: dict[str, Any]
-    coordinates: list[Array]
-    attributes: dict[str, Any]  # of the dataset, as the user gave them
-    given: dict[str, Any]  # facts that the user gave, the attributes among them
+    identity: Facts
+    description: Description
+
+    @property
+    def t_max(self) -> float:
+        """The last time."""
+        return float(self.times[-1])
+
+    @property
+    def every(self) -> int:
+        """How many times are integrated for each one that is recorded."""
+        return self.selection.every
 
     @property
     def points(self) -> int:
         """How many time points are recorded if the run reaches t_max."""
-        return -(-len(self.times) // self.every)
+        return self.selection.points(len(self.times))
 
     @property
     def stride(self) -> int:
         """How many times are integrated between two commits."""
         return self.chunk * self.every
+
+    @property
+    def times_facts(self) -> Facts:
+        """The facts of the times; they may differ where a store is gone on with."""
+        return {"t_max": self.t_max, "times": len(self.times)}
 
     @property
     def start(self) -> Snapshot:
@@ -89,65 +113,52 @@ class Plan:
         ]
 
 
-def plan_of(
+def plan_recording(
     field: Field,
     times: Tensor | Sequence[float] | NDArray[np.floating],
     state: State | None,
+    selection: Selection,
     integration: Mapping[str, Any],
-    variables: Sequence[str] | None,
-    every: int,
-    neurons: Sequence[int] | None,
-    atoms: Sequence[int] | None,
-    chunk: int | None,
-    coordinates: Mapping[str, NDArray[np.generic]] | None,
-    attributes: Mapping[str, Any] | None,
-    origin: Mapping[str, Any] | None,
-) -> Plan:
+    *,
+    coordinates: Mapping[str, NDArray[np.generic]] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> RecordingPlan:
     """The plan of a recording; the arguments are `record`'s. Raises ValueError for what does not fit."""
     field = field.detach()
     instants = _checked_times(times)
     start = field.checked(field.initial_state() if state is None else state)
-    _checks.count("every", every)
-    layout, problem = Layout(field, neurons, atoms), certified_problem(field)
-    size = sum(part.numel() * part.element_size() for part in start) * every
-    chunk = max(1, min(_CHUNK_POINTS, _CHUNK_BYTES // max(size, 1))) if chunk is None else _checks.count("chunk", chunk)
-    chosen = quantities(layout, problem, variables)
-    _check_files(-(-len(instants) // every), chunk, len(chosen) + 1)
+    layout, problem = Layout(field, selection.neurons, selection.atoms), certified_problem(field)
+    chunk = selection.chunk_for(start)
+    quantities = chosen_quantities(layout, problem, selection.variables)
+    _check_files(selection.points(len(instants)), chunk, len(quantities) + 1)
     options = _integrator_options(integration)
     identity = {
-        **provenance.attributes_of_field(field, start),
+        **provenance.facts_of_field(field, start),
         **{f"stop_{name}" if name == "gap" else name: value for name, value in options.items() if name not in _FREE},
-        "variables": [quantity.name for quantity in chosen],
-        "every": every,
-        "neurons": "all" if neurons is None else list(layout.neurons.chosen or ()),
-        "atoms": "all" if atoms is None else list(layout.atoms.chosen or ()),
+        "variables": [quantity.name for quantity in quantities],
+        "every": selection.every,
+        "neurons": _indices(layout.neurons.chosen),
+        "atoms": _indices(layout.atoms.chosen),
         "chunk": chunk,
     }
-    extra = signal_coordinates(layout, coordinates)
-    given = _plain(attributes)
-    if "coordinates" in given:
-        raise ValueError(
-            "attributes holds coordinates, by which xarray knows a dataset's coordinates; another name is wanted"
-        )
-    return Plan(
-        field,
-        start,
-        layout,
-        problem,
-        chosen,
-        instants,
-        every,
-        chunk,
-        options,
-        _plain(identity),
-        extra,
-        given,
-        given | _plain(origin),
+    return RecordingPlan(
+        field=field,
+        state=start,
+        layout=layout,
+        problem=problem,
+        quantities=quantities,
+        times=instants,
+        selection=selection,
+        chunk=chunk,
+        integration=options,
+        identity=as_facts(identity),
+        description=description_of(layout, coordinates, attributes, origin),
     )
 
 
-def _plain(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {str(name): scalars.plain(str(name), value) for name, value in (given or {}).items()}
+def _indices(chosen: tuple[int, ...] | None) -> list[int] | str:
+    return "all" if chosen is None else list(chosen)
 
 
 def _check_files(points: int, chunk: int, arrays: int) -> None:
@@ -171,11 +182,6 @@ def _integrator_options(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"{name} is no option of the integrator; one of {', '.join(known)} is wanted")
     return known | dict(given)
-
-
-def of_times(times: Tensor) -> dict[str, Any]:
-    """The facts of the times."""
-    return {"t_max": float(times[-1]), "times": len(times)}
 
 
 def _checked_times(times: Tensor | Sequence[float] | NDArray[np.floating]) -> Tensor:

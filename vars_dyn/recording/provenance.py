@@ -11,29 +11,29 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vars_dyn._version import __version__
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.problems import SparseProblem
+from vars_dyn.recording.json_facts import Facts
 
 __all__ = [
-    "attributes_of_field",
-    "attributes_of_process",
     "command_line",
     "digest",
+    "facts_of_field",
+    "facts_of_making",
     "first_difference",
     "meaning_of_tolerances",
-    "plain",
+    "now",
     "versions",
 ]
 
 _PACKAGES = ("torch", "torchdiffeq", "numpy", "xarray", "zarr")
 
 
-def attributes_of_field(field: Field, state: State) -> dict[str, Any]:
+def facts_of_field(field: Field, state: State) -> Facts:
     """Everything that defines the field and its start: parameters, dictionary, dtype, device, SHA-256 of tensors."""
     dictionary = field.dictionary
     layout = {name: getattr(dictionary, name) for name in ("stride", "padding", "groups") if hasattr(dictionary, name)}
@@ -60,7 +60,7 @@ def _uniform(field: Field) -> dict[str, float]:
     return {"lam": float(values[0])} if len(values) == 1 and "u" in field.state_names else {}
 
 
-def described_problem(field: Field, problem: SparseProblem | None) -> str:
+def _described(field: Field, problem: SparseProblem | None) -> str:
     """What the equilibrium minimises, in a line (fact 1 of the mathematics); or why there is none."""
     if problem is None:
         return field.instability() or "a quadratic form too large to be written out"
@@ -79,10 +79,13 @@ def described_problem(field: Field, problem: SparseProblem | None) -> str:
     return f"{name}: 1/2 |P a - {target}|^2 + {penalty}{square}{sign}"
 
 
-def attributes_of_process(device: torch.device) -> dict[str, Any]:
-    """What ran it: command, date, versions, threads and machine."""
+def facts_of_making(field: Field, problem: SparseProblem | None) -> Facts:
+    """What a new run is: its parameters' names, its problem, the command, the date, versions, threads and machine."""
+    device = field.x.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
+        "parameters": [*field.parameters()],
+        "problem": _described(field, problem),
         "command": command_line(),
         "date": now(),
         **versions(),
@@ -137,19 +140,6 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[st
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and value != value
-
-
-def plain(value: Any) -> Any:
-    """`value` as an attribute that JSON, and with it every reader of the store, takes: None becomes "none"."""
-    if value is None:
-        return "none"
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def now() -> str:

@@ -14,16 +14,17 @@ from vars_dyn import _checks
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, FourierDictionary
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.problems import SparseProblem
-from vars_dyn.recording.layout import Layout, Part, as_numpy, meaning
+from vars_dyn.recording.layout import Layout, Population, as_numpy, meaning
 from vars_dyn.recording.store import Array
 
 __all__ = [
     "VARIABLES",
     "Quantity",
     "certified_problem",
+    "chosen_quantities",
     "end_arrays",
-    "quantities",
     "static_arrays",
+    "time_array",
 ]
 
 #: Everything that can be recorded, in the order in which it is stored.
@@ -39,11 +40,11 @@ class Quantity:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     attributes: Mapping[str, str]
-    of: Callable[[State], Tensor]
+    value: Callable[[State], Tensor]
 
-    def over(self, states: Sequence[State]) -> NDArray[np.generic]:
+    def values_at(self, states: Sequence[State]) -> NDArray[np.generic]:
         """The variable at several states, time first."""
-        values = [as_numpy(self.of(state)).reshape(self.shape) for state in states]
+        values = [as_numpy(self.value(state)).reshape(self.shape) for state in states]
         return np.stack(values).astype(self.dtype, copy=False) if values else np.empty((0, *self.shape), self.dtype)
 
     def array(self) -> Array:
@@ -61,7 +62,9 @@ def certified_problem(field: Field) -> SparseProblem | None:
         return None
 
 
-def quantities(layout: Layout, problem: SparseProblem | None, variables: Sequence[str] | None = None) -> list[Quantity]:
+def chosen_quantities(
+    layout: Layout, problem: SparseProblem | None, variables: Sequence[str] | None = None
+) -> list[Quantity]:
     """The variables to record, `variables` or all that the field has; ValueError for one that it has not."""
     available = {quantity.name: quantity for quantity in _available(layout, problem)}
     wanted = list(available) if variables is None else list(variables)
@@ -89,7 +92,7 @@ def _available(layout: Layout, problem: SparseProblem | None) -> Iterator[Quanti
     field, neurons, atoms = layout.field, layout.neurons, layout.atoms
     real = as_numpy(field.x.new_empty(0)).dtype
 
-    def entries(name: str, part: Part, long_name: str, of: Callable[[State], Tensor]) -> Quantity:
+    def entries(name: str, part: Population, long_name: str, of: Callable[[State], Tensor]) -> Quantity:
         shape = (layout.signals, *part.recorded_shape)
         return Quantity(
             name, ("signal", *part.dims), shape, real, meaning(long_name), lambda state: part.take(of(state))

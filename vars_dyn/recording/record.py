@@ -17,14 +17,15 @@ from vars_dyn._files import Workplace, check_place, explained, lock, tidy
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.recording import provenance, scalars, snapshots
 from vars_dyn.recording.integrity import check_replaceable, exists, is_empty_folder
-from vars_dyn.recording.plan import Plan, of_times, plan_of
+from vars_dyn.recording.plan import RecordingPlan, plan_recording
 from vars_dyn.recording.quantities import static_arrays, time_array
 from vars_dyn.recording.reading import open_dataset
 from vars_dyn.recording.resume import resumed
+from vars_dyn.recording.selection import Selection
 from vars_dyn.recording.store import Array, Writer
 from vars_dyn.recording.writer import Progress, Recording
 
-__all__ = ["record"]
+__all__ = ["record", "record_plan"]
 
 
 def record(
@@ -82,10 +83,29 @@ def record(
         StoreError: (a ValueError) where the store cannot be written; what was committed before stays.
         IntegrationError: where integration fails; the store keeps the trajectory up to there and says so.
     """
-    path = Path(store)
-    plan = plan_of(
-        field, times, state, integration, variables, every, neurons, atoms, chunk, coordinates, attributes, origin
+    plan = plan_recording(
+        field,
+        times,
+        state,
+        Selection(variables, every, neurons, atoms, chunk),
+        integration,
+        coordinates=coordinates,
+        attributes=attributes,
+        origin=origin,
     )
+    return record_plan(plan, store, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def record_plan(
+    plan: RecordingPlan,
+    store: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> xr.Dataset:
+    """Do what a plan says; for arguments, what is returned and what is raised see `record`."""
+    path = Path(store)
     check_place("store", path)
     with explained(path):
         tidy(path)
@@ -96,7 +116,7 @@ def record(
     return open_dataset(path)
 
 
-def _created(path: Path, plan: Plan, *, overwrite: bool) -> Recording:
+def _created(path: Path, plan: RecordingPlan, *, overwrite: bool) -> Recording:
     """A new store with the first time point committed."""
 
     def permit() -> int | None:
@@ -111,13 +131,11 @@ def _created(path: Path, plan: Plan, *, overwrite: bool) -> Recording:
     snapshot = plan.start
     chunks = plan.chunks(snapshot, 0)
     known = {
-        **plan.given,
+        **plan.description.facts,
         **provenance.meaning_of_tolerances(),
         **plan.identity,
-        "parameters": [*plan.field.parameters()],
-        "problem": provenance.described_problem(plan.field, plan.problem),
-        **provenance.attributes_of_process(plan.field.x.device),
-        **of_times(plan.times),
+        **provenance.facts_of_making(plan.field, plan.problem),
+        **plan.times_facts,
         "run": uuid.uuid4().hex,
     }
     with Workplace.begin(path) as work:
@@ -128,7 +146,7 @@ def _created(path: Path, plan: Plan, *, overwrite: bool) -> Recording:
             time_array(),
             *(quantity.array() for quantity in plan.quantities),
             *static_arrays(plan.layout),
-            *plan.coordinates,
+            *plan.description.coordinates,
             *plan.end_arrays(snapshot),
             *(array for slot in (0, 1) for array in snapshots.arrays(plan.layout, snapshot, slot)),
             *(Array(name, (), values[name], about[name], carried=True) for name in values),
@@ -146,9 +164,9 @@ def _created(path: Path, plan: Plan, *, overwrite: bool) -> Recording:
     return recording
 
 
-def _check_names(arrays: Sequence[Array], plan: Plan) -> None:
+def _check_names(arrays: Sequence[Array], plan: RecordingPlan) -> None:
     """ValueError where a coordinate has the name of something else."""
     names = [array.name for array in arrays]
-    for array in plan.coordinates:
+    for array in plan.description.coordinates:
         if names.count(array.name) > 1 or array.name == "snapshot":
             raise ValueError(f"the coordinate {array.name} has a name that the store uses itself; another is wanted")

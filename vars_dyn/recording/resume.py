@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vars_dyn._files import StoreError
 from vars_dyn.integration import Snapshot
 from vars_dyn.recording import provenance, snapshots
 from vars_dyn.recording.integrity import Contents, contents
-from vars_dyn.recording.plan import Plan, of_times, times_digest
+from vars_dyn.recording.json_facts import Facts, Standing
+from vars_dyn.recording.plan import RecordingPlan, times_digest
 from vars_dyn.recording.store import Writer, grows, is_carried
 from vars_dyn.recording.writer import Recording
 
 __all__ = ["resumed"]
 
 
-def resumed(path: Path, plan: Plan) -> Recording | None:
+def resumed(path: Path, plan: RecordingPlan) -> Recording | None:
     """The store's recording, ready to go on; None where it is already at its end."""
     if not path.exists():
         raise StoreError(f"{path} does not exist; there is no store to resume")
     writer = Writer.open(path, contents)
     try:
         found = contents(path)
-        old = found.facts
-        _check_identity(path, old, plan)
-        if old["status"] == "settled" or (old["status"] == "reached t_max" and old["t_max"] == float(plan.times[-1])):
+        old, standing = found.facts, Standing.of(found.facts)
+        _check_identity(path, old, standing, plan)
+        if standing.is_complete(plan.t_max):
             writer.close()
             return None
-        slot, index = int(old["snapshot_slot"]), int(old["snapshot_index"])
+        slot, index = standing.snapshot_slot, standing.snapshot_index
         snapshot = _snapshot(path, plan, writer, slot, index)
-        known = {**old, **plan.given, **of_times(plan.times), "resumed": _history(old)}
+        known = {**old, **plan.description.facts, **plan.times_facts, "resumed": _history(old)}
         _warn_of_tolerances(path, old)
         chunks = plan.chunks(snapshot, index)
-        recording = Recording(path, plan, snapshot, index, slot, known, float(old["wall_seconds"]), chunks)
+        recording = Recording(path, plan, snapshot, index, slot, known, standing.wall_seconds, chunks)
         recording.writer = writer
         _check_arrays(path, plan, writer, found)
-        writer.plan(plan.points)
+        writer.set_planned_length(plan.points)
         recording.show(found.arrays["time"]["shape"][0], known | {"status": "running"}, without=plan.end_names)
     except BaseException:
         writer.close()
@@ -46,7 +45,7 @@ def resumed(path: Path, plan: Plan) -> Recording | None:
     return recording
 
 
-def _snapshot(path: Path, plan: Plan, writer: Writer, slot: int, index: int) -> Snapshot:
+def _snapshot(path: Path, plan: RecordingPlan, writer: Writer, slot: int, index: int) -> Snapshot:
     """The snapshot to go on from; StoreError where it is not that of the time that the store says it is of."""
     try:
         snapshot = snapshots.read(plan.field, writer.read, slot)
@@ -64,7 +63,7 @@ def _snapshot(path: Path, plan: Plan, writer: Writer, slot: int, index: int) -> 
     return snapshot
 
 
-def _check_arrays(path: Path, plan: Plan, writer: Writer, found: Contents) -> None:
+def _check_arrays(path: Path, plan: RecordingPlan, writer: Writer, found: Contents) -> None:
     """StoreError where arrays are not of this run's shapes, or what was written once cannot be read."""
     for quantity in plan.quantities:
         shape = found.arrays[quantity.name]["shape"]
@@ -78,17 +77,19 @@ def _check_arrays(path: Path, plan: Plan, writer: Writer, found: Contents) -> No
         raise StoreError(f"{path} is damaged: its chunks are not of {plan.chunk} times, as it says")
 
 
-def _check_identity(path: Path, old: Mapping[str, Any], plan: Plan) -> None:
+def _check_identity(path: Path, old: Facts, standing: Standing, plan: RecordingPlan) -> None:
     """StoreError where the store was written with other parameters, naming the first and both values."""
     difference = provenance.first_difference({name: old.get(name) for name in plan.identity}, plan.identity)
     if difference is not None:
         name, before, after = difference
         raise StoreError(f"{path} cannot be resumed with another {name}: it has {before}, this run has {after}")
-    t_max, index = float(plan.times[-1]), int(old["snapshot_index"])
-    if t_max < old["t_max"]:
-        raise StoreError(f"{path} cannot be resumed with a smaller t_max: it has {old['t_max']}, this run has {t_max}")
-    if index >= len(plan.times) or times_digest(plan.times, index) != old["snapshot_times_sha256"]:
-        raise StoreError(f"{path} cannot be resumed with other times: those up to {old['t_end']} are not the store's")
+    if plan.t_max < standing.t_max:
+        raise StoreError(
+            f"{path} cannot be resumed with a smaller t_max: it has {standing.t_max}, this run has {plan.t_max}"
+        )
+    index = standing.snapshot_index
+    if index >= len(plan.times) or times_digest(plan.times, index) != standing.snapshot_times_sha256:
+        raise StoreError(f"{path} cannot be resumed with other times: those up to {standing.t_end} are not the store's")
     changed = provenance.first_difference({k: old.get(k) for k in provenance.versions()}, provenance.versions())
     if changed is not None:
         name, before, after = changed
@@ -97,7 +98,7 @@ def _check_identity(path: Path, old: Mapping[str, Any], plan: Plan) -> None:
         )
 
 
-def _warn_of_tolerances(path: Path, old: Mapping[str, Any]) -> None:
+def _warn_of_tolerances(path: Path, old: Facts) -> None:
     """Warn, the first time, where `atol` had another meaning when the store was begun.
 
     The history of the store says from which time on it has today's.
@@ -112,7 +113,7 @@ def _warn_of_tolerances(path: Path, old: Mapping[str, Any]) -> None:
     )
 
 
-def _history(old: Mapping[str, Any]) -> list[Any]:
+def _history(old: Facts) -> list[Facts]:
     """When and by what command the run was resumed, this time included."""
     entry = {
         "command": provenance.command_line(),

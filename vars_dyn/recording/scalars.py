@@ -7,20 +7,18 @@ coordinates too. Data variables are joined in any case. So parameters and result
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from vars_dyn._files import StoreError
-from vars_dyn.recording import provenance
+from vars_dyn.recording.json_facts import Facts, as_text, from_text
 from vars_dyn.recording.layout import meaning
 
-__all__ = ["MARK", "as_text", "as_values", "attributes_of", "facts", "from_text", "meanings", "plain"]
+__all__ = ["MARK", "as_values", "dataset_attributes", "facts", "meanings"]
 
 #: The fact, and the attribute, by which a store is known to be one of ours.
 MARK = "vars_dyn_version"
@@ -58,22 +56,21 @@ _KNOWN: dict[str, Mapping[str, str]] = {
 _INTEGERS = ("seed", "evaluations", "accepted", "rejected")
 _TEXTS = ("cap_steps",)
 _PROVENANCE = meaning("all that is known of the run, a JSON object")
-_LARGEST = 1 << 20  # entries of an attribute
 
 
-def meanings(found: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+def meanings(found: Facts) -> dict[str, Mapping[str, str]]:
     """The names of the scalar variables of a run with these facts, and their attributes."""
     known = {name: about for name, about in _KNOWN.items() if name in found}
     further = {name: meaning(f"parameter {name}") for name in found.get("parameters", ()) if name not in known}
     return known | further | {"provenance": _PROVENANCE}
 
 
-def as_values(found: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+def as_values(found: Facts) -> dict[str, NDArray[np.generic]]:
     """The values of the scalar variables of a run with these facts."""
     return {name: _value(name, found) for name in meanings(found)}
 
 
-def _value(name: str, found: Mapping[str, Any]) -> NDArray[np.generic]:
+def _value(name: str, found: Facts) -> NDArray[np.generic]:
     if name == "provenance":
         return np.asarray(as_text(found))
     value = found[name]
@@ -86,24 +83,7 @@ def _value(name: str, found: Mapping[str, Any]) -> NDArray[np.generic]:
     return np.asarray(float(value) if isinstance(value, (int, float)) else str(value))
 
 
-def as_text(found: Mapping[str, Any]) -> str:
-    """The facts as strict JSON."""
-    return json.dumps(found, allow_nan=False)
-
-
-def from_text(text: str) -> dict[str, Any]:
-    """The facts of a text; ValueError where it is none."""
-    found = json.loads(text, parse_constant=_refuse_constant)
-    if not isinstance(found, dict):
-        raise ValueError("the provenance is no JSON object")
-    return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def facts(dataset: xr.Dataset) -> dict[str, Any]:
+def facts(dataset: xr.Dataset) -> Facts:
     """All that is known of a run: its attributes, parameters, results and provenance by name.
 
     Args:
@@ -124,31 +104,7 @@ def facts(dataset: xr.Dataset) -> dict[str, Any]:
     return {**dataset.attrs, **from_text(str(text.to_numpy().item()))}
 
 
-def attributes_of(given: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_attributes(given: Facts, found: Facts) -> Facts:
     """The attributes of a dataset: what the user gave and is no fact of ours, a title, and the version's mark."""
     own = {name: value for name, value in given.items() if name not in _KNOWN}
     return {**own, "title": TITLE, MARK: found[MARK]}
-
-
-def plain(name: str, value: Any) -> Any:
-    """`value` as an attribute that strict JSON, and with it every reader of the store, takes.
-
-    Arrays become lists, and None "none". Raises ValueError for numbers that JSON has not.
-    """
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "mMV":
-        value = value.astype(str)
-    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy, torch, xarray
-        if np.prod(value.shape) > _LARGEST:
-            raise ValueError(
-                f"attribute {name} has {np.prod(value.shape)} entries; keep it in a file, and its name here"
-            )
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(k): plain(f"{name}.{k}", v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(name, v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(
-            f'attribute {name} holds {value}, which JSON has not; a finite number, text or "none" is wanted'
-        )
-    return provenance.plain(value)

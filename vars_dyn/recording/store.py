@@ -146,7 +146,7 @@ class Writer:
             write_chunk(folder, metadata, number, piece, inside)
             done += len(piece)
 
-    def plan(self, length: int) -> None:
+    def set_planned_length(self, length: int) -> None:
         """Set the length that growing arrays have in their own metadata."""
         for name, metadata in self._metadata.items():
             if grows(metadata) and metadata["shape"][0] != length:

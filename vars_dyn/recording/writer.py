@@ -17,7 +17,8 @@ from vars_dyn._files import explained
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration import IntegrationError, Snapshot
 from vars_dyn.recording import scalars, snapshots
-from vars_dyn.recording.plan import Plan, as_float64
+from vars_dyn.recording.json_facts import Facts, as_facts
+from vars_dyn.recording.plan import RecordingPlan, as_float64
 from vars_dyn.recording.store import Writer
 
 __all__ = ["Progress", "Recording"]
@@ -45,12 +46,12 @@ class Recording:
     """A store that is being written, from a snapshot on."""
 
     path: Path
-    plan: Plan
+    plan: RecordingPlan
     writer: Writer = dataclass_field(init=False)
     snapshot: Snapshot
     index: int  # of `snapshot.time` in the plan's times
     slot: int
-    facts: dict[str, Any]
+    facts: Facts
     seconds: float
     chunks: Iterator[tuple[Tensor, State, Snapshot]]
     hashed: int = 0  # so many of the times went into `hash`
@@ -87,7 +88,7 @@ class Recording:
         with explained(self.path):
             self.writer.write("time", as_float64(times), position // every)
             for quantity in self.plan.quantities:
-                self.writer.write(quantity.name, quantity.over(picked), position // every)
+                self.writer.write(quantity.name, quantity.values_at(picked), position // every)
 
     def commit(self, position: int, snapshot: Snapshot) -> None:
         """Commit all that is written, with the snapshot to go on from."""
@@ -96,12 +97,13 @@ class Recording:
                 self.writer.write(array.name, array.values)
             self.show(self._points(position), self.facts_at("running", snapshot), without=self.plan.end_names)
 
-    def show(self, points: int, found: dict[str, Any], *, without: Sequence[str] = ()) -> None:
+    def show(self, points: int, found: Facts, *, without: Sequence[str] = ()) -> None:
         """Commit so many time points, and what is known of the run."""
         plan = self.plan
-        names = " ".join(array.name for array in plan.layout.coordinates() + plan.coordinates)
+        names = " ".join(array.name for array in plan.layout.coordinates() + plan.description.coordinates)
         if self.writer.carries:
-            shown = scalars.attributes_of(plan.attributes, found) | ({"coordinates": names} if names else {})
+            shown = scalars.dataset_attributes(plan.description.attributes, found)
+            shown |= {"coordinates": names} if names else {}
             self.writer.commit(points, shown, scalars.as_values(found), without=without)
         else:  # a store of version 0.1, which is gone on with as it was begun
             self.writer.commit(points, found, {}, without=without)
@@ -137,7 +139,7 @@ class Recording:
                 self.writer.write(array.name, array.values)
             found = self.facts_at(status, now)
             self.show(points, found)
-            self.writer.plan(points)
+            self.writer.set_planned_length(points)
             if self.writer.carries:
                 self.writer.settle(scalars.as_values(found))
 
@@ -150,7 +152,7 @@ class Recording:
     def _points(self, position: int) -> int:
         return -(-position // self.plan.every)
 
-    def facts_at(self, status: str, snapshot: Snapshot) -> dict[str, Any]:
+    def facts_at(self, status: str, snapshot: Snapshot) -> Facts:
         """All that is known of the run, which has come to a snapshot."""
         gap = self.plan.integration.get("gap")
         settled = not bool(snapshot.live.any())
@@ -165,10 +167,10 @@ class Recording:
             "snapshot_index": self.index,
             "snapshot_times_sha256": self._times_digest(),
         }
-        return {name: scalars.plain(name, value) for name, value in found.items()}
+        return as_facts(found)
 
 
-def _progress(plan: Plan, snapshot: Snapshot) -> Progress:
+def _progress(plan: RecordingPlan, snapshot: Snapshot) -> Progress:
     settled = int((~snapshot.live).sum())
     gap = float(snapshot.relative_gap.max()) if snapshot.relative_gap.numel() else math.nan
-    return Progress(float(snapshot.time), float(plan.times[-1]), gap, settled, plan.layout.signals)
+    return Progress(float(snapshot.time), plan.t_max, gap, settled, plan.layout.signals)
