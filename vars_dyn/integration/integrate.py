@@ -27,6 +27,7 @@ from vars_dyn.integration.plan import (
 from vars_dyn.integration.results import IntegrationError, Snapshot, Trajectory, start_of
 from vars_dyn.integration.scale import field_times, power_of, state_times, tolerances
 from vars_dyn.integration.segment import Segment, failure
+from vars_dyn.integration.times import checked_times
 from vars_dyn.problems import SparseProblem
 
 __all__ = ["integrate", "stream"]
@@ -94,7 +95,7 @@ def integrate(
     its history there. Autocast is off inside: the solve runs in the field's own dtype. To find the equilibrium only,
     `vars_dyn.equilibrium` is faster; integrate for the path that leads there.
     """
-    times = _check_times(times)
+    times = checked_times(times)
     field.checked(state)
     mode = gradients.through_time(gradient)
     differentiable = gradients.is_wanted(field, state)
@@ -159,7 +160,7 @@ def stream(
     """
     _checks.count("chunk", chunk)
     field.checked(snapshot.state)
-    times = _check_times(times)
+    times = checked_times(times)
     if float(times[0]) < snapshot.time:
         raise ValueError(f"times begin at {float(times[0])}, before the snapshot's time {snapshot.time}")
     field = field.detach()
@@ -197,17 +198,6 @@ def _stream(
         yield part[:count], _shaped(field, joined, count), _unflatten(field, current, power)
         if not bool(current.live.any()):
             return
-
-
-def _check_times(times: Tensor) -> Tensor:
-    if not isinstance(times, Tensor) or times.ndim != 1 or not len(times):
-        raise ValueError(
-            f"times are {_checks.describe(times)}; a one-dimensional tensor of at least one time is wanted"
-        )
-    times = times.detach().to("cpu", torch.float64)
-    if not bool(torch.isfinite(times).all()) or not bool((times.diff() > 0).all()):
-        raise ValueError("times are not finite and strictly increasing; times that are both are wanted")
-    return times
 
 
 def _plan(

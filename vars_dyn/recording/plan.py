@@ -17,6 +17,7 @@ from torch import Tensor
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration import FIXED_METHODS, Snapshot, start_of
 from vars_dyn.integration.integrate import stream
+from vars_dyn.integration.times import checked_times
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import provenance
 from vars_dyn.recording.json_facts import Facts, as_facts
@@ -126,7 +127,7 @@ def plan_recording(
 ) -> RecordingPlan:
     """The plan of a recording; the arguments are `record`'s. Raises ValueError for what does not fit."""
     field = field.detach()
-    instants = _checked_times(times)
+    instants = checked_times(torch.as_tensor(times, dtype=torch.float64, device="cpu"))
     start = field.checked(field.initial_state() if state is None else state)
     layout, problem = Layout(field, selection.neurons, selection.atoms), certified_problem(field)
     chunk = selection.chunk_for(start)
@@ -182,17 +183,6 @@ def _integrator_options(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"{name} is no option of the integrator; one of {', '.join(known)} is wanted")
     return known | dict(given)
-
-
-def _checked_times(times: Tensor | Sequence[float] | NDArray[np.floating]) -> Tensor:
-    instants = torch.as_tensor(times, dtype=torch.float64, device="cpu")
-    if instants.ndim != 1 or not len(instants) or not bool(torch.isfinite(instants).all()):
-        raise ValueError(
-            "times is not a list of finite numbers; at least one time, in membrane time constants, is wanted"
-        )
-    if bool((instants.diff() <= 0).any()):
-        raise ValueError("times do not increase; strictly increasing times are wanted")
-    return instants
 
 
 def times_digest(times: Tensor, index: int) -> str:
