@@ -1,4 +1,4 @@
-"""What the machine has left, so that what cannot fit is refused before it is begun."""
+"""How much memory and disk is free, so that what cannot fit is refused before it is begun."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["free_disk", "free_memory", "need_memory", "size"]
 
 
 def free_memory() -> int | None:
-    """Bytes that can be taken without swapping, by the kernel's word and the container's limit; None if unknown."""
+    """Bytes that can be taken without swapping, as the kernel and the container's limit say; None if unknown."""
     found = [each for each in (_meminfo(), _container()) if each is not None]
     if found:
         return min(found)
@@ -50,7 +50,7 @@ def free_disk(path: Path) -> int | None:
 
 
 def need_memory(needed: float, what: str, advice: str) -> None:
-    """ValueError, in one sentence with `advice`, where `what` needs more bytes than there are."""
+    """ValueError, with `advice`, where `what` needs more bytes of memory than are free."""
     free = free_memory()
     if free is not None and needed > free:
         raise ValueError(f"{what} needs about {size(needed)} of memory, and {size(free)} are free; {advice}")

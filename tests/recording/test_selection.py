@@ -1,4 +1,4 @@
-"""What selects a recording is one value, and a store of today's form is read and gone on with by every later program."""
+"""What selects a recording is one value; later programs read and resume a store of today's form."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def check_place(name: str, path: Path, inputs: Iterable[Path] = ()) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one sentence."""
+    """Raise StoreError, with one sentence, for what the operating system refuses."""
     try:
         yield
     except OSError as error:

@@ -10,9 +10,9 @@ __all__ = ["open_new", "sync", "write_bytes"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment it is whole, the old or the new, and on the disk when this returns.
+    """Write a file. At every moment the old or the new one is there and whole. The new one is on the disk at the end.
 
-    The folder must be the caller's own: what has the name of the unfinished file, path.partial, is removed.
+    The folder must be the caller's own, since a file that is named as the unfinished one, path.partial, is removed.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -29,7 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def open_new(path: Path) -> int:
-    """A descriptor of a file that this call makes; never one that a link leads to."""
+    """A descriptor of a new file, which this call makes. It never follows a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, 0o666)
 

@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all. What a killed process leaves is known, and only that is removed.
+"""Files and folders that appear whole or not at all, among files of other people.
 
-What is to appear at a place is first made in a workplace: a hidden folder beside it, named after it, that is locked by
-the process that made it and holds a note of what it is for and whose it is. A workplace whose process is gone is
-removed by the next one for the same place. Nothing else beside the place is touched.
+What is to appear at a place is first made in a workplace: a hidden folder beside the place and named after it. The
+process that makes a workplace locks it, and notes in it what it is for and whose it is. When that process is gone, the
+next workplace for the same place removes it. Nothing else beside the place is touched.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A new folder that takes the place of the folder `path` where the block ends without an error.
 
-    The caller answers for it that the folder to be replaced is his.
+    The caller must know that the folder to be replaced is its own.
     """
     with Workplace.begin(path) as work:
         work.new.mkdir()
@@ -73,7 +73,7 @@ class Workplace:
 
     @classmethod
     def begin(cls, target: Path) -> Self:
-        """A workplace for `target`, after those that killed processes left for it are gone."""
+        """A workplace for `target`. Those that killed processes left for it are removed first."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with guarded(target.parent):
             _tidy(target)
@@ -81,7 +81,7 @@ class Workplace:
 
     @classmethod
     def claim(cls, target: Path) -> Self | None:
-        """A workplace for `target` where nothing is there, nor on the way there in another process; else None."""
+        """A workplace for `target`; None where something is there already, or another process is making it."""
         with guarded(target.parent):
             _tidy(target)
             if os.path.lexists(target) or next(_workplaces(target), None) is not None:
@@ -102,18 +102,19 @@ class Workplace:
 
     @property
     def new(self) -> Path:
-        """Where the folder is made that is to appear."""
+        """Where to make the folder that is to appear."""
         return self.folder / "new"
 
     @property
     def old(self) -> Path:
-        """Where the folder goes that was in its place."""
+        """Where `publish` puts the folder that is replaced."""
         return self.folder / "old"
 
     def publish(self, permit: Callable[[], int | None]) -> None:
-        """Move `new` to the target. What is there goes if `permit`, called last, raises nothing and gives a lock on it.
+        """Move `new` to the target.
 
-        Killed between its two renamings, this leaves the old folder in the workplace, from where `tidy` gives it back.
+        Where something is there, `permit` is called last. It raises an error, or gives a lock on what is replaced. If
+        the process is killed between the two renamings, the workplace holds the old folder, and `tidy` gives it back.
         """
         with guarded(self.target.parent):
             replaced = os.path.lexists(self.target)
@@ -147,7 +148,7 @@ class Workplace:
 
 
 def tidy(target: Path) -> None:
-    """Remove the workplaces that killed processes left for `target`; give back what one was about to replace."""
+    """Remove the workplaces that killed processes left for `target`, and give back what one of them was replacing."""
     if next(_workplaces(target), None) is not None:
         with guarded(target.parent):
             _tidy(target)
@@ -171,7 +172,7 @@ def _tidy(target: Path) -> None:
                 note = _note(folder)
                 if note is None:
                     (folder / f"{_NOTE}.partial").unlink(missing_ok=True)
-                    folder.rmdir()  # killed before it had noted anything: empty now, or not ours
+                    folder.rmdir()  # killed before it wrote its note; a folder that is not empty is not ours
                 elif note.get("target") == target.name and (held is not None or _is_gone(note)):
                     _clear(target, folder)
             finally:
@@ -184,12 +185,12 @@ def _clear(target: Path, folder: Path) -> None:
         if not os.path.lexists(target):
             (folder / "old").rename(target)
         elif (folder / "new").exists():
-            return  # something else took the place in between: neither is ours to remove
+            return  # something else has taken the place: neither the old nor the new is ours to remove
     shutil.rmtree(folder)
 
 
 def _workplaces(target: Path) -> Iterator[Path]:
-    """The folders of the exact form; links are none."""
+    """The workplaces for `target`. A symbolic link is none."""
     try:
         entries = list(os.scandir(target.parent))
     except OSError:
@@ -216,7 +217,7 @@ def _self() -> dict[str, Any]:
 
 
 def _is_gone(note: dict[str, Any]) -> bool:
-    """Whether the process that wrote a note is known to have ended; on another machine that cannot be known."""
+    """Whether the process that wrote a note is known to have ended. Of another machine's nothing is known."""
     pid = note.get("pid")
     if os.name == "nt" or note.get("host") != socket.gethostname() or not isinstance(pid, int) or pid < 1:
         return False
@@ -230,7 +231,7 @@ def _is_gone(note: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, in the kernel's ticks: a number given again to another process is told apart."""
+    """When a process was started, in the kernel's ticks. It tells apart processes that got the same number."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

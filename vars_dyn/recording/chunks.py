@@ -1,7 +1,7 @@
 """Chunk files of zarr format 3: little-endian numbers in row-major order, compressed with zstd (specification 3.1).
 
-They are written here rather than by zarr-python so that each is complete, and on the disk, before it gets its name, and
-in half the time; zarr-python makes the arrays, and it or any other reader of the format reads them.
+They are written here rather than by zarr-python so that each is complete and on the disk before it gets its name. This
+takes half the time, too. zarr-python makes the arrays. It reads them, as any other reader of the format does.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def write_chunk(
 
 
 def read_chunk(folder: Path, metadata: Mapping[str, Any], number: int) -> NDArray[np.generic]:
-    """The chunk `number` along the first dimension, all of it. StoreError where it is missing or damaged."""
+    """The whole of chunk `number` along the first dimension; StoreError where it is missing or damaged."""
     path = _path(folder, metadata, number)
     try:
         if path.is_symlink():
@@ -73,7 +73,7 @@ def chunk_bytes(metadata: Mapping[str, Any]) -> int | None:
 
 
 def check_chunk(path: object, packed: bytes, metadata: Mapping[str, Any]) -> None:
-    """StoreError where a chunk's file does not unpack to the chunk's size; nothing is unpacked for that."""
+    """StoreError where a chunk's file says that it unpacks to another size than the chunk's. Nothing is unpacked."""
     size, wanted = _content_size(packed), chunk_bytes(metadata)
     if size is None or (size != wanted if wanted is not None else size > 1 << 30):
         found = "is no zstd frame" if size is None else f"unpacks to {size} bytes"

@@ -1,4 +1,4 @@
-"""Coordinates of the signals that a user gives: numbers, text or dates, as every reader of a store takes them."""
+"""Coordinates of the signals that a user gives: numbers, texts or dates, in forms that all readers of a store take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nan
 
 
 def signal_coordinates(layout: Layout, given: Mapping[str, NDArray[np.generic]] | None) -> list[Array]:
-    """One array per coordinate. Raises ValueError for what is not one value per signal of a kind that can be stored."""
+    """One array per coordinate. ValueError unless each has one value per signal, of a kind that can be stored."""
     arrays = []
     for name, values in (given or {}).items():
         if np.shape(values) != (layout.signals,):
@@ -55,5 +55,5 @@ def _since_the_first(name: str, dates: NDArray[Any]) -> tuple[NDArray[np.generic
         numbers = (dates - base).astype(f"timedelta64[{unit}]")
         if bool((base + numbers == dates).all()):
             break
-    # A year after Christ in four digits, and a fraction only where there is one, as the conventions have it.
+    # The conventions want a year of four digits, and a fraction of a second only where there is one.
     return numbers.astype(np.int64), {"units": f"{_UNITS[unit]} since {str(base).replace('T', ' ')}"}

@@ -1,4 +1,4 @@
-"""A trajectory in memory as a dataset like a store's."""
+"""Make a dataset like a store's of a trajectory in memory."""
 
 from __future__ import annotations
 

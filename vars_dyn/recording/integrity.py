@@ -1,8 +1,8 @@
 """Whether a folder is a store that a simulation wrote, and whether it is still as it was written.
 
-Most of what a store says it says twice: in the root's consolidated metadata and in each array's own, in the text of its
-provenance and in the variables made of it. What was damaged or edited is found where the two differ. Nothing that a
-store's files ask for is made, loaded or run before they are known to be of the form that is written here.
+A store says most things twice: in the root's consolidated metadata and in each array's own, and in the text of its
+provenance and in the variables made of it. Damage and edits are found where the two differ. Nothing that a store's
+files ask for is made, loaded or run before they are known to have the form that `vars_dyn.recording.store` writes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 
 
 class Contents(NamedTuple):
-    """What a store holds at its last commit: its arrays' metadata by name, as seen, and the facts of the run."""
+    """What a store holds at its last commit: its arrays' metadata by name, as readers see them, and the run's facts."""
 
     arrays: dict[str, dict[str, Any]]
     facts: Facts
@@ -199,7 +199,7 @@ _SNAPSHOT = ("live", "relative_gap", "settled_at", "at", "step", "statistics")
 
 
 def _check_array(path: Path, name: str, own: Mapping[str, Any]) -> None:
-    """That an array's own metadata have the one form that `Writer` writes; no other codec is ever looked up."""
+    """Check that an array's own metadata have the one form that `Writer` writes. No other codec is ever looked up."""
     shape, kind = own["shape"], own["data_type"]
     chunks = own["chunk_grid"]["configuration"]["chunk_shape"]
     whole = [*shape, *chunks]
@@ -235,7 +235,7 @@ _PACKED = [("zstd", ["checksum", "level"])]
 
 
 def _check_twin(path: Path, name: str, own: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
-    """That the root says of an array what the array says, but for how far the run has come."""
+    """Check that the root says of an array what the array says itself, but for how far the run has come."""
     free = {"shape"} if grows(own) else {"fill_value"} if is_carried(own) else set()
     if set(own) != set(seen) or any(
         own[k] != seen[k] or type(own[k]) is not type(seen[k]) for k in own if k not in free
@@ -263,7 +263,7 @@ def _check_dimensions(path: Path, arrays: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def _check_carried(path: Path, arrays: Mapping[str, Mapping[str, Any]], facts: Facts) -> None:
-    """That the variables made of the provenance say what it says."""
+    """Check that the variables made of the provenance say what it says."""
     carried = {name: metadata for name, metadata in arrays.items() if is_carried(metadata)}
     if not carried:
         return  # a store of version 0.1
@@ -274,7 +274,7 @@ def _check_carried(path: Path, arrays: Mapping[str, Mapping[str, Any]], facts: F
 
 
 def _check_chunks(path: Path, name: str, metadata: Mapping[str, Any]) -> None:
-    """That the first and the last chunk are there and of the right size; the others are looked at when read."""
+    """Check that the first and the last chunk are there and of the right size. The others are checked when read."""
     size = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     last = (metadata["shape"][0] - 1) // size[0] if grows(metadata) else 0
     for number in {0, last}:

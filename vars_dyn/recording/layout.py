@@ -22,7 +22,7 @@ _CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x")}
 
 @dataclass(frozen=True)
 class Population:
-    """The neurons or the atoms: the dimensions of all of them and of the recorded ones, and which those are."""
+    """The neurons or the atoms of a field: their shape and dimensions, and which of them are recorded (None: all)."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,13 +38,13 @@ class Population:
         return self.shape if self.chosen is None else (len(self.chosen),)
 
     def take(self, value: Tensor) -> Tensor:
-        """Of `value` (*batch, *shape), the recorded entries."""
+        """The recorded entries of `value` (*batch, *shape)."""
         if self.chosen is None:
             return value
         return value.flatten(-len(self.shape))[..., torch.tensor(self.chosen, device=value.device)]
 
     def coordinates(self) -> list[Array]:
-        """Which of all neurons (or atoms) the recorded ones are, by flat index and by place."""
+        """The flat indices and the places of the recorded neurons (or atoms) among all."""
         if self.chosen is None:
             return []
         index = np.asarray(self.chosen, dtype=np.int64)
@@ -61,8 +61,8 @@ class Population:
 class Layout:
     """Names of the dimensions of one field's recording, with the neurons and atoms chosen.
 
-    Where only some neurons are recorded, z has the dimension `neuron` and what covers all neurons has `all_neuron`
-    (with colours, rows and columns: their own names); atoms likewise. Raises ValueError for an index that there is not.
+    Where only some neurons are recorded, z has the dimension `neuron`. What covers all neurons then has `all_neuron`,
+    or colour, row and column. The same holds for atoms. Raises ValueError for an index that there is not.
     """
 
     def __init__(self, field: Field, neurons: Sequence[int] | None = None, atoms: Sequence[int] | None = None) -> None:
@@ -99,6 +99,6 @@ def meaning(long_name: str) -> dict[str, str]:
 
 
 def as_numpy(value: Tensor) -> NDArray[np.generic]:
-    """A tensor's numbers on the CPU; bfloat16, which numpy lacks, as float32, which holds it exactly."""
+    """A tensor's numbers on the CPU. numpy lacks bfloat16, so that becomes float32, which holds it exactly."""
     plain = value.detach().cpu()
     return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()

@@ -1,4 +1,4 @@
-"""One recording, checked and worked out before anything is written."""
+"""Plan a recording: check everything and work it out before anything is written."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from vars_dyn.recording.store import Array
 
 __all__ = ["RecordingPlan", "as_float64", "plan_recording", "times_digest"]
 
-#: More files than this are refused: a file system takes hours to make and to remove them.
+#: More files than this are refused, since a file system takes hours to make and to remove them.
 _MOST_FILES = 1_000_000
-#: Arguments of the integrator that may change between a run and its resumption: they do not touch the states.
+#: Arguments of the integrator that may differ where a run is resumed, since they do not change the states.
 _FREE = ("max_steps",)
 
 
@@ -47,7 +47,7 @@ class RecordingPlan:
         selection: what is recorded.
         chunk: recorded times per commit.
         integration: arguments of `vars_dyn.integration.integrate.stream` by name.
-        identity: facts that must be the same for a store to be gone on with.
+        identity: facts that must be as they were for a store to be resumed.
         description: what the user says of the signals and the run.
     """
 
@@ -85,7 +85,7 @@ class RecordingPlan:
 
     @property
     def times_facts(self) -> Facts:
-        """The facts of the times; they may differ where a store is gone on with."""
+        """The facts of the times. They may differ where a store is resumed."""
         return {"t_max": self.t_max, "times": len(self.times)}
 
     @property
@@ -101,7 +101,7 @@ class RecordingPlan:
 
     @cached_property
     def end_names(self) -> list[str]:
-        """The arrays that are not seen while the run goes on."""
+        """The names of the arrays that readers do not see while the run goes on."""
         return [array.name for array in self.end_arrays(self.start)]
 
     def end_arrays(self, now: Snapshot) -> list[Array]:
@@ -191,5 +191,5 @@ def times_digest(times: Tensor, index: int) -> str:
 
 
 def as_float64(times: Tensor) -> NDArray[np.float64]:
-    """Times as numpy has them."""
+    """Times as a numpy array."""
     return times.detach().cpu().double().numpy()

@@ -1,4 +1,4 @@
-"""Where a result comes from: parameters, hashes, versions, command and date, as a dataset's attributes."""
+"""Where a result comes from: parameters, hashes, versions, command and date."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PACKAGES = ("torch", "torchdiffeq", "numpy", "xarray", "zarr")
 
 
 def facts_of_field(field: Field, state: State) -> Facts:
-    """Everything that defines the field and its start: parameters, dictionary, dtype, device, SHA-256 of tensors."""
+    """All that defines the field and its start: parameters, dictionary, dtype, device, and SHA-256 of the tensors."""
     dictionary = field.dictionary
     layout = {name: getattr(dictionary, name) for name in ("stride", "padding", "groups") if hasattr(dictionary, name)}
     return {
@@ -61,7 +61,10 @@ def _uniform(field: Field) -> dict[str, float]:
 
 
 def _described(field: Field, problem: SparseProblem | None) -> str:
-    """What the equilibrium minimises, in a line (fact 1 of the mathematics); or why there is none."""
+    """What the equilibrium minimises, in a line, or why there is nothing that it does.
+
+    See docs/mathematics.md, "What an equilibrium solves".
+    """
     if problem is None:
         return field.instability() or "a quadratic form too large to be written out"
     parameters = field.parameters()
@@ -130,7 +133,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first name, of all in either, whose value is not the same, with the old and the new value."""
+    """The first name in either whose values differ, with the old and the new value; None where all agree."""
     for name in [*new, *(k for k in old if k not in new)]:
         before, after = old.get(name), new.get(name)
         if before != after and not (_is_nan(before) and _is_nan(after)):

@@ -1,4 +1,4 @@
-"""What can be recorded of a field's trajectory, and what a dataset needs beside it to explain itself."""
+"""What can be recorded of a field's trajectory, and what else a dataset needs to explain itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VARIABLES = ("z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
 
 @dataclass(frozen=True)
 class Quantity:
-    """One recorded variable: its name, dimensions after time, shape per time point, and how a state gives it."""
+    """One recorded variable: its name, dimensions after time, shape per time point, and its value for a state."""
 
     name: str
     dims: tuple[str, ...]
@@ -48,7 +48,7 @@ class Quantity:
         return np.stack(values).astype(self.dtype, copy=False) if values else np.empty((0, *self.shape), self.dtype)
 
     def array(self) -> Array:
-        """The empty array that takes it."""
+        """The array of a store that takes it, which is empty at first."""
         return Array(
             self.name, ("time", *self.dims), np.empty((0, *self.shape), self.dtype), self.attributes, growing=True
         )
@@ -65,7 +65,7 @@ def certified_problem(field: Field) -> SparseProblem | None:
 def chosen_quantities(
     layout: Layout, problem: SparseProblem | None, variables: Sequence[str] | None = None
 ) -> list[Quantity]:
-    """The variables to record, `variables` or all that the field has; ValueError for one that it has not."""
+    """The variables to record: `variables`, or all that the field has. ValueError for one that it has not."""
     available = {quantity.name: quantity for quantity in _available(layout, problem)}
     wanted = list(available) if variables is None else list(variables)
     if not wanted or len(set(wanted)) < len(wanted):
@@ -161,7 +161,7 @@ def _dictionary_arrays(layout: Layout) -> list[Array]:
 
 
 def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> list[Array]:
-    """All neurons and atoms at the last time, whatever was recorded before it, and the certificate there."""
+    """The state of all neurons and atoms at the last time, whatever was recorded before, and its certificate."""
     field = layout.field
     z = as_numpy(field.neurons(state)).reshape(layout.signals, *layout.neurons.shape)
     arrays = [Array("z_end", ("signal", *layout.neurons.all_dims), z, meaning("z at the end"))]
@@ -188,7 +188,10 @@ def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> l
 
 
 def _gain(field: Field) -> float:
-    """What P a is multiplied with to be compared with x: alpha c where c = gamma - 1/alpha > 0 (fact 1), else 1."""
+    """The factor by which P a is compared with x: alpha c where c = gamma - 1/alpha > 0, else 1.
+
+    See docs/mathematics.md, "What an equilibrium solves".
+    """
     parameters = field.parameters()
     gain = float(parameters.get("alpha", 1.0)) * float(parameters.get("gamma", 0.0)) - 1.0
     return gain if gain > 1e-12 else 1.0

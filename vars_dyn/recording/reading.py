@@ -1,4 +1,4 @@
-"""Stores as datasets, read lazily: the numbers of the run that was opened, or an error, never another run's."""
+"""Stores as lazily read datasets. Reading gives the numbers of the run that was opened, or raises StoreError."""
 
 from __future__ import annotations
 
@@ -28,9 +28,16 @@ __all__ = ["open_dataset"]
 def open_dataset(store: str | os.PathLike[str]) -> xr.Dataset:
     """The dataset of a store, read lazily.
 
-    Numbers are read when they are used, and are those of the run that was opened: StoreError where another run has
-    taken its place meanwhile, or where a chunk is missing or damaged. (`xarray.open_zarr` opens a store too, without
-    these checks.) Raises StoreError where there is no store, or a damaged one.
+    Args:
+        store: folder of the store.
+
+    Returns:
+        The dataset. Its numbers are read when they are used. They are those of the run that was opened: reading raises
+            StoreError where another run has taken its place meanwhile, or where a chunk is missing or damaged.
+            (`xarray.open_zarr` opens a store too, without these checks.)
+
+    Raises:
+        StoreError: (a ValueError) where there is no store, or a damaged one.
     """
     path = Path(store)
     found = contents(path)
@@ -45,7 +52,7 @@ def open_dataset(store: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _checked(path: Path, name: str, variable: xr.Variable) -> xr.Variable:
-    """A variable whose numbers are read with errors in a sentence; what is in memory stays as it is."""
+    """The variable, whose reading fails with one sentence. What is in memory stays as it is."""
     if isinstance(variable, xr.IndexVariable):
         return variable
     if not variable.ndim and variable.dtype.kind in "TUO":
@@ -57,7 +64,7 @@ def _checked(path: Path, name: str, variable: xr.Variable) -> xr.Variable:
 
 
 class _Checked(BackendArray):
-    """A variable of a store as an array of xarray's."""
+    """A variable of a store, as one of xarray's lazy arrays."""
 
     def __init__(self, path: Path, name: str, variable: xr.Variable) -> None:
         self.path, self.name, self.variable = path, name, variable
@@ -72,7 +79,7 @@ class _Checked(BackendArray):
 
 
 class _OneRun(LocalStore):
-    """A folder of zarr files that gives the chunks of one run only, and none that is not what the metadata say."""
+    """A folder of zarr files that gives the chunks of one run only, and only those that fit the metadata."""
 
     def __init__(self, root: Path, found: Contents | None = None, *, read_only: bool = True) -> None:
         super().__init__(root, read_only=True)
@@ -100,7 +107,7 @@ class _OneRun(LocalStore):
         return value
 
     def _run(self) -> object:
-        """What tells the run at this place from another: its identity, or the folder where it has none."""
+        """What tells the run at this place from another: its identity or, where it has none, the folder."""
         try:
             if "run" in self._arrays:
                 return (self.root / "run" / "zarr.json").read_bytes()

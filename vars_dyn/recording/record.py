@@ -1,4 +1,4 @@
-"""Recording a trajectory: streamed to a store while it is integrated."""
+"""Record a trajectory: stream it to a store while it is integrated."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def record(
 ) -> xr.Dataset:
     """Integrate a field and stream its trajectory to a zarr store; memory does not grow with the number of times.
 
-    The store is whole up to its last commit whatever happens to the process, and holds what is needed to go on from
-    there: with the same torch on the same machine, a run that was interrupted and resumed ends with the same bits.
+    Whatever happens to the process, the store is whole up to its last commit and holds what is needed to go on from
+    there. With the same torch on the same machine, a run that was interrupted and resumed ends with the same bits.
 
     Args:
         field: the field.
@@ -58,30 +58,30 @@ def record(
         times: increasing times in membrane time constants; the state is given at the first one.
         state: the state at the first time; the field's initial state by default.
         variables: names of `VARIABLES` to record; by default all that the field has.
-        every: record every so manieth of `times`, from the first on.
+        every: 1 records each of `times`, 2 the first and every second one after it, and so on.
         neurons: flat indices of the neurons to record z of; by default all.
         atoms: flat indices of the atoms to record u and the code of; by default all.
         chunk: recorded times per commit and per chunk of the store; by default as many as fit in 16 MiB, at most 64.
         resume: go on with the store. Everything must be as it was, but the last of `times` may be later. Stores of
             version 0.1 were begun with an `atol` that was absolute. They go on with today's, which is relative to each
             signal's size, and a warning says so.
-        overwrite: take the place of a store that is there, once the new one has been begun. Only a store that `record`
-            made, with nothing else in it, is replaced. Datasets of it that are open raise StoreError from then on.
-        progress: is called with a `Progress` after every chunk.
-        coordinates: further coordinates of the signals by name, each one value per signal: numbers, text or dates.
-        attributes: further attributes of the dataset, as JSON has them; arrays become lists.
+        overwrite: replace the store that is there, once the new one has been begun. Only a store that `record` made,
+            with nothing else in it, is replaced. Datasets of the old store that are open raise StoreError from then on.
+        progress: a function that is called with a `Progress` after every chunk.
+        coordinates: further coordinates of the signals by name. Each has one value per signal: numbers, texts or dates.
+        attributes: further attributes of the dataset, as JSON has them. Arrays become lists.
         origin: further facts of where the signals and parameters come from, kept in the variable `provenance`; `seed`
             becomes a variable of its own.
         **integration: arguments of `vars_dyn.integration.stream`: method, rtol, atol, gap, max_steps, ...
 
     Returns:
-        The dataset, read lazily from the store. Its variable `status` says how the run ended; parameters
-        and results are scalar variables too, and `provenance` is all of them (`facts`): joined runs keep each one's.
+        The dataset, read lazily from the store. Its variable `status` says how the run ended. Parameters and results
+        are scalar variables, too, so that joined runs keep each one's. `provenance` holds all of them (see `facts`).
 
     Raises:
         ValueError: for arguments that do not fit, a store that exists, or one that is resumed with other parameters.
-        StoreError: (a ValueError) where the store cannot be written; what was committed before stays.
-        IntegrationError: where integration fails; the store keeps the trajectory up to there and says so.
+        StoreError: (a ValueError) where the store cannot be written. What was committed before stays.
+        IntegrationError: where integration fails. The store keeps the trajectory up to there, and says so.
     """
     plan = plan_recording(
         field,
@@ -120,7 +120,7 @@ def _created(path: Path, plan: RecordingPlan, *, overwrite: bool) -> Recording:
     """A new store with the first time point committed."""
 
     def permit() -> int | None:
-        """A lock on what is in the way, where that may be replaced; StoreError where not."""
+        """A lock on what is in the way, if it may be replaced; StoreError otherwise."""
         if not overwrite and not is_empty_folder(path):
             raise exists(path)
         check_replaceable(path)

@@ -1,4 +1,4 @@
-"""Going on with a store where its last commit left it."""
+"""Resume a store from its last commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["resumed"]
 
 
 def resumed(path: Path, plan: RecordingPlan) -> Recording | None:
-    """The store's recording, ready to go on; None where it is already at its end."""
+    """The store's recording, ready to go on; None where nothing is left to do."""
     if not path.exists():
         raise StoreError(f"{path} does not exist; there is no store to resume")
     writer = Writer.open(path, contents)
@@ -46,7 +46,7 @@ def resumed(path: Path, plan: RecordingPlan) -> Recording | None:
 
 
 def _snapshot(path: Path, plan: RecordingPlan, writer: Writer, slot: int, index: int) -> Snapshot:
-    """The snapshot to go on from; StoreError where it is not that of the time that the store says it is of."""
+    """The snapshot to go on from; StoreError where it cannot be read, or is of another time than the store says."""
     try:
         snapshot = snapshots.read(plan.field, writer.read, slot)
     except StoreError:
@@ -64,7 +64,7 @@ def _snapshot(path: Path, plan: RecordingPlan, writer: Writer, slot: int, index:
 
 
 def _check_arrays(path: Path, plan: RecordingPlan, writer: Writer, found: Contents) -> None:
-    """StoreError where arrays are not of this run's shapes, or what was written once cannot be read."""
+    """StoreError where an array has another shape than this run's, or one that is written once cannot be read."""
     for quantity in plan.quantities:
         shape = found.arrays[quantity.name]["shape"]
         if tuple(shape[1:]) != quantity.shape or found.arrays[quantity.name]["data_type"] != quantity.dtype.name:
@@ -114,7 +114,7 @@ def _warn_of_tolerances(path: Path, old: Facts) -> None:
 
 
 def _history(old: Facts) -> list[Facts]:
-    """When and by what command the run was resumed, this time included."""
+    """When, where from and by what command the run was resumed: one entry for each time, this one included."""
     entry = {
         "command": provenance.command_line(),
         "date": provenance.now(),

@@ -1,8 +1,8 @@
 """What is known of a run as scalar variables of its dataset, so that joined runs keep each one's value.
 
-xarray's `concat` keeps the attributes of the first dataset it is given, and with the defaults that it announces its
-coordinates too. Data variables are joined in any case. So parameters and results are scalar data variables, and so is
-`provenance`: all facts, these and those with no variable of their own, as the text of a JSON object.
+xarray's `concat` keeps the attributes of the first dataset only. With the defaults that it announces for later versions
+it does the same with coordinates. It joins data variables in any case. So parameters and results are scalar data
+variables. So is `provenance`, the text of a JSON object with all facts, those without a variable of their own too.
 """
 
 from __future__ import annotations
@@ -105,6 +105,6 @@ def facts(dataset: xr.Dataset) -> Facts:
 
 
 def dataset_attributes(given: Facts, found: Facts) -> Facts:
-    """The attributes of a dataset: what the user gave and is no fact of ours, a title, and the version's mark."""
+    """The attributes of a dataset: a title, the version's mark, and the user's own but those named like a fact."""
     own = {name: value for name, value in given.items() if name not in _KNOWN}
     return {**own, "title": TITLE, MARK: found[MARK]}

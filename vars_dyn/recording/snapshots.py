@@ -1,4 +1,4 @@
-"""The integrator's snapshot as arrays of a store: all that a run needs to go on with the same bits."""
+"""The integrator's snapshot as arrays of a store. They hold all that a run needs to go on with the same bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["arrays", "read"]
 
 
 def arrays(layout: Layout, snapshot: Snapshot, slot: int) -> list[Array]:
-    """The arrays of slot 0 or 1."""
+    """The arrays that hold a snapshot in slot 0 or 1."""
     prefix = f"snapshot/{slot}/"
     parts = {"z": layout.neurons, "u": layout.atoms}
     found = []
@@ -50,7 +50,7 @@ def arrays(layout: Layout, snapshot: Snapshot, slot: int) -> list[Array]:
 
 
 def read(field: Field, array: Callable[[str], NDArray[np.generic]], slot: int) -> Snapshot:
-    """The snapshot in slot 0 or 1, where `array` gives an array by name."""
+    """The snapshot in slot 0 or 1. `array` gives an array of the store by name."""
     prefix, device = f"snapshot/{slot}/", field.x.device
 
     def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:

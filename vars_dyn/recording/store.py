@@ -1,9 +1,9 @@
 """A zarr store of growing arrays that is whole at every moment.
 
-Chunks are written first, each file complete before it gets its name. What was written becomes visible by one atomic
-replacement of the root's zarr.json, whose consolidated metadata holds the arrays' committed lengths. A process that is
-killed anywhere leaves the last commit. The arrays' own zarr.json hold the length that the run is planned to reach, so
-the store also opens without consolidated metadata; what is not yet written reads as NaN there.
+Chunks are written first. Each file is complete before it gets its name. One atomic replacement of the root's zarr.json,
+whose consolidated metadata hold the arrays' committed lengths, then makes visible what was written. A process that is
+killed anywhere leaves the last commit. The arrays' own zarr.json hold the length that the run is planned to reach. So
+the store also opens without consolidated metadata, where what is not yet written reads as NaN.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["Array", "Writer"]
 class Array:
     """An array of a store: its name (with its group's), what it holds, and what it means.
 
-    `growing` arrays gain entries along their first dimension; `values` is empty in it, giving shape and dtype only.
-    A `carried` array is one number or text and has no file of its own: its metadata carry it as their fill value, so
-    that a commit changes it together with all else that is seen.
+    A `growing` array gains entries along its first dimension. Its `values` have no entries there, and give shape and
+    dtype only. A `carried` array is one number or text and has no chunk file. Its metadata carry it as their fill
+    value, so that a commit changes it together with all else that readers see.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Array:
 
 
 class Writer:
-    """Writes into a store and commits. Holds a lock on it until closed; use as a context manager."""
+    """Writes into a store and commits. It holds a lock on the store until it is closed; use it as a context manager."""
 
     def __init__(self, path: Path, held: int | None) -> None:
         self.path = path
         self._lock = held
         self._unsynced: set[str] = set()
-        # A run writes its arrays' own metadata, and only it does: what they hold is read once.
+        # Nobody else writes the arrays' own metadata while this holds the lock, so they are read once.
         self._metadata = {p.parent.relative_to(path).as_posix(): json.loads(p.read_text()) for p in _nodes(path)}
         self.carries = any(is_carried(metadata) for metadata in self._metadata.values())
 
@@ -116,9 +116,10 @@ class Writer:
             self._lock = None
 
     def publish(self, work: Workplace, permit: Callable[[], int | None]) -> None:
-        """Move the store from its workplace to where it belongs.
+        """Move the store from its workplace to its place.
 
-        What is there goes if `permit`, called just before, gives a lock on it. StoreError where the place is not free.
+        `permit` is called just before where something is there. If it gives a lock on that, the store replaces it.
+        Raises StoreError where the place is not free.
         """
         try:
             work.publish(permit)
@@ -129,7 +130,7 @@ class Writer:
         self.path = work.target
 
     def read(self, name: str) -> NDArray[np.generic]:
-        """What an array that does not grow holds."""
+        """The values of an array that does not grow."""
         return read_chunk(self.path / name, self._metadata[name], 0)
 
     def write(self, name: str, values: NDArray[np.generic], start: int = 0) -> None:
@@ -147,14 +148,14 @@ class Writer:
             done += len(piece)
 
     def set_planned_length(self, length: int) -> None:
-        """Set the length that growing arrays have in their own metadata."""
+        """Put a length into the own metadata of all growing arrays."""
         for name, metadata in self._metadata.items():
             if grows(metadata) and metadata["shape"][0] != length:
                 metadata["shape"][0] = length
                 write_bytes(self.path / name / "zarr.json", _as_bytes(metadata))
 
     def settle(self, values: Mapping[str, NDArray[np.generic]]) -> None:
-        """Set what carried arrays have in their own metadata."""
+        """Put the values of carried arrays into their own metadata."""
         for name, value in values.items():
             if self._metadata[name]["fill_value"] != (fill := as_fill(value)):
                 self._metadata[name]["fill_value"] = fill
@@ -168,9 +169,9 @@ class Writer:
         *,
         without: Iterable[str] = (),
     ) -> None:
-        """Make the first `length` entries of growing arrays, what is carried, and `attributes`, what is seen.
+        """Let readers see the first `length` entries of growing arrays, the carried `values`, and `attributes`.
 
-        Arrays `without` are left out of what is seen.
+        They do not see the arrays whose names `without` holds.
         """
         for name in self._unsynced:
             sync(self.path / name)
@@ -204,7 +205,7 @@ def grows(metadata: Mapping[str, Any]) -> bool:
 
 
 def is_carried(metadata: Mapping[str, Any]) -> bool:
-    """Whether an array's metadata carry its value; the arrays that have files are packed."""
+    """Whether an array's metadata carry its value. Arrays with chunk files have a second codec, which packs them."""
     return metadata["node_type"] == "array" and len(metadata["codecs"]) == 1
 
 
@@ -241,7 +242,7 @@ def _consolidated(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes(path: Path) -> Iterator[Path]:
-    """The zarr.json of every group and array, outermost first; chunk folders are not walked."""
+    """The zarr.json of every group and array, outermost first."""
     here = path / "zarr.json"
     yield here
     if json.loads(here.read_text())["node_type"] == "group":
@@ -250,7 +251,7 @@ def _nodes(path: Path) -> Iterator[Path]:
 
 
 def _fill(dtype: np.dtype[Any]) -> Any:
-    """The value of what was never written."""
+    """What entries that were never written read as."""
     return np.nan if dtype.kind == "f" else np.array(False if dtype.kind == "b" else -1).astype(dtype)[()]
 
 

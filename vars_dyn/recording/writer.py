@@ -1,4 +1,4 @@
-"""A store that is being written: integrate, record and commit, chunk by chunk."""
+"""A run that is being recorded: integrate, write and commit, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Progress", "Recording"]
 
 
 class Progress(NamedTuple):
-    """How far a recording is: reported after every chunk of times.
+    """How far a recording has come, reported after every chunk of times.
 
     Attributes:
         time, t_max: the time reached and the time to reach, in membrane time constants.
@@ -43,18 +43,31 @@ class Progress(NamedTuple):
 
 @dataclass
 class Recording:
-    """A store that is being written, from a snapshot on."""
+    """A store that is being written, from a snapshot on.
+
+    Attributes:
+        path: where the store is, or will be.
+        plan: what is recorded.
+        writer: the open store.
+        snapshot: the last snapshot that was committed.
+        index: the index of its time in the plan's times.
+        slot: the slot of the store that holds it, 0 or 1.
+        facts: what was known of the run when it was begun or resumed.
+        seconds: how long the run has taken.
+        chunks: the integration from the snapshot on.
+        hashed: how many of the times have gone into `hash`.
+    """
 
     path: Path
     plan: RecordingPlan
     writer: Writer = dataclass_field(init=False)
     snapshot: Snapshot
-    index: int  # of `snapshot.time` in the plan's times
+    index: int
     slot: int
     facts: Facts
     seconds: float
     chunks: Iterator[tuple[Tensor, State, Snapshot]]
-    hashed: int = 0  # so many of the times went into `hash`
+    hashed: int = 0
     hash: Any = dataclass_field(default_factory=hashlib.sha256)
 
     def run(self, progress: Callable[[Progress], None] | None) -> None:
@@ -66,7 +79,7 @@ class Recording:
             for _, states, now in self.chunks:
                 self.write(states, position)
                 position += len(states[0])
-                # At the end of the run no snapshot is kept: a later t_max may have other times there.
+                # No snapshot is kept at the end of the run, since a later t_max may have other times there.
                 if position % plan.stride == 0 and self.index + 1 < position < len(plan.times):
                     self.snapshot, self.index, self.slot = now, position - 1, 1 - self.slot
                     self.seconds = time.perf_counter() - began
@@ -81,7 +94,10 @@ class Recording:
         self._finish(position, now)
 
     def write(self, states: State, position: int) -> None:
-        """Write the recorded ones of the states at the times from `position`, a multiple of `every`, on."""
+        """Write what is to be recorded of `states`, which are those at the times from index `position` on.
+
+        `position` is a multiple of `every`.
+        """
         every = self.plan.every
         picked = [tuple(part[k] for part in states) for k in range(0, len(states[0]), every)]
         times = self.plan.times[position : position + len(states[0]) : every]
@@ -91,25 +107,25 @@ class Recording:
                 self.writer.write(quantity.name, quantity.values_at(picked), position // every)
 
     def commit(self, position: int, snapshot: Snapshot) -> None:
-        """Commit all that is written, with the snapshot to go on from."""
+        """Commit all that has been written, with the snapshot to go on from."""
         with explained(self.path):
             for array in snapshots.arrays(self.plan.layout, snapshot, self.slot):
                 self.writer.write(array.name, array.values)
             self.show(self._points(position), self.facts_at("running", snapshot), without=self.plan.end_names)
 
     def show(self, points: int, found: Facts, *, without: Sequence[str] = ()) -> None:
-        """Commit so many time points, and what is known of the run."""
+        """Commit the first `points` time points, and what is known of the run."""
         plan = self.plan
         names = " ".join(array.name for array in plan.layout.coordinates() + plan.description.coordinates)
         if self.writer.carries:
             shown = scalars.dataset_attributes(plan.description.attributes, found)
             shown |= {"coordinates": names} if names else {}
             self.writer.commit(points, shown, scalars.as_values(found), without=without)
-        else:  # a store of version 0.1, which is gone on with as it was begun
+        else:  # a store of version 0.1 keeps its facts as attributes
             self.writer.commit(points, found, {}, without=without)
 
     def _finish(self, position: int, now: Snapshot) -> None:
-        """Commit the last, perhaps incomplete, chunk and the state at the end; the snapshot stays where it was."""
+        """Commit the last chunk, which may be incomplete, and the state at the end. The snapshot stays where it was."""
         settled = not bool(now.live.any())
         points = self._points(position)
         following = points * self.plan.every
@@ -118,13 +134,13 @@ class Recording:
             and following < len(self.plan.times)
             and float(self.plan.times[following - self.plan.every]) < now.time
         ):
-            # All settled between two recorded times: the state, which does not move any more, is recorded once.
+            # All have settled between two recorded times. Their state, which moves no more, is recorded once.
             self.write(tuple(part[None] for part in now.state), following)
             points += 1
         self._close(points, now, "settled" if settled else "reached t_max")
 
     def _fail(self, error: IntegrationError, position: int, now: Snapshot) -> None:
-        """Keep what there is of the trajectory."""
+        """Write what the failed integration gives of the trajectory, and commit it."""
         found = error.trajectory
         if found is not None and len(found.times):
             self.write(found.states, position)
@@ -133,7 +149,7 @@ class Recording:
         self._close(self._points(position), now, f"failed: {error}")
 
     def _close(self, points: int, now: Snapshot, status: str) -> None:
-        """Commit everything, for good."""
+        """Commit the end of the run."""
         with explained(self.path):
             for array in self.plan.end_arrays(now):
                 self.writer.write(array.name, array.values)
@@ -144,7 +160,7 @@ class Recording:
                 self.writer.settle(scalars.as_values(found))
 
     def _times_digest(self) -> str:
-        """The hash of the times up to the snapshot: a resumed run must have gone through the same ones."""
+        """The hash of the times up to the snapshot, which those of a resumed run must have."""
         self.hash.update(self.plan.times[self.hashed : self.index + 1].numpy().tobytes())
         self.hashed = self.index + 1
         return str(self.hash.hexdigest())
@@ -153,7 +169,7 @@ class Recording:
         return -(-position // self.plan.every)
 
     def facts_at(self, status: str, snapshot: Snapshot) -> Facts:
-        """All that is known of the run, which has come to a snapshot."""
+        """All that is known of the run when it has come to `snapshot`."""
         gap = self.plan.integration.get("gap")
         settled = not bool(snapshot.live.any())
         found = {
