@@ -1,0 +1,173 @@
+"""The panels: each draws one aspect of a run into axes that the caller gives."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from vars_dyn.plotting.pictures import draw_signals, mosaic, patch_shape
+from vars_dyn.plotting.style import BLUE, FAINT, INK, ORANGE, bare_axes, colours, marker, tidy_axes, time_axis
+from vars_dyn.recording import facts
+
+__all__ = [
+    "plot_active",
+    "plot_atoms",
+    "plot_convergence",
+    "plot_encoders",
+    "plot_input",
+    "plot_neurons",
+    "plot_reconstruction",
+    "plot_residual",
+]
+
+#: The most lines that are drawn of one quantity, and the most of them that are in colour.
+_LINES, _COLOURED = 64, 8
+#: The most atoms that are drawn.
+_TILES = 24
+
+
+def plot_neurons(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> None:
+    """The potentials z of one signal's neurons over time."""
+    _potentials(ax, dataset, "z", signal)
+    ax.set_title(f"neurons z of signal {_chosen(dataset, signal)}")
+
+
+def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> None:
+    """The potentials u of one signal's encoding neurons over time, and the threshold that active ones are beyond."""
+    _potentials(ax, dataset, "u", signal)
+    number = _chosen(dataset, signal)
+    ax.set_title(f"encoding neurons u of signal {number}")
+    known = facts(dataset)
+    if "beta" in known and "threshold" in known:
+        theta = float(dataset["lam"][number]) / float(known["beta"])
+        for level in (theta,) if known["threshold"] == "nonnegative" else (theta, -theta):
+            ax.axhline(level, color=INK, linewidth=0.8, linestyle="--", label="threshold" if level > 0 else None)
+        ax.legend(loc="best", frameon=False, fontsize=8)
+
+
+def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
+    """How far V is above its value at the end, and the relative gap (largest and median over signals), logarithmic."""
+    time = dataset["time"].to_numpy()
+    lines: list[tuple[NDArray[Any], dict[str, Any]]] = []
+    if "relative_gap" in dataset:
+        gap = dataset["relative_gap"].to_numpy()
+        lines.append((gap.max(axis=1), {"color": BLUE, "label": "relative gap, largest"}))
+        if gap.shape[1] > 1:
+            median = {"color": BLUE, "alpha": 0.5, "linestyle": ":", "label": "relative gap, median"}
+            lines.append((np.median(gap, axis=1), median))
+    if "lyapunov" in dataset:
+        v = dataset["lyapunov"].to_numpy().sum(axis=1)
+        half = 0.5 * float((dataset["signals"].to_numpy() ** 2).sum()) or 1.0
+        lines.append(((v - v[-1]) / half, {"color": ORANGE, "label": "V - V(end)"}))
+    for values, style in lines:
+        ax.plot(time, np.where(values > 0, values, np.nan), **style, **marker(time))
+    time_axis(ax, time)
+    ax.set_ylabel("relative to |x|² / 2")
+    ax.set_title("convergence")
+    largest = max((float(values.max()) for values, _ in lines), default=0.0)
+    if not largest > 0:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "zero throughout", transform=ax.transAxes, ha="center", color=INK)
+        return
+    asked = facts(dataset).get("stop_gap")
+    if isinstance(asked, float):
+        ax.axhline(asked, color=INK, linewidth=0.8, linestyle="--", label="gap to reach")
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 1e-16 * largest), high)
+    ax.legend(loc="best", frameon=False, fontsize=8)
+
+
+def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
+    """Active atoms per signal over time: the median, the middle 80 % and the range of all signals."""
+    time, active = dataset["time"].to_numpy(), dataset["active"].to_numpy()
+    atoms = math.prod(facts(dataset).get("code_shape", [0]))
+    if active.shape[1] > 1:
+        low, high = np.percentile(active, [10, 90], axis=1)
+        ax.fill_between(time, active.min(axis=1), active.max(axis=1), color=BLUE, alpha=0.12, linewidth=0, label="all")
+        ax.fill_between(time, low, high, color=BLUE, alpha=0.3, linewidth=0, label="middle 80 %")
+    ax.plot(time, np.median(active, axis=1), color=BLUE, label="median", **marker(time))
+    time_axis(ax, time)
+    ax.set_ylim(0, max(1.0, 1.3 * float(active.max())))  # room for the legend above the curves
+    ax.set_ylabel(f"active atoms per signal{f', of {atoms}' if atoms else ''}")
+    ax.set_title("active atoms")
+    if active.shape[1] > 1:
+        ax.legend(loc="upper right", ncols=3, columnspacing=1.0, handlelength=1.5, frameon=False, fontsize=8)
+
+
+def plot_input(ax: Axes, dataset: xr.Dataset) -> None:
+    """The input signals: the first image, put together from its patches where it was cut, or the signals as rows."""
+    draw_signals(ax, dataset, dataset["signals"].to_numpy(), restore=True)
+    ax.set_title("input x")
+
+
+def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
+    """What the code at the end makes of the input, in the input's place and scale."""
+    rebuilt = dataset["reconstruction_end"].to_numpy()
+    draw_signals(ax, dataset, rebuilt, restore=True)
+    x = dataset["signals"].to_numpy()
+    power = float((x**2).sum())
+    explained = f" ({100 * (1 - float(((x - rebuilt) ** 2).sum()) / power):.0f} % of |x|²)" if power else ""
+    ax.set_title(f"reconstruction{explained}")
+
+
+def plot_residual(ax: Axes, dataset: xr.Dataset) -> None:
+    """The input minus its reconstruction. Zero is white."""
+    residual = dataset["signals"].to_numpy() - dataset["reconstruction_end"].to_numpy()
+    draw_signals(ax, dataset, residual, restore=False)
+    ax.set_title("residual")
+
+
+def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
+    """The atoms that are most active at the end, summed over signals: tiles where they are images, else bars."""
+    weight = dataset["dictionary"].to_numpy()
+    code = np.abs(dataset["code_end"].to_numpy())
+    if weight.ndim == 4:
+        tiles, activity = weight, code.sum(axis=(0, 2, 3))
+    else:
+        tiles, activity = weight.T, code.reshape(len(code), -1).sum(axis=0)
+    order = np.argsort(-activity, kind="stable")[: min(_TILES, int((activity > 0).sum()))]
+    shape = patch_shape(dataset)
+    ax.set_title("most active atoms")
+    if not len(order):
+        ax.text(0.5, 0.5, "no atom is active", transform=ax.transAxes, ha="center", color=INK)
+        bare_axes(ax)
+        return
+    if weight.ndim == 4 or shape is not None:
+        images = tiles[order].reshape(len(order), *(weight.shape[1:] if weight.ndim == 4 else shape or ()))
+        ax.imshow(mosaic(images), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        bare_axes(ax)
+        return
+    ax.bar(np.arange(len(order)), activity[order], color=BLUE)
+    ax.set_xticks(np.arange(len(order)), [str(k) for k in order], rotation=90, fontsize=7)
+    ax.set_xlabel("atom")
+    ax.set_ylabel("activity, sum of |a|")
+    tidy_axes(ax)
+
+
+def _potentials(ax: Axes, dataset: xr.Dataset, name: str, signal: int | None) -> None:
+    """Lines of one signal. Those that end the largest are in colour. Of the others some are drawn, faintly."""
+    time = dataset["time"].to_numpy()
+    values = dataset[name].isel(signal=_chosen(dataset, signal)).to_numpy().reshape(len(time), -1)
+    order = np.argsort(-np.abs(values[-1]), kind="stable")
+    bold, rest = order[:_COLOURED], order[_COLOURED:]
+    rest = rest[:: max(1, -(-len(rest) // _LINES))]
+    ax.plot(time, values[:, rest], color=FAINT, linewidth=0.6, **marker(time))
+    shades = colours(len(bold))
+    for line, shade in zip(bold, shades, strict=True):
+        ax.plot(time, values[:, line], color=shade, linewidth=1.3, **marker(time))
+    time_axis(ax, time)
+    ax.set_ylabel(f"potential {name}")
+
+
+def _chosen(dataset: xr.Dataset, signal: int | None) -> int:
+    """The signal that was asked for, or the one with the largest norm."""
+    if signal is not None:
+        return signal
+    x = dataset["signals"].to_numpy()
+    return int((x.reshape(len(x), -1) ** 2).sum(axis=1).argmax())
