@@ -54,7 +54,7 @@ class Crash(BaseException):
 
 
 def crashing_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process 'die' at the so manieth write of an array or commit, halfway through."""
+    """Let the process 'die' at the write of an array or commit that follows so many others, halfway through."""
     left = [writes]
 
     def counted(name: str) -> None:

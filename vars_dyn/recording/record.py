@@ -62,9 +62,8 @@ def record(
         neurons: flat indices of the neurons to record z of; by default all.
         atoms: flat indices of the atoms to record u and the code of; by default all.
         chunk: recorded times per commit and per chunk of the store; by default as many as fit in 16 MiB, at most 64.
-        resume: go on with the store. Everything must be as it was, but the last of `times` may be later. Stores of
-            version 0.1 were begun with an `atol` that was absolute. They go on with today's, which is relative to each
-            signal's size, and a warning says so.
+        resume: go on with the store. Everything must be as it was, but the last of `times` may be later. A store that
+            was begun when `atol` was absolute goes on with today's, relative to each signal's size, and with a warning.
         overwrite: replace the store that is there, once the new one has been begun. Only a store that `record` made,
             with nothing else in it, is replaced. Datasets of the old store that are open raise StoreError from then on.
         progress: a function that is called with a `Progress` after every chunk.
