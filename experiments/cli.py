@@ -14,34 +14,31 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse import Namespace
 
 from experiments import plain
 from experiments.settings import Attention, Data
 from vars_dyn import _yaml
+from vars_dyn._command import CommandParser
 
 __all__ = ["Parser", "add_data", "add_model", "parser_for", "run"]
 
 #: The longest message of a failure; what came may be quoted in it, and be long.
 _LONGEST = 600
 
-# Texts of options go through the reader of plain data too, which knows no aliases, tags or deep nesting.
-set_loader("plain", _yaml.value_of, exceptions=(ValueError,))
 
-
-class Parser(ArgumentParser):
+class Parser(CommandParser):
     """A parser that checks configurations and values as plain data by their options' types first.
 
     jsonargparse alone imports whatever a value names as `class_path`, and makes one where a type is Any. So nothing
     reaches it here but mappings of options that there are, with numbers, texts and lists of the types they are
-    declared with. Options are written out in full.
+    declared with.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.kinds: dict[str, Any] = {}
         self.given: set[str] = set()
-        own = {"parser_mode": "plain", "allow_abbrev": False, "exit_on_error": False}
-        super().__init__(*arguments, **{**own, **keywords})  # jsonargparse makes parsers of this class for parts
+        super().__init__(*arguments, **keywords)
 
     def add_option(self, name: str, kind: Any, **keywords: Any) -> None:
         """Add an option `--name` of a type; keywords are argparse's."""

@@ -20,7 +20,7 @@ from PIL import Image
 import vars_dyn
 from tests.fuzz.sandbox import Foreign, called
 from vars_dyn.simulate import main
-from vars_dyn.simulate.options import _GROUPS
+from vars_dyn.simulate.options import groups, options_of
 
 QUICK = 20
 
@@ -130,21 +130,21 @@ def make_inputs(folder: Path) -> None:
 
 def command(draw: random.Random) -> list[str]:
     """A command line: some options with values that are likely or not, on a run that is short where it is one."""
-    options = [field for kind in _GROUPS.values() for field in kind.__dataclass_fields__.values()]
+    options = [option for kind in groups().values() for option in options_of(kind)]
     chosen = draw.sample(options, draw.randint(0, 5))
     line = [draw.choice(USUAL["input"]) for _ in range(draw.choice([1, 1, 1, 1, 2, 0]))]
     # Short and small; what is drawn after it wins.
     line += ["--dictionary", "random:9", "--t-max", "2", "--max-steps", "2000", "--figure", "none"][
         : draw.choice([8, 6])
     ]
-    for field in chosen:
-        name = f"--{field.name.replace('_', '-')}"
-        if field.name == "input":
+    for option in chosen:
+        name = option.written
+        if option.name == "input":
             line.append(draw.choice(INPUTS + WORDS))
-        elif field.metadata.get("flag"):
+        elif option.flag:
             line.append(name)
         else:
-            value = draw.choice(USUAL.get(field.name, NUMBERS) if draw.random() < 0.8 else NUMBERS + WORDS + LISTS)
+            value = draw.choice(USUAL.get(option.name, NUMBERS) if draw.random() < 0.8 else NUMBERS + WORDS + LISTS)
             line += [f"{name}={value}"] if draw.random() < 0.5 else [name, value]
     if draw.random() < 0.1:
         line.insert(draw.randint(0, len(line)), draw.choice(["--rec", "--t", "--lam=1=2", "-x", "--speed", *WORDS]))
@@ -153,7 +153,7 @@ def command(draw: random.Random) -> list[str]:
 
 def configuration(draw: random.Random) -> str:
     """A YAML file: options, wrong kinds, what hangs or runs a careless loader, or noise."""
-    names = [name for kind in _GROUPS.values() for name in kind.__dataclass_fields__]
+    names = [option.name for kind in groups().values() for option in options_of(kind)]
     pool: list[Any] = [*NUMBERS, *NAMES, None, True, 3, -1, 1e-9, float("nan"), [], [1, 2], {"a": 1}, [[1]], "\0"]
     keys = [draw.choice(names).replace("_", draw.choice("_-")) for _ in range(draw.randint(0, 4))]
     document = {key: draw.choice(pool) for key in keys}

@@ -106,9 +106,9 @@ def test_a_large_run_is_announced(
 def test_the_disk_that_is_worked_out_is_enough(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the store holds lies between the two numbers, apart from its metadata."""
     from vars_dyn.simulate.build import dictionary_of, times_of
+    from vars_dyn.simulate.cli import parse
     from vars_dyn.simulate.inputs import read_signals
     from vars_dyn.simulate.limits import demand_of
-    from vars_dyn.simulate.options import parse
 
     np.save("signals.npy", np.random.default_rng(0).normal(size=(300, 40)))
     line = ["signals.npy", "--dictionary", "random:90", "--t-max", "30", "--gap", "none", "--out", "run.zarr"]

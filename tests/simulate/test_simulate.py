@@ -30,7 +30,7 @@ from vars_dyn.recording import facts
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.simulate import main
 from vars_dyn.simulate.build import times_of
-from vars_dyn.simulate.options import parse
+from vars_dyn.simulate.cli import parse
 
 #: Quick options for signals.npy: some hundred commits' worth of nothing would be slow.
 SMALL = ("--dictionary", "random:9", "--lam", "0.3x", "--t-max", "400", "--chunk", "64")

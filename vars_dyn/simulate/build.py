@@ -162,10 +162,9 @@ def field_of(options: Options, signals: Signals, dictionary: Dictionary) -> Fiel
 
 
 def _lam(options: FieldOptions, x: Tensor, dictionary: Dictionary) -> float | Tensor:
-    value, share = options.lam
-    if not share:
-        return value
-    return value * dictionary.encode(x).flatten(-len(dictionary.code_shape)).abs().amax(-1)
+    if not options.lam.is_share:
+        return options.lam.value
+    return options.lam.value * dictionary.encode(x).flatten(-len(dictionary.code_shape)).abs().amax(-1)
 
 
 def times_of(options: IntegratorOptions) -> Tensor:

@@ -1,80 +1,117 @@
-"""The command's options: declared once, in groups, and read from the command line and from a YAML file alike."""
+"""The command's options: each is declared once, with its default, its reader and its help."""
 
 # ruff: noqa: RUF009 -- `_option` and `_flag` are dataclasses.field by another name
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, get_type_hints
 
-from vars_dyn import _yaml
 from vars_dyn.integration import METHODS
 from vars_dyn.recording import VARIABLES
 from vars_dyn.simulate import values as read
 
-__all__ = ["FREE", "Options", "parse", "stored"]
+__all__ = [
+    "DictionaryOptions",
+    "FieldOptions",
+    "InputOptions",
+    "IntegratorOptions",
+    "Option",
+    "Options",
+    "RecordOptions",
+    "RunOptions",
+    "groups",
+    "options_of",
+]
 
-#: Options that a resumed run may be given anew: they do not touch what is computed up to where it stood.
-FREE = ("t_max", "max_steps", "threads", "out", "figure", "resume", "overwrite", "json", "config")
+
+@dataclass(frozen=True)
+class Option:
+    """How an option is written, read and explained.
+
+    Attributes:
+        name: the field's, with underscores.
+        read: takes the value from the text that a command line, a YAML file or a store holds.
+        default: the text of the value that it has if it is not given; None for the list of inputs.
+        help: what `--help` says of it.
+        metavar: what stands for its value there.
+        flag: whether it is given without a value, to say yes.
+    """
+
+    name: str
+    read: Callable[[str], Any]
+    default: str | None
+    help: str
+    metavar: str
+    flag: bool = False
+
+    @property
+    def written(self) -> str:
+        """The option as it is written on the command line."""
+        return "INPUT" if self.default is None else f"--{self.name.replace('_', '-')}"
 
 
-def _option(default: str | None, reader: Callable[[str], Any], help_text: str, metavar: str | None = None) -> Any:
-    """A field whose value `reader` takes from text: a flag's, a YAML entry's, or the default's."""
-    return dataclasses.field(metadata={"default": default, "read": reader, "help": help_text, "metavar": metavar})
+def _option(default: str | None, reader: Callable[[str], Any], help_text: str, metavar: str) -> Any:
+    return dataclasses.field(metadata={"option": (reader, default, help_text, metavar)})
 
 
 def _flag(help_text: str) -> Any:
-    return dataclasses.field(metadata={"default": "no", "read": read.yes, "help": help_text, "flag": True})
+    return dataclasses.field(metadata={"option": (read.yes, "no", help_text, "", True)})
 
 
 @dataclass(frozen=True)
 class InputOptions:
     """signals"""
 
-    input: list[str] = dataclasses.field(
-        metadata={
-            "default": None,
-            "read": lambda paths: [str(read.path(path)) for path in paths],
-            "metavar": "INPUT",
-            "help": "image files or folders of them (PNG, JPEG, TIFF, BMP, PPM, WebP); a .npy or zarr array of two "
-            "dimensions (a signal a row) or three (a stack of grey images); by default a photograph of Grace Hopper "
-            "that matplotlib ships",
-        }
+    input: list[str] = _option(
+        None,
+        lambda text: str(read.path(text)),
+        "image files, or folders of them (PNG, JPEG, TIFF, BMP, PPM, WebP); or one .npy file or zarr array of two "
+        "dimensions (one signal per row) or three (a stack of grey images). Default: the photograph of Grace Hopper "
+        "that comes with matplotlib",
+        "INPUT",
     )
-    whole: bool = _flag("code images whole, with a convolutional dictionary, instead of cutting them into patches")
-    colour: bool = _flag("keep colour (default: grey)")
+    whole: bool = _flag("code each image whole with a convolutional dictionary, instead of cutting it into patches")
+    colour: bool = _flag("keep the colours of images instead of turning them grey")
     crop: tuple[int, ...] | None = _option(
-        "none", read.or_none(read.box), "part of each image to take", "TOP,LEFT,HEIGHT,WIDTH"
+        "none", read.or_none(read.box), "part of each image to take, in pixels (default: all)", "TOP,LEFT,HEIGHT,WIDTH"
     )
     scale: float | None = _option(
-        "none", read.or_none(read.number(0.0, above=True)), "factor by which images are then resized"
+        "none",
+        read.or_none(read.number(0.0, above=True)),
+        "factor that resizes each image after the crop (default: none)",
+        "FACTOR",
     )
     full_scale: str | float = _option(
         "auto",
         read.full_scale,
-        "stored number that becomes 1: auto takes the white of an image's depth (255 for 8 bits, 65535 for 16) and "
-        "leaves arrays and images of floats as they are; dtype takes the largest number of an array's integer type, "
-        "too; none leaves all as it is stored; or a number",
+        "stored number that becomes 1. auto: the white of each image's depth (255 for 8 bits, 65535 for 16), and 1 "
+        "for arrays and images of floats; dtype: as auto, and the largest number of an array's integer type; "
+        "none: numbers stay as they are stored; or a number",
+        "auto|dtype|none|NUMBER",
     )
-    background: float = _option("1", read.fraction, "grey behind transparent pixels, from 0 (black) to 1 (white)")
-    patch: int = _option("16", read.count(2), "side of the square patches in pixels")
+    background: float = _option(
+        "1", read.fraction, "grey behind transparent pixels, from 0 (black) to 1 (white)", "GREY"
+    )
+    patch: int = _option("16", read.count(2), "side of the square patches in pixels", "PIXELS")
     stride: int | None = _option(
-        "none", read.or_none(read.count(1)), "pixels between patches (default: the patch's side)"
+        "none",
+        read.or_none(read.count(1)),
+        "pixels from one patch to the next (default: the patch's side)",
+        "PIXELS",
     )
     patches: int | None = _option(
-        "none", read.or_none(read.count(1)), "how many patches to take, drawn by the seed (default: all)"
+        "none", read.or_none(read.count(1)), "number of patches to draw at random by --seed (default: all)", "COUNT"
     )
     mean: str = _option(
         "auto",
         read.one_of("auto", "subtract", "keep"),
-        "each signal's mean; auto subtracts it from images, not from arrays' rows",
+        "what to do with each signal's mean. auto: subtract it from images, keep it in an array's rows",
+        "auto|subtract|keep",
     )
-    norm: str = _option("keep", read.one_of("keep", "unit"), "each signal's norm; unit divides by it")
+    norm: str = _option("keep", read.one_of("keep", "unit"), "unit divides each signal by its norm", "keep|unit")
 
 
 @dataclass(frozen=True)
@@ -84,17 +121,26 @@ class DictionaryOptions:
     dictionary: str = _option(
         "gabor",
         str,
-        "gabor; random:M (M normal atoms of norm 1); a file .npy (d, d'), .safetensors[:NAME], or a zarr array",
+        "gabor; random:M (M normally distributed atoms of norm 1); or a .npy file of shape (d, d'), a "
+        ".safetensors[:NAME] file, or a zarr array",
+        "DICTIONARY",
     )
-    orientations: int = _option("4", read.count(1), "Gabor bank: orientations")
+    orientations: int = _option("4", read.count(1), "Gabor bank: number of orientations", "COUNT")
     scales: int | None = _option(
-        "none", read.or_none(read.count(1)), "Gabor bank: octaves (default: 3; 2 with --whole)"
+        "none",
+        read.or_none(read.count(1)),
+        "Gabor bank: number of scales, an octave apart (default: 3; 2 with --whole)",
+        "COUNT",
     )
-    phases: int = _option("2", read.count(1), "Gabor bank: phases")
-    places: int = _option("4", read.count(1), "Gabor bank: places a side at the finest scale (1 with --whole)")
-    wavelength: float = _option("4", read.number(2.0), "Gabor bank: shortest wavelength in pixels")
-    kernel: int = _option("11", read.count(2), "with --whole: side of the templates in pixels")
-    conv_stride: int = _option("4", read.count(1), "with --whole: pixels between a template's places")
+    phases: int = _option("2", read.count(1), "Gabor bank: number of phases", "COUNT")
+    places: int = _option(
+        "4", read.count(1), "without --whole: places of the Gabor bank along each side, at the finest scale", "COUNT"
+    )
+    wavelength: float = _option("4", read.number(2.0), "Gabor bank: shortest wavelength in pixels", "PIXELS")
+    kernel: int = _option("11", read.count(2), "with --whole: side of the templates in pixels", "PIXELS")
+    conv_stride: int = _option(
+        "4", read.count(1), "with --whole: pixels from one place of a template to the next", "PIXELS"
+    )
 
 
 @dataclass(frozen=True)
@@ -104,25 +150,40 @@ class FieldOptions:
     field: str = _option(
         "sparse",
         read.one_of("sparse", "reduced", "encoder-decoder", "recurrent", "feed-forward"),
-        "vector field: sparse (Eq. 8-9), reduced (Eq. 20), encoder-decoder (Eq. 6-7), recurrent (Eq. 5), "
+        "vector field: sparse (Eq. 8-9), reduced (Eq. 20), encoder-decoder (Eq. 6-7), recurrent (Eq. 5) or "
         "feed-forward (Eq. 2)",
+        "FIELD",
     )
-    lam: tuple[float, bool] = _option(
-        "0.1x", read.lam, "weight of |a|_1: a number, or with an x a share of each signal's critical value max |P^T x|"
+    lam: read.Lam = _option(
+        "0.1x",
+        read.lam,
+        "weight of |a|_1 in the objective: a number; or a number with an x, which is a share of each signal's "
+        "critical value max |P^T x|",
+        "NUMBER[x]",
     )
-    alpha: float | None = _option("none", read.or_none(read.number()), "leak of the neurons (default: the field's, 1)")
+    alpha: float | None = _option(
+        "none", read.or_none(read.number()), "leak of the neurons (default: the field's, 1)", "NUMBER"
+    )
     beta: float | None = _option(
-        "none", read.or_none(read.number()), "leak of the encoding neurons (default: 2; encoder-decoder 1)"
+        "none",
+        read.or_none(read.number()),
+        "leak of the encoding neurons (default: 2; 1 for encoder-decoder)",
+        "NUMBER",
     )
     gamma: float | None = _option(
-        "none", read.or_none(read.number()), "inhibition between encoding neurons (default: 2)"
+        "none", read.or_none(read.number()), "inhibition between encoding neurons (default: 2)", "NUMBER"
     )
-    tau_z: float | None = _option("none", read.or_none(read.number()), "time constant of the neurons (default: 1)")
+    tau_z: float | None = _option(
+        "none", read.or_none(read.number()), "time constant of the neurons (default: 1)", "TIME"
+    )
     tau_u: float | None = _option(
-        "none", read.or_none(read.number()), "time constant of the encoding neurons (default: 1)"
+        "none", read.or_none(read.number()), "time constant of the encoding neurons (default: 1)", "TIME"
     )
     threshold: str | None = _option(
-        "none", read.or_none(read.one_of("soft", "nonnegative")), "gate of the encoding neurons (default: soft)"
+        "none",
+        read.or_none(read.one_of("soft", "nonnegative")),
+        "gate of the encoding neurons (default: soft)",
+        "soft|nonnegative",
     )
 
 
@@ -130,26 +191,41 @@ class FieldOptions:
 class IntegratorOptions:
     """integrator"""
 
-    method: str = _option("dopri5", read.one_of(*METHODS), f"one of {', '.join(METHODS)}")
-    rtol: float = _option("1e-6", read.number(0.0, above=True), "relative tolerance")
-    atol: float = _option("1e-8", read.number(0.0, above=True), "absolute tolerance, times each signal's size")
-    t_max: float = _option("1000", read.number(0.0, above=True), "time to stop at, in membrane time constants")
-    dt: float = _option("0.1", read.number(0.0, above=True), "spacing of the times")
+    method: str = _option("dopri5", read.one_of(*METHODS), f"integrator: {', '.join(METHODS)}", "METHOD")
+    rtol: float = _option("1e-6", read.number(0.0, above=True), "relative tolerance of a step", "NUMBER")
+    atol: float = _option(
+        "1e-8", read.number(0.0, above=True), "absolute tolerance of a step, in units of each signal's size", "NUMBER"
+    )
+    t_max: float = _option(
+        "1000", read.number(0.0, above=True), "time at which the run ends, in membrane time constants", "TIME"
+    )
+    dt: float = _option("0.1", read.number(0.0, above=True), "spacing of the times to record, at the start", "TIME")
     times: str = _option(
         "octaves",
         read.one_of("octaves", "even"),
-        "octaves: the spacing doubles whenever time has; even: it stays (see --dt)",
+        "octaves: the spacing of the times doubles each time that the time doubles; even: the spacing stays --dt",
+        "octaves|even",
     )
     gap: float | None = _option(
-        "1e-6", read.or_none(read.number(0.0, above=True)), "relative gap to settle at; none runs to --t-max"
+        "1e-6",
+        read.or_none(read.number(0.0, above=True)),
+        "relative duality gap at which a signal has settled; none: run to --t-max",
+        "NUMBER|none",
     )
     step: float | None = _option(
-        "none", read.or_none(read.number(0.0, above=True)), "step of a fixed-step method; first step of others"
+        "none",
+        read.or_none(read.number(0.0, above=True)),
+        "step of a fixed-step method, or first step of an adaptive one (default: --dt for a fixed-step method with "
+        "--gap none; else chosen)",
+        "TIME",
     )
     check_every: float | None = _option(
-        "none", read.or_none(read.number(0.0, above=True)), "time between looks at the gap"
+        "none",
+        read.or_none(read.number(0.0, above=True)),
+        "time between two checks of the gap (default: chosen)",
+        "TIME",
     )
-    max_steps: int = _option("1000000", read.count(1), "steps at most")
+    max_steps: int = _option("1000000", read.count(1), "largest number of steps", "COUNT")
 
 
 @dataclass(frozen=True)
@@ -157,47 +233,65 @@ class RecordOptions:
     """recording"""
 
     out: Path | None = _option(
-        "none", read.or_none(read.path), "zarr store (default: run-0001.zarr, or the next free number)"
+        "none",
+        read.or_none(read.path),
+        "zarr store to write (default: run-0001.zarr, or the next free number)",
+        "STORE",
     )
     figure: Path | None = _option(
-        "auto", read.or_none(read.path), "picture of the run (default: the store's name with .png); none"
+        "auto",
+        read.or_none(read.path),
+        "picture of the run (.png, .pdf or .svg), or none for no picture (default: the store's name with .png)",
+        "FILE|none",
     )
     record: list[str] | None = _option(
-        "all", lambda t: None if t == "all" else read.names(t), f"all, or of {','.join(VARIABLES)}"
+        "all", read.or_all(read.names), f"variables to record: all, or names of {','.join(VARIABLES)}", "NAMES"
     )
-    every: int = _option("1", read.count(1), "record every so manieth time")
+    every: int = _option("1", read.count(1), "record every n-th of the times", "N")
     neurons: list[int] | None = _option(
-        "all", lambda t: None if t == "all" else read.indices(t), "all, or such as 0,5,10-19"
+        "all", read.or_all(read.indices), "neurons to record: all, or indices such as 0,5,10-19", "INDICES"
     )
     atoms: list[int] | None = _option(
-        "all", lambda t: None if t == "all" else read.indices(t), "all, or such as 0,5,10-19"
+        "all", read.or_all(read.indices), "encoding neurons to record: all, or indices such as 0,5,10-19", "INDICES"
     )
-    chunk: int = _option("16", read.count(1), "recorded times per commit")
-    resume: bool = _flag("go on with the store; options that are not given are the store's, and --t-max may be raised")
-    overwrite: bool = _flag("take the place of a store and a picture that are there")
+    chunk: int = _option("16", read.count(1), "number of recorded times that are written at once", "COUNT")
+    resume: bool = _flag(
+        "continue the run in --out. Options that are not given are those of the store; --t-max may be raised"
+    )
+    overwrite: bool = _flag("replace a store and a picture of the same names")
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """run"""
 
-    seed: int = _option("0", read.count(0), "seed of everything drawn at random")
-    device: str = _option("cpu", str, "cpu, cuda, cuda:1, ...")
-    dtype: str = _option("float64", read.one_of("float64", "float32"), "precision of the states")
+    seed: int = _option("0", read.count(0), "seed of all random numbers", "SEED")
+    device: str = _option("cpu", str, "device to compute on: cpu, cuda, cuda:1, ...", "DEVICE")
+    dtype: str = _option("float64", read.one_of("float64", "float32"), "precision of the states", "float64|float32")
     threads: int | None = _option(
         "auto",
-        lambda t: None if t == "auto" else read.count(1, 1024)(t),
-        "threads of the CPU; auto takes one where an evaluation is too small to be shared, and else torch's choice",
+        read.or_auto(read.count(1, 1024)),
+        "threads of the CPU. auto: one for a run so small that threads cost more than they gain, else torch's choice",
+        "COUNT|auto",
     )
-    json: bool = _flag("print a JSON object as the last line of standard output")
+    json: bool = _flag("print the result as a JSON object, in the last line of standard output")
     config: Path | None = _option(
-        "none", read.or_none(read.path), "YAML file of options, by these names; the command line wins"
+        "none",
+        read.or_none(read.path),
+        "YAML file of options, by their names without the dashes; the command line wins over it",
+        "FILE",
     )
 
 
 @dataclass(frozen=True)
 class Options:
-    """All options, and the text from which each was read."""
+    """All options.
+
+    Attributes:
+        signals, dictionary, field, integrator, record, run: the values, in groups.
+        text: what each value was read from: the text of the command line, a YAML file, a store, or the default.
+        given: the names of those that the command line or the YAML file gave.
+    """
 
     signals: InputOptions
     dictionary: DictionaryOptions
@@ -205,154 +299,16 @@ class Options:
     integrator: IntegratorOptions
     record: RecordOptions
     run: RunOptions
-    text: dict[str, Any]
+    text: dict[str, str | list[str] | None]
     given: frozenset[str]
 
 
-_GROUPS: dict[str, type[Any]] = {
-    "signals": InputOptions,
-    "dictionary": DictionaryOptions,
-    "field": FieldOptions,
-    "integrator": IntegratorOptions,
-    "record": RecordOptions,
-    "run": RunOptions,
-}
+def groups() -> dict[str, type[Any]]:
+    """The groups of options, by their names in `Options`."""
+    return {name: kind for name, kind in get_type_hints(Options).items() if dataclasses.is_dataclass(kind)}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (--help lists the options)")
-
-
-def parse(arguments: Sequence[str], store: Callable[[Path], Mapping[str, Any]] | None = None) -> Options:
-    """The options that the command line gives, then its YAML file, then (when resuming) the store, then the defaults.
-
-    `store` gives the options that a store was made with, by its path. Raises ValueError for an unknown option or a
-    value that it cannot take.
-    """
-    line = {name: value for name, value in vars(_parser().parse_args(_joined(arguments))).items() if value is not None}
-    if line.get("input") == []:
-        del line["input"]
-    read_config = dict(_fields())["config"].metadata["read"]
-    config = read_config(line["config"]) if "config" in line else None
-    given = _from_yaml(config) | line if config is not None else line
-    base: Mapping[str, Any] = {}
-    if given.get("resume") == "yes" and store is not None and given.get("out", "none") != "none":
-        base = store(Path(given["out"]))
-    text = {name: field.metadata["default"] for name, field in _fields()} | dict(base) | given
-    return _typed(text, frozenset(given))
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--lam -0.1x` as `--lam=-0.1x`: what begins like a negative number is a value, to be refused as one."""
-    joined: list[str] = []
-    for text in arguments:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.]", text):
-            joined[-1] += f"={text}"
-        else:
-            joined.append(text)
-    return joined
-
-
-def stored(options: Options) -> str:
-    """The options as the text of an attribute, from which `parse` takes what a resumed run is not given."""
-    kept = {
-        name: value
-        for name, value in options.text.items()
-        if name not in FREE or name in ("t_max", "max_steps", "threads")
-    }
-    if kept["input"] is not None:
-        kept["input"] = [str(Path(name).resolve()) for name in kept["input"]]
-    return json.dumps(kept)
-
-
-def _typed(text: dict[str, Any], given: frozenset[str]) -> Options:
-    groups = {}
-    for group, kind in _GROUPS.items():
-        values = {}
-        for field in dataclasses.fields(kind):
-            raw = text[field.name]
-            try:
-                values[field.name] = field.metadata["read"](raw) if raw is not None else []
-            except ValueError as error:
-                raise ValueError(f"{_flag_of(field.name)} is {error}") from None
-        groups[group] = kind(**values)
-    return Options(**groups, text=text, given=given)
-
-
-def _fields() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    for kind in _GROUPS.values():
-        for field in dataclasses.fields(kind):
-            yield field.name, field
-
-
-def _flag_of(name: str) -> str:
-    return "INPUT" if name == "input" else f"--{name.replace('_', '-')}"
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="python -m vars_dyn.simulate",
-        description="Simulate recurrent sparse-coding neurons on signals until they are proven to have settled.",
-        epilog="Exit status: 0 done; 1 the gap was not reached by --t-max, or the integration failed (the store says "
-        "so); 2 bad input or arguments; 130 and 143 interrupted or terminated (the command that goes on is printed).",
-        allow_abbrev=False,
-    )
-    for kind in _GROUPS.values():
-        group = parser.add_argument_group(kind.__doc__ or "")
-        for field in dataclasses.fields(kind):
-            _add(group, field)
-    return parser
-
-
-def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
-    about = field.metadata
-    if field.name == "input":
-        group.add_argument("input", nargs="*", metavar="INPUT", help=about["help"])
-        return
-    if about.get("flag"):
-        group.add_argument(_flag_of(field.name), dest=field.name, action="store_const", const="yes", help=about["help"])
-        return
-    shown = (
-        "" if about["default"] in ("none", "auto") or "default:" in about["help"] else f" (default: {about['default']})"
-    )
-    metavar = about["metavar"] or field.name.upper()
-    group.add_argument(
-        _flag_of(field.name), dest=field.name, metavar=metavar, help=(about["help"] + shown).replace("%", "%%")
-    )
-
-
-def _from_yaml(path: Path) -> dict[str, Any]:
-    """The entries of a YAML file as the text that the command line would hold."""
-    try:
-        document = _yaml.load(path)
-    except ValueError as error:
-        raise ValueError(f"--config {error}") from None
-    known = dict(_fields())
-    found = {}
-    for key, value in document.items():
-        name = key.replace("-", "_")
-        if name not in known or name == "config":
-            raise ValueError(f"--config {path} holds the unknown option {read.shown(key)}; --help lists the options")
-        if name in found:
-            raise ValueError(f"--config {path} holds {name} twice, as {name.replace('_', '-')} too; once is wanted")
-        found[name] = _as_text(path, key, value, known[name])
-    return found
-
-
-def _as_text(path: Path, key: str, value: Any, field: dataclasses.Field[Any]) -> Any:
-    """A value of YAML as the command line would hold it: true as yes, null as none, a list with commas."""
-    parts = value if isinstance(value, list) else [value]
-    if isinstance(value, dict) or any(isinstance(part, (dict, list)) for part in parts):
-        raise ValueError(f"--config {path}: {key} is {read.shown(str(value))}; one value, or a list of them, is wanted")
-    if field.name == "input":
-        if not all(isinstance(part, str) and part for part in parts):
-            raise ValueError(
-                f"--config {path}: {key} is {read.shown(str(value))}; a path, or a list of them, is wanted"
-            )
-        return parts
-    words = [
-        "none" if v is None else v if isinstance(v, str) else ("no", "yes")[v] if isinstance(v, bool) else str(v)
-        for v in parts
-    ]
-    return ",".join(words)
+def options_of(group: type[Any]) -> Iterator[Option]:
+    """The options of a group, in the order in which they are declared."""
+    for field in dataclasses.fields(group):
+        yield Option(field.name, *field.metadata["option"])

@@ -28,9 +28,10 @@ from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.recording.record import record
 from vars_dyn.simulate import process, report
 from vars_dyn.simulate.build import device_of, dictionary_of, field_of, integration_of, threads_of, times_of
+from vars_dyn.simulate.cli import FREE, parse, stored
 from vars_dyn.simulate.inputs import read_signals
 from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
-from vars_dyn.simulate.options import FREE, Options, parse, stored
+from vars_dyn.simulate.options import Options
 from vars_dyn.simulate.unused import check_used
 
 __all__ = ["main"]
@@ -146,7 +147,7 @@ def _run(options: Options, begun: _Begun) -> int:
 
 def _unstored(options: Options) -> list[str]:
     """The options that a resumed run must be given anew."""
-    extra = ["--figure", options.text["figure"]] if "figure" in options.given else []
+    extra = ["--figure", str(options.text["figure"])] if "figure" in options.given else []
     return [*extra, *(["--json"] if options.run.json else [])]
 
 

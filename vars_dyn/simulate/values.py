@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vars_dyn.recording import VARIABLES
 
 __all__ = [
+    "Lam",
     "box",
     "count",
     "fraction",
@@ -19,6 +20,8 @@ __all__ = [
     "names",
     "number",
     "one_of",
+    "or_all",
+    "or_auto",
     "or_none",
     "path",
     "shown",
@@ -27,6 +30,13 @@ __all__ = [
 
 #: A list of more would take longer to check than most runs.
 _INDICES = 10**7
+
+
+class Lam(NamedTuple):
+    """The weight of |a|_1: a number, or a share of each signal's critical value max |P^T x|."""
+
+    value: float
+    is_share: bool
 
 
 def shown(text: str) -> str:
@@ -108,7 +118,21 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Reads what `read` does, or none."""
-    return lambda text: None if text == "none" else read(text)
+    return _or("none", read)
+
+
+def or_all(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads what `read` does, or all, which is None."""
+    return _or("all", read)
+
+
+def or_auto(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads what `read` does, or auto, which is None."""
+    return _or("auto", read)
+
+
+def _or(word: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == word else read(text)
 
 
 def names(text: str) -> list[str]:
@@ -151,11 +175,11 @@ def box(text: str) -> tuple[int, ...]:
     return found
 
 
-def lam(text: str) -> tuple[float, bool]:
-    """(value, whether it is a share of the critical value)."""
-    share = text.endswith("x")
+def lam(text: str) -> Lam:
+    """A number, or a share of the critical value such as 0.2x."""
+    is_share = text.endswith("x")
     try:
-        return number(0.0)(text.removesuffix("x")), share
+        return Lam(number(0.0)(text.removesuffix("x")), is_share)
     except ValueError:
         raise ValueError(f"{shown(text)}; a number of at least 0, or a share such as 0.2x, is wanted") from None
 

@@ -1,0 +1,44 @@
+"""The parser of commands: options in full, files of options that yield to the command line, and no code in a value."""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import ArgumentError
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vars_dyn._command import CommandParser
+
+
+def parser() -> CommandParser:
+    made = CommandParser(prog="x")
+    made.add_argument("--config", action="config")
+    made.add_argument("--lam", type=float, default=0.0)
+    made.add_argument("--name", type=str, default="")
+    made.add_argument("rest", nargs="*")
+    return made
+
+
+@given(st.sampled_from([(), ("--lam", "-2.5")]), st.sampled_from([(), ("--name=b",)]), st.permutations(range(3)))
+def test_the_command_line_wins_wherever_the_file_stands(
+    lam: tuple[str, ...], name: tuple[str, ...], order: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "c.yaml"
+        file.write_text("lam: 3.0\nname: a\n")
+        parts = [lam, name, ("--config", str(file))]
+        found = parser().parse_args([word for k in order for word in parts[k]])
+    assert (found.lam, found.name) == (-2.5 if lam else 3.0, "b" if name else "a")
+
+
+def test_words_after_two_dashes_are_left_alone() -> None:
+    assert parser().parse_args(["--lam", "-1", "--", "-1", "--config", "-.5"]).rest == ["-1", "--config", "-.5"]
+
+
+@pytest.mark.parametrize("words", [["--la", "1"], ["--speed", "1"], ["--lam"], ["--lam", "!!python/name:os.system"]])
+def test_bad_arguments_do_not_end_the_process(words: list[str]) -> None:
+    with pytest.raises(ArgumentError):
+        parser().parse_args(words)

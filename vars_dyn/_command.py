@@ -1,0 +1,64 @@
+"""What the commands share: a parser of options that takes plain data, and nothing that could name code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, set_loader
+
+from vars_dyn import _yaml
+
+__all__ = ["CommandParser"]
+
+# jsonargparse reads texts and files by this loader, which knows no aliases, tags or deep nesting.
+set_loader("plain", _yaml.value_of, exceptions=(ValueError,))
+
+
+class CommandParser(ArgumentParser):
+    """jsonargparse's parser, as the commands of this project use it.
+
+    Options are written out in full. The command line wins over files of options, wherever `--config` stands in it. A
+    word that begins like a negative number is the value of the option before it. Bad arguments raise
+    `argparse.ArgumentError` instead of ending the process.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        own = {"parser_mode": "plain", "allow_abbrev": False, "exit_on_error": False}
+        super().__init__(*arguments, **{**own, **keywords})  # jsonargparse makes parsers of this class for parts
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Any:
+        """As jsonargparse's."""
+        words = _config_first(_joined(sys.argv[1:] if args is None else args))
+        return super().parse_args(words, *others, **keywords)
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--lam -0.1x` as `--lam=-0.1x`: argparse would take the value for an option that there is not."""
+    joined: list[str] = []
+    for position, word in enumerate(words):
+        before = joined[-1] if joined else ""
+        if before == "--":
+            return [*joined, *words[position:]]
+        if before.startswith("--") and "=" not in before and re.match(r"-[\d.]", word):
+            joined[-1] = f"{before}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _config_first(words: Sequence[str]) -> list[str]:
+    """The same words with the files of options in front: jsonargparse lets what stands later win."""
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            others += [word, *rest]
+        elif word == "--config":
+            files += [word, *([value] if (value := next(rest, None)) is not None else [])]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return [*files, *others]

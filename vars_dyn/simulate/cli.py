@@ -1,0 +1,186 @@
+"""Reading the command's options: from the command line, a YAML file, and the store of a run that is resumed."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentError, HelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vars_dyn import _yaml
+from vars_dyn._command import CommandParser
+from vars_dyn.simulate.options import Option, Options, groups, options_of
+from vars_dyn.simulate.values import shown
+
+__all__ = ["FREE", "parse", "stored"]
+
+#: Options that a resumed run may be given anew: they do not touch what is computed up to where it stood.
+FREE = ("t_max", "max_steps", "threads", "out", "figure", "resume", "overwrite", "json", "config")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A value, and the text that it was read from."""
+
+    text: str
+    value: Any
+
+
+class _RefusedError(Exception):
+    """An option has a bad value. argparse would put its own words before those of a ValueError."""
+
+
+class _Type:
+    """The type of an option, as jsonargparse calls it: once with a text, and again with what came of it."""
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+
+    def __call__(self, text: str | _Read) -> _Read:
+        if isinstance(text, _Read):
+            return text
+        try:
+            return _Read(text, self._option.read(text))
+        except ValueError as error:
+            raise _RefusedError(f"{self._option.written} is {error}") from None
+
+
+def parse(arguments: Sequence[str], store: Callable[[Path], Mapping[str, Any]] | None = None) -> Options:
+    """The options that the command line gives, then its YAML file, then (when resuming) the store, then the defaults.
+
+    `store` gives the options that a store was made with, by its path. Raises ValueError for an unknown option or a
+    value that it cannot take.
+    """
+    try:
+        given = _given(arguments)
+        resumed: dict[str, Any] = {}
+        out = given["out"].value if "out" in given else None
+        if store is not None and out is not None and "resume" in given and given["resume"].value:
+            resumed = _read_all(store(out))
+    except _RefusedError as error:
+        raise ValueError(str(error)) from None
+    except ArgumentError as error:
+        raise ValueError(f"{' '.join(str(error).split())} (--help lists the options)") from None
+    found = _DEFAULTS | resumed | given
+    texts = {name: [one.text for one in each] or None if name == "input" else each.text for name, each in found.items()}
+    values = {name: [one.value for one in each] if name == "input" else each.value for name, each in found.items()}
+    return Options(
+        **{
+            group: kind(**{each.name: values[each.name] for each in options_of(kind)})
+            for group, kind in _GROUPS.items()
+        },
+        text=texts,
+        given=frozenset(given),
+    )
+
+
+def stored(options: Options) -> str:
+    """The options as the text of an attribute, from which `parse` takes what a resumed run is not given."""
+    kept = {
+        name: value
+        for name, value in options.text.items()
+        if name not in FREE or name in ("t_max", "max_steps", "threads")
+    }
+    if isinstance(kept["input"], list):
+        kept["input"] = [str(Path(name).resolve()) for name in kept["input"]]
+    return json.dumps(kept)
+
+
+_GROUPS = groups()
+_OPTIONS = {option.name: option for kind in _GROUPS.values() for option in options_of(kind)}
+_DEFAULTS: dict[str, Any] = {
+    name: [] if option.default is None else _Type(option)(option.default) for name, option in _OPTIONS.items()
+}
+
+
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """What the command line and its YAML file give, by name."""
+    namespace = vars(_parser().parse_args(arguments, defaults=False))
+    line = {}
+    for name, value in namespace.items():
+        if _OPTIONS[name].flag:
+            line[name] = _Type(_OPTIONS[name])("yes")
+        elif value:  # without an INPUT there is an empty list of them
+            line[name] = value
+    config = line["config"].value if "config" in line else None
+    return line if config is None else _from_yaml(config) | line
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="python -m vars_dyn.simulate",
+        description="Simulate recurrent sparse-coding neurons on signals until every signal is proven to have settled.",
+        epilog="Exit status: 0 done; 1 the gap was not reached by --t-max, or the integration failed (the store says "
+        "so); 2 bad input or arguments; 130 interrupted and 143 terminated (the command that continues the run is "
+        "printed).",
+        formatter_class=HelpFormatter,
+    )
+    for kind in _GROUPS.values():
+        group = parser.add_argument_group(kind.__doc__ or "")
+        for option in options_of(kind):
+            if option.flag:
+                group.add_argument(option.written, action="store_true", help=option.help)
+                continue
+            text = option.help
+            if option.default not in (None, "none") and "default:" not in text:
+                text += f" (default: {option.default})"
+            name = option.name if option.default is None else option.written
+            several = {"nargs": "*"} if option.default is None else {}
+            group.add_argument(
+                name, type=_Type(option), metavar=option.metavar, help=text.replace("%", "%%"), **several
+            )
+    return parser
+
+
+def _from_yaml(file: Path) -> dict[str, Any]:
+    """The entries of a YAML file, read as the command line's are."""
+    try:
+        document = _yaml.load(file)
+    except ValueError as error:
+        raise ValueError(f"--config {error}") from None
+    found: dict[str, Any] = {}
+    for key, value in document.items():
+        name = key.replace("-", "_")
+        if name not in _OPTIONS or name == "config":
+            raise ValueError(f"--config {file} holds the unknown option {shown(key)}; --help lists the options")
+        if name in found:
+            raise ValueError(f"--config {file} holds {name} twice, as {name.replace('_', '-')} too; once is wanted")
+        found[name] = value
+    try:
+        return _read_all(found)
+    except ValueError as error:
+        raise ValueError(f"--config {file}: {error}") from None
+
+
+def _read_all(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from plain data. Names that are no option's are passed over: another version may have stored them."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        if name == "input":
+            found[name] = _paths(value)
+        elif name in _OPTIONS:
+            found[name] = _Type(_OPTIONS[name])(_as_text(name, value))
+    return found
+
+
+def _paths(value: Any) -> list[_Read]:
+    parts = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(part, str) and part for part in parts):
+        raise ValueError(f"input is {shown(str(value))}; a path, or a list of them, is wanted")
+    return [_Type(_OPTIONS["input"])(part) for part in parts]
+
+
+def _as_text(name: str, value: Any) -> str:
+    """A value of YAML as the command line would hold it: true as yes, null as none, a list with commas."""
+    parts = value if isinstance(value, list) else [value]
+    if isinstance(value, dict) or any(isinstance(part, (dict, list)) for part in parts):
+        raise ValueError(f"{name} is {shown(str(value))}; one value, or a list of them, is wanted")
+    return ",".join(_word(part) for part in parts)
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
