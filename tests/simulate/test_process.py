@@ -76,7 +76,7 @@ def test_absurd_numbers(
 
 def test_a_run_that_cannot_fit(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A photograph of 24 million pixels, on machines of several sizes."""
-    Image.new("L", (6000, 4000)).save("photo.png")
+    Image.new("L", (6000, 4000)).save("photo.png", compress_level=1)
     arguments = ("photo.png", "--t-max", "0.2", "--figure", "none", "--out", "disk/run.zarr")
     monkeypatch.setattr(_resources, "free_memory", lambda: 4 * 10**9)
     monkeypatch.setattr("vars_dyn.simulate.limits.free_disk", lambda _: 10**12)
@@ -184,7 +184,9 @@ def test_an_array_that_says_it_is_larger(here: Path, capsys: pytest.CaptureFixtu
 
 
 def shell(line: str, here: Path) -> subprocess.CompletedProcess[str]:
-    command = f"{shlex.quote(sys.executable)} -m vars_dyn.simulate {shlex.join(SMALL)} --figure none --gap 1e-2"
+    command = (
+        f"{shlex.quote(sys.executable)} -m vars_dyn.simulate {shlex.join(SMALL)} --figure none --gap 0.5 --record z"
+    )
     return subprocess.run(
         ["bash", "-c", line.replace("SIMULATE", command)],
         cwd=here, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
@@ -225,7 +227,7 @@ def test_the_command_that_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = "a store's name.zarr"
-    line = [*SMALL, "--chunk", "4", "--out", out, "--figure", "none", "--json"]
+    line = [*SMALL, "--gap", "1e-2", "--chunk", "4", "--out", out, "--figure", "none", "--json"]
     monkeypatch.setattr("vars_dyn.simulate.run._Bar.__call__", lambda *_: os.kill(os.getpid(), number))
     handler = signal.getsignal(signal.SIGTERM)
     assert main(line) == status
@@ -236,13 +238,13 @@ def test_the_command_that_goes_on(
     monkeypatch.undo()
     monkeypatch.chdir(here)
     assert main(shlex.split(printed.err.partition(" with: ")[2])[3:]) == 0  # it does go on, with what the store knows
-    assert main([*SMALL, "--chunk", "4", "--out", "whole.zarr", "--figure", "none"]) == 0
+    assert main([*SMALL, "--gap", "1e-2", "--chunk", "4", "--out", "whole.zarr", "--figure", "none"]) == 0
     assert_same_bits(xr.open_zarr(out), xr.open_zarr("whole.zarr"))
 
 
 def test_terminated_as_a_process(here: Path) -> None:
     line = [sys.executable, "-m", "vars_dyn.simulate", *SMALL, "--gap", "1e-15", "--chunk", "2", "--times", "even"]
-    line += ["--dt", "0.001", "--out", "run.zarr", "--figure", "none", "--json"]
+    line += ["--dt", "0.01", "--record", "gap", "--out", "run.zarr", "--figure", "none", "--json"]
     process = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and read_attributes(Path("run.zarr")).get("snapshot_index", 0) < 4:
         time.sleep(0.01)

@@ -376,7 +376,7 @@ def test_the_same_command_twice_gives_two_stores(here: Path, capsys: pytest.Capt
 
 
 def test_overwriting_when_told_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["signals.npy", *SMALL, "--out", "run.zarr"]) == 0
+    assert main(["signals.npy", *SMALL, "--out", "run.zarr", "--figure", "none"]) == 0
     capsys.readouterr()
     status, _, dataset = run("signals.npy", *SMALL, "--lam", "0.4x", "--out", "run.zarr", "--overwrite", capsys=capsys)
     assert status == 0
@@ -385,7 +385,7 @@ def test_overwriting_when_told_to(here: Path, capsys: pytest.CaptureFixture[str]
 
 def test_resuming_needs_nothing_but_the_store(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = ("signals.npy", "--dictionary", "random:9", "--lam", "0.3x", "--chunk", "4", "--seed", "2")
-    assert main([*first, "--t-max", "7", "--out", "parts.zarr"]) == 1
+    assert main([*first, "--t-max", "7", "--out", "parts.zarr", "--figure", "none"]) == 1
     capsys.readouterr()
     _, _, whole = run(*first, "--t-max", "100", "--out", "whole.zarr", capsys=capsys)
     _, _, parts = run("--resume", "--t-max", "100", "--out", "parts.zarr", capsys=capsys)
@@ -583,7 +583,7 @@ def test_a_device_that_is_not_there(here: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_store_that_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["signals.npy", *SMALL, "--out", "run.zarr"]) == 0
+    assert main(["signals.npy", *SMALL, "--out", "run.zarr", "--gap", "0.5", "--figure", "none"]) == 0
     capsys.readouterr()
     assert "run.zarr exists" in refused("signals.npy", *SMALL, "--out", "run.zarr", capsys=capsys)
     # Bad input does not cost the old store even where overwriting was allowed.
@@ -666,7 +666,7 @@ def test_killed_and_resumed_from_the_command_line(here: Path, capsys: pytest.Cap
         "--figure",
         "none",
     ]
-    arguments += ["--t-max", "40", "--gap", "1e-15", "--dt", "0.25"]
+    arguments += ["--t-max", "40", "--gap", "1e-15", "--dt", "0.25", "--record", "z,code,gap"]
     environment = os.environ | {"PYTHONPATH": str(Path(vd.__file__).parents[1])}
     command = [sys.executable, "-m", "vars_dyn.simulate", *arguments, "--out", "killed.zarr"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -712,7 +712,8 @@ def test_only_figures_of_simulations_are_replaced(suffix: str, here: Path, capsy
     figure = Path(f"figure.{suffix}")
     figure.write_bytes(Path("images/b.png").read_bytes())
     before = figure.read_bytes()
-    arguments = ("signals.npy", *SMALL, "--out", "run.zarr", "--overwrite", "--figure", str(figure))
+    short = ("--t-max", "1", "--gap", "none", "--times", "even")
+    arguments = ("signals.npy", *SMALL, *short, "--out", "run.zarr", "--overwrite", "--figure", str(figure))
     assert f"{figure} exists and is no figure of a simulation" in refused(*arguments, capsys=capsys)
     assert figure.read_bytes() == before
     figure.unlink()
@@ -739,9 +740,9 @@ def test_a_store_is_not_put_where_its_input_is(here: Path, capsys: pytest.Captur
 
 def test_a_full_disk_when_going_on(here: Path) -> None:
     """The store is on the small disk already; going on fills it."""
-    begin = "--times even --dt 0.01 --t-max 1 --gap 1e-15 --chunk 4 --out disk/run.zarr --figure none"
+    begin = "--times even --dt 0.01 --t-max 0.2 --gap 1e-15 --chunk 4 --out disk/run.zarr --figure none"
     again = f"{sys.executable} -m vars_dyn.simulate --resume --t-max 400 --out disk/run.zarr --figure none"
-    done = on_a_disk_of_its_own(here, "size=900k", f"{begin}; echo $?; {again}")
+    done = on_a_disk_of_its_own(here, "size=600k", f"{begin}; echo $?; {again}")
     lines = done.stdout.splitlines()
     assert lines[-2:] == ["2", "run.zarr"], done.stderr
     assert "run.zarr cannot be written: the disk is full" in done.stderr
