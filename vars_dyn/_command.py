@@ -29,10 +29,13 @@ class CommandParser(ArgumentParser):
         own = {"parser_mode": "plain", "allow_abbrev": False, "exit_on_error": False}
         super().__init__(*arguments, **{**own, **keywords})  # jsonargparse makes parsers of this class for parts
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Any:
+    # argparse's signature and jsonargparse's differ from each other.
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None, **keywords: Any
+    ) -> Any:
         """As jsonargparse's."""
         words = _config_first(_joined(sys.argv[1:] if args is None else args))
-        return super().parse_args(words, *others, **keywords)
+        return super().parse_args(words, namespace, **keywords)
 
 
 def _joined(words: Sequence[str]) -> list[str]:

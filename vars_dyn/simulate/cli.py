@@ -126,11 +126,11 @@ def _parser() -> CommandParser:
             text = option.help
             if option.default not in (None, "none") and "default:" not in text:
                 text += f" (default: {option.default})"
-            name = option.name if option.default is None else option.written
-            several = {"nargs": "*"} if option.default is None else {}
-            group.add_argument(
-                name, type=_Type(option), metavar=option.metavar, help=text.replace("%", "%%"), **several
-            )
+            text = text.replace("%", "%%")
+            if option.name == "input":
+                group.add_argument("input", nargs="*", type=_Type(option), metavar=option.metavar, help=text)
+            else:
+                group.add_argument(option.written, type=_Type(option), metavar=option.metavar, help=text)
     return parser
 
 

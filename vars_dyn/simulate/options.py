@@ -305,7 +305,8 @@ class Options:
 
 def groups() -> dict[str, type[Any]]:
     """The groups of options, by their names in `Options`."""
-    return {name: kind for name, kind in get_type_hints(Options).items() if dataclasses.is_dataclass(kind)}
+    hints = get_type_hints(Options).items()
+    return {name: kind for name, kind in hints if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def options_of(group: type[Any]) -> Iterator[Option]:
