@@ -1,4 +1,4 @@
-"""Images as signals: reading them, cutting them into patches, and putting patches together again."""
+"""Images as signals: how they are read, cut into patches, and assembled from patches."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
     "read_rgb",
 ]
 
-#: What is read, as Pillow names it, and the names that such files have.
+#: The formats that are read, by Pillow's names, and the suffixes of their files.
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp", ".tif", ".tiff")
-#: Images of more pixels are looked at more closely before they are decoded.
+#: For an image of more pixels, the memory is checked before it is decoded.
 _LARGE = 10**7
 
 
@@ -44,13 +44,19 @@ class Signals:
 
     Attributes:
         values: the signals, (signal, *signal_shape).
-        coordinates: one value per signal, by name: the patch's place in its image, the mean taken off it, ...
-        attributes: what holds for all of them, by name: files, patch size, image shape, ...
+        coordinates: one value per signal, by name: the patch's place in its image, the mean that was subtracted, ...
+        attributes: what holds for all signals, by name: their files, the patch size, ...
     """
 
     values: NDArray[np.float64]
     coordinates: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     attributes: dict[str, str | int | float | list[str] | list[int] | list[float]] = field(default_factory=dict)
+
+    @property
+    def patch_colours(self) -> int | None:
+        """How many colours each patch has; None where the signals are no patches."""
+        colours = self.attributes.get("patch_colours")
+        return colours if isinstance(colours, int) else None
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -63,7 +69,7 @@ def image_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, decoded: what it stores, and what that means.
+    """A decoded image file: the stored numbers, and what they mean.
 
     Attributes:
         stored: the numbers as they are stored, (colour, row, column) with one grey or three colours, float64.
@@ -94,9 +100,9 @@ def read_image(path: Path, *, colour: bool = False, background: float = 1.0) -> 
 
 
 def read_rgb(path: Path, *, background: float = 1.0) -> Image.Image:
-    """An image as networks take it, 8 bits of red, green and blue: `read_image` in colour, rounded.
+    """An image as networks take it: `read_image` in colour, rounded to 8 bits of red, green and blue.
 
-    Of images with 16 bits a colour the upper 8 are taken. Raises ValueError as `read_picture` does, and for numbers
+    Images with 16 bits per colour keep their upper 8 bits. Raises ValueError as `read_picture` does, and for numbers
     outside [0, 1], which bytes cannot hold.
     """
     image = _opened(path)
@@ -135,7 +141,7 @@ def _opened(path: Path) -> Image.Image:
             if frames > 1 and file.format != "MPO":  # a telephone's JPEG keeps previews as further frames
                 raise ValueError(f"it holds {frames} frames; one is wanted")
             if file.width * file.height > _LARGE:
-                # The numbers, what they are made from, and what is made of them.
+                # Six arrays of float64 at most: the decoded pixels, their conversions, and the result.
                 need = 8 * 6 * file.width * file.height * len(file.getbands())
                 need_memory(need, f"an image of {file.width} x {file.height} pixels", "a smaller one is wanted")
             narrowed = _is_narrowed(file)
@@ -161,7 +167,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _is_narrowed(file: Image.Image) -> bool:
-    """Whether Pillow keeps 8 bits of more: it has no mode for deep colour, and says so nowhere but in its plan."""
+    """Whether Pillow drops all but 8 bits of a colour, having no mode for deep ones. Only its decoder's plan tells."""
     plan = [part for tile in getattr(file, "tile", []) for part in np.atleast_1d(np.array(tile[3], dtype=object))]
     deep = any(isinstance(part, str) and ";16" in part for part in plan)
     if file.format == "PPM":
@@ -193,7 +199,7 @@ def _picture(path: Path, image: Image.Image, *, colour: bool) -> Picture:
 
 
 def _deep(path: Path, image: Image.Image) -> tuple[NDArray[np.float64], float]:
-    """One channel of more than 8 bits as it is stored, and the number that is white in it."""
+    """One channel of more than 8 bits as it is stored, and its number for white."""
     bits, signed, inverted = image.info["vars_dyn_tags"]
     stored = np.asarray(image)
     if image.mode == "F":
@@ -241,10 +247,10 @@ def patches(
 ) -> Signals:
     """Square patches of images (colour, row, column) as vectors (signal, colour * size * size).
 
-    `stride` pixels lie between the corners of neighbouring patches (`size` unless given); rows and columns at the right
-    and bottom that fill no patch are left out. `chosen` numbers, increasing, pick some of the patches. The coordinates
-    patch_image, patch_row and patch_column say where each patch was. Raises ValueError for an image smaller than a
-    patch.
+    `stride` pixels lie between the corners of neighbouring patches (`size` unless given); rows at the bottom and
+    columns at the right that fill no patch are left out. `chosen` holds the increasing numbers of the patches to take
+    (all unless given). The coordinates patch_image, patch_row and patch_column say where each patch was. Raises
+    ValueError for an image smaller than a patch.
     """
     step = size if stride is None else stride
     values, places, before = [], [], 0
@@ -267,7 +273,7 @@ def patches(
 
 
 def _grid(number: int, image: NDArray[np.float64], size: int, step: int) -> tuple[int, int]:
-    """How many patches an image holds from top to bottom, and from left to right."""
+    """How many patches fit into an image, down and across."""
     rows, columns = image.shape[-2:]
     if min(rows, columns) < size:
         raise ValueError(
@@ -279,9 +285,9 @@ def _grid(number: int, image: NDArray[np.float64], size: int, step: int) -> tupl
 def assemble(
     values: NDArray[np.float64], row: NDArray[np.integer], column: NDArray[np.integer], size: int
 ) -> NDArray[np.float64]:
-    """The image (colour, row, column) that patches (signal, colour * size * size) at (row, column) make up.
+    """The image (colour, row, column) made of patches (signal, colour * size * size) at (row, column).
 
-    Overlapping patches are averaged; pixels under no patch are NaN.
+    Overlapping patches are averaged. Pixels that no patch covers are NaN.
     """
     tiles = values.reshape(len(values), -1, size, size)
     top, left = int(row.min()), int(column.min())
@@ -294,7 +300,7 @@ def assemble(
 
 
 def centre(signals: Signals) -> Signals:
-    """Signals less their own mean, which the coordinate signal_mean keeps."""
+    """Signals without their mean, which the coordinate signal_mean keeps."""
     axes = tuple(range(1, signals.values.ndim))
     mean = signals.values.mean(axis=axes)
     values = signals.values - mean.reshape(-1, *[1] * len(axes))
@@ -302,7 +308,7 @@ def centre(signals: Signals) -> Signals:
 
 
 def normalise(signals: Signals) -> Signals:
-    """Signals of norm 1 (a signal of zeros stays one); the coordinate signal_norm keeps the norm that each had."""
+    """Signals divided by their norm, which the coordinate signal_norm keeps. A signal of zeros stays zero."""
     axes = tuple(range(1, signals.values.ndim))
     norm = np.sqrt((signals.values**2).sum(axis=axes))
     scale = np.where(norm > 0, norm, 1.0).reshape(-1, *[1] * len(axes))

@@ -1,4 +1,4 @@
-"""From options to the dictionary, the field and the times of a run."""
+"""The dictionary, the field and the times of a run, made from its options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FIELDS: dict[str, type[Field]] = {
     "feed-forward": FeedForward,
 }
 _SPARSE = ("sparse", "reduced")
-#: Which of the field options each field takes.
+#: The options that each field takes.
 _TAKES = {
     "sparse": ("lam", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"),
     "reduced": ("lam", "alpha", "beta", "gamma", "tau_u", "threshold"),
@@ -36,14 +36,14 @@ _TAKES = {
     "recurrent": ("alpha", "tau_z"),
     "feed-forward": ("alpha", "tau_z"),
 }
-#: Times per octave: the spacing is that of --dt up to twice as many, and doubles at every doubling of time from there.
+#: Times per octave. The spacing is --dt for the first 2 * 20 times, and then doubles whenever the time doubles.
 _PER_OCTAVE = 20
-#: Multiplications of one P a, for a dense P, up to which one thread does.
+#: Up to so many multiplications in one P a, for a dense P, one thread is enough.
 _ONE_THREAD = 1 << 25
 
 
 def device_of(name: str) -> torch.device:
-    """The device, if it is there; ValueError otherwise."""
+    """The device of that name; ValueError where there is none."""
     try:
         device = torch.device(name)
         if device.type == "meta":
@@ -56,9 +56,9 @@ def device_of(name: str) -> torch.device:
 
 
 def threads_of(options: RunOptions, field: Field) -> int:
-    """How many threads to compute with: those asked for, or one where an evaluation is below a few milliseconds.
+    """The number of threads: the one asked for, or 1 where an evaluation of the field takes less than milliseconds.
 
-    There threads gain little, cost much where the cores are shared, and make the last bits depend on the machine.
+    There more threads gain little, and cost much on shared cores. They also make the last bits depend on the machine.
     """
     if options.threads is not None:
         return options.threads
@@ -127,23 +127,32 @@ def _random(count: str, shape: tuple[int, ...], *, whole: bool, seed: int) -> Te
 
 
 def _gabor(options: DictionaryOptions, signals: Signals, *, whole: bool) -> Tensor:
+    def bank(side: int, *, places: int, colours: int) -> GaborBank:
+        return GaborBank(
+            side,
+            orientations=options.orientations,
+            scales=options.scales or (2 if whole else 3),
+            phases=options.phases,
+            places=places,
+            wavelength=options.wavelength,
+            colours=colours,
+        )
+
     shape = signals.values.shape[1:]
-    scales = options.scales or (2 if whole else 3)
-    shared = {"orientations": options.orientations, "phases": options.phases, "wavelength": options.wavelength}
     if whole:
-        return GaborBank(options.kernel, scales=scales, places=1, colours=int(shape[0]), **shared).kernels()  # type: ignore[arg-type]
-    colours = int(signals.attributes.get("patch_colours", 1))  # type: ignore[arg-type]
+        return bank(options.kernel, places=1, colours=int(shape[0])).kernels()
+    colours = signals.patch_colours or 1
     side = math.isqrt(shape[0] // colours)
     if side < 2 or side * side * colours != shape[0]:
         raise ValueError(
             f"--dictionary gabor wants square patches, but the signals have {shape[0]} entries; "
             "random:M or a file is wanted"
         )
-    return GaborBank(side, scales=scales, places=options.places, colours=colours, **shared).weight()  # type: ignore[arg-type]
+    return bank(side, places=options.places, colours=colours).weight()
 
 
 def field_of(options: Options, signals: Signals, dictionary: Dictionary) -> Field:
-    """The field, in the dtype and on the device asked for; ValueError for parameters that it has not or cannot take."""
+    """The field, in the dtype and on the device asked for; ValueError for parameters that it does not take."""
     chosen = options.field
     takes = _TAKES[chosen.field]
     for name in ("lam", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"):
@@ -168,9 +177,9 @@ def _lam(options: FieldOptions, x: Tensor, dictionary: Dictionary) -> float | Te
 
 
 def times_of(options: IntegratorOptions) -> Tensor:
-    """The times, from 0 to t_max: even, or with a spacing that doubles at every doubling of time.
+    """The times from 0 to t_max: even, or with a spacing that doubles whenever the time doubles.
 
-    Up to t_max they do not depend on it, so that a run may be taken further.
+    The times before t_max do not depend on t_max, so that a run can be resumed with a later one.
     """
     limit = options.t_max / options.dt * (1 + 1e-12)
     if limit > 1e8:

@@ -19,11 +19,11 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-import vars_dyn
 from vars_dyn._files import Workplace, check_place, is_our_picture, replacing, tidy_all
+from vars_dyn._version import __version__
 from vars_dyn.integration import IntegrationError
 from vars_dyn.plotting import summary
-from vars_dyn.recording import Progress, StoreError, is_store
+from vars_dyn.recording import Progress, StoreError, facts, is_store
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.recording.record import record
 from vars_dyn.simulate import process, report
@@ -36,7 +36,7 @@ from vars_dyn.simulate.unused import check_used
 
 __all__ = ["main"]
 
-#: Names that this command gives where it is given none.
+#: The names of stores and pictures that this command makes up where it is told none.
 _NUMBERED = re.compile(r"run-\d{4,}\.(zarr|png|pdf|svg)")
 #: Exit statuses, as the help text lists them.
 _DONE, _NOT_REACHED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
@@ -44,7 +44,7 @@ _DONE, _NOT_REACHED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
 
 @dataclass
 class _Begun:
-    """What there is to go on with, should the run be interrupted."""
+    """How far a run has come, for the message of an interrupted one: its store, and options that no store keeps."""
 
     store: Path | None = None
     extra: list[str] = field(default_factory=list)
@@ -132,10 +132,10 @@ def _run(options: Options, begun: _Begun) -> int:
             )
     if figure is not None:
         _save(dataset, figure)
-    shown = None if figure is None else str(figure)
-    text = report.as_table(dataset, shown)
+    found = report.report_of(dataset, None if figure is None else str(figure))
+    text = report.as_table(found, facts(dataset)["stop_gap"])
     if options.run.json:
-        text += "\n" + json.dumps(report.as_json(dataset, shown), allow_nan=False)
+        text += "\n" + json.dumps(found.as_json(), allow_nan=False)
     try:
         process.tell(text)
     except OSError as error:
@@ -146,7 +146,7 @@ def _run(options: Options, begun: _Begun) -> int:
 
 
 def _unstored(options: Options) -> list[str]:
-    """The options that a resumed run must be given anew."""
+    """The options that a store does not keep, as a resumed run must be given them."""
     extra = ["--figure", str(options.text["figure"])] if "figure" in options.given else []
     return [*extra, *(["--json"] if options.run.json else [])]
 
@@ -158,7 +158,7 @@ def _stored_options(store: Path) -> Mapping[str, Any]:
 
 
 def _check_resumed(options: Options, store: Path) -> None:
-    """ValueError where an option was given that is not the store's, in the words in which it was given."""
+    """StoreError where there is no store to resume, or an option was given that differs from the store's."""
     if not store.exists():
         raise StoreError(f"--out {store} does not exist; there is no store to resume")
     if not is_store(store):
@@ -183,7 +183,7 @@ def _same_number(old: Any, new: Any) -> bool:
 
 @contextmanager
 def _place(options: Options) -> Iterator[tuple[Path, Path | None]]:
-    """Where the store and the figure go; a fresh number is held by a hidden folder until the run has ended."""
+    """The paths of the store and the figure. A hidden folder holds a new number for this run until it has ended."""
     recording = options.record
     if recording.out is not None:
         yield recording.out, _figure_of(options, recording.out)
@@ -193,7 +193,7 @@ def _place(options: Options) -> Iterator[tuple[Path, Path | None]]:
 
 
 def _fresh() -> Workplace:
-    """The first of run-0001.zarr, run-0002.zarr, ... with neither store nor figure there, held for this process."""
+    """The first of run-0001.zarr, run-0002.zarr, ... whose store and figure are both free, held for this process."""
     here = Path()
     try:
         tidy_all(here, _NUMBERED)
@@ -223,7 +223,7 @@ def _files_of(dictionary: str) -> list[str]:
 
 
 def _check_figure(figure: Path | None, sources: Sequence[Path]) -> None:
-    """ValueError where the figure cannot be drawn, or would take the place of something that is no figure of ours."""
+    """ValueError where the figure cannot be written, or would replace a file that is no figure of a simulation."""
     if figure is None:
         return
     if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -241,8 +241,8 @@ def _check_figure(figure: Path | None, sources: Sequence[Path]) -> None:
 
 
 def _save(dataset: xr.Dataset, figure: Path) -> None:
-    """Draw the summary, complete before it gets its name."""
-    mark = f"vars_dyn {vars_dyn.__version__}"
+    """Draw the summary. The file gets its name when it is complete."""
+    mark = f"vars_dyn {__version__}"
     metadata = {".png": {"Software": mark}, ".pdf": {"Creator": mark}, ".svg": {"Creator": mark}}[figure.suffix.lower()]
     try:
         with replacing(figure) as partial:
@@ -255,7 +255,7 @@ def _save(dataset: xr.Dataset, figure: Path) -> None:
 
 
 class _Bar:
-    """A progress bar over simulated time, with the gap falling beside it."""
+    """A progress bar over simulated time, with the largest gap beside it."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar

@@ -1,4 +1,4 @@
-"""Options that were given and would change nothing: one that is passed over in silence misleads."""
+"""Options that were given but would change nothing. Ignoring one in silence would mislead its user."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["check_used", "idle_options"]
 
 _BANK = ("orientations", "scales", "phases", "places", "wavelength")
 _TOLERANCES = ("rtol", "atol")
-#: The implicit method iterates to a tolerance; the others know none.
+#: Methods without tolerances: all fixed-step methods but the implicit one, which iterates to a tolerance.
 _WITHOUT_TOLERANCE = set(FIXED_METHODS) - {"implicit_adams"}
 _IMAGES = ("crop", "scale", "patch", "stride", "patches", "colour", "background")
 
 
 def check_used(options: Options, signals: Signals) -> list[str]:
-    """ValueError that names an option which does nothing with this input; the sentences of those that are let pass."""
+    """Warnings of options that change nothing; ValueError that names one that does nothing with this input."""
     for name, reason in idle_options(options, signals):
         if name in options.given:
             raise ValueError(f"--{name.replace('_', '-')} does nothing {reason}; leave it out")
@@ -36,7 +36,7 @@ def idle_options(options: Options, signals: Signals) -> Iterator[tuple[str, str]
     """The options that do nothing here, each with the reason."""
     chosen, dictionary, recording = options.signals, options.dictionary, options.record
     whole, bank = chosen.whole, dictionary.dictionary == "gabor"
-    rows = "patch_size" not in signals.attributes and not whole
+    rows = signals.patch_colours is None and not whole
     array = any(is_array(Path(name)) for name in chosen.input)
     if rows:
         yield from ((name, "with an array of signals, which is taken row by row") for name in _IMAGES)
