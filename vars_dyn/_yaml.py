@@ -1,4 +1,4 @@
-"""YAML that people write by hand: plain data, nothing else, in bounded time and memory."""
+"""A reader of YAML that people write by hand: it takes plain data only, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import yaml
 
 __all__ = ["load", "value_of"]
 
-#: A file of options is some kilobytes; these leave room and stop what was made to hang its reader.
+#: A file of options has some kilobytes. These limits leave room, and stop files made to hang their reader.
 _BYTES, _DEPTH, _SCALAR = 1 << 20, 20, 1 << 16
-#: The tags that a text may write out: all others are at best a riddle.
+#: The tags that a file may hold. Others would make something other than plain data.
 _TAGS = (None, "!", "tag:yaml.org,2002:str")
 _FLOAT = re.compile(
     r"""[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -27,7 +27,7 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe, with YAML 1.2's numbers: 1e-5 is one; 010, 1:30 and 2024-01-31 are text."""
+    """A safe loader with the numbers of YAML 1.2: 1e-5 is a number; 010, 1:30 and 2024-01-31 are text."""
 
     # A fresh table, so that PyYAML's own loaders keep theirs.
     yaml_implicit_resolvers = {  # noqa: RUF012
@@ -36,7 +36,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A dict whose keys are text, each there once."""
+        """A dict whose keys are text, all distinct."""
         found: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
@@ -54,16 +54,16 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{_FLOAT.pattern})$", re.X), [*"-+0123456789."])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"(?:{_INT.pattern})$"), [*"-+0123456789"])
-# The mapping of a node at once: nothing refers back to it, since there are no aliases.
+# PyYAML makes mappings in two steps, for aliases that refer back to them. Here there are none.
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 
 
 def load(source: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML text (str) or file (Path) holds; empty where there is nothing.
+    """The mapping that a YAML text (str) or file (Path) holds; an empty one for an empty document.
 
     Values are None, bool, int, float, str, and lists and dicts of them. Raises ValueError, in one sentence that begins
-    with the file's name where there is one, for: anchors, aliases, merge keys and tags; keys that are no text or are
-    there twice; nesting deeper than 20; more than 1 MiB; a document that is no mapping; what is no YAML; what is no
+    with the file's name where there is one, for: anchors, aliases, merge keys and tags; keys that are no text or
+    stand twice; nesting deeper than 20; more than 1 MiB; a document that is no mapping; what is no YAML or no
     regular file.
     """
     found = value_of(source)
@@ -75,7 +75,7 @@ def load(source: str | Path) -> dict[str, Any]:
 
 
 def value_of(source: str | Path) -> Any:
-    """The value, of whatever kind, that a YAML text or file holds; the limits and errors are those of `load`."""
+    """The value of any kind that a YAML text or file holds, within the limits and with the errors of `load`."""
     name, text = _name(source), _text(source)
     try:
         _check(text)
@@ -117,7 +117,7 @@ def _text(source: str | Path) -> str:
 
 
 def _check(text: str) -> None:
-    """ValueError for what is legal YAML but no plain data, seen before anything is built from it."""
+    """Raise ValueError for legal YAML that is no plain data, before anything is built from it."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark is not None else 0

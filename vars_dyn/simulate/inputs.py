@@ -1,4 +1,4 @@
-"""The command's INPUT: from files and arrays to signals."""
+"""The command's INPUT: signals read from image files and arrays."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vars_dyn.simulate.options import InputOptions
 
 __all__ = ["read_array", "read_signals"]
 
-#: The face and cap of the photograph that is simulated by default, and the size to which it is reduced.
+#: The part of the default photograph that shows face and cap, and the factor that reduces it.
 _PORTRAIT = (60, 130, 288, 288)
 _PORTRAIT_SCALE = 0.5
-#: More chunks than this are read for longer than their numbers are worth.
+#: Largest number of chunks of a zarr array: more would take too long to read.
 _CHUNKS = 10**6
 _KINDS = {"npy": ".npy", "zarr": "zarr", "safetensors": "safetensors"}
 
@@ -71,7 +71,7 @@ def read_signals(options: InputOptions, seed: int) -> Signals:
 
 
 def _images(files: Sequence[Path], options: InputOptions) -> tuple[list[NDArray[np.float64]], dict[str, Any]]:
-    """Images in the units asked for, and what was done to them in words and numbers."""
+    """Images in the units asked for, and the attributes that say how they got them."""
     asked = options.full_scale
     images, scales, ground = [], [], False
     for file in files:
@@ -84,7 +84,7 @@ def _images(files: Sequence[Path], options: InputOptions) -> tuple[list[NDArray[
 
 
 def _described(scales: Sequence[float], what: str, more: str = "") -> dict[str, Any]:
-    """The attributes that say how stored numbers became the signals'."""
+    """The attributes that say how stored numbers became signals."""
     distinct = sorted(set(scales))
     done = "as they are stored" if distinct == [1.0] else f"divided by {' or '.join(f'{s:.10g}' for s in distinct)}"
     return {"scaling": f"{what} {done}{more}", "full_scale": distinct}
@@ -116,7 +116,7 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
 
 @contextmanager
 def _reading(path: Path, what: str, kind: str) -> Iterator[None]:
-    """One sentence for whatever a library raises on a damaged or hostile file."""
+    """Turn whatever a library raises for a damaged or hostile file into a ValueError of one sentence."""
     try:
         yield
     except (MemoryError, KeyboardInterrupt):
@@ -132,7 +132,7 @@ def _reading(path: Path, what: str, kind: str) -> Iterator[None]:
 
 
 def _fits(entries: int, path: Path, what: str) -> None:
-    """ValueError where an array cannot be held, as it is stored and in float64."""
+    """ValueError where memory does not hold an array as it is stored and in float64."""
     need_memory(24.0 * entries, f"{what} {path}, an array of {entries} numbers,", "a part of it is wanted")
 
 
@@ -168,7 +168,7 @@ def _from_safetensors(path: Path, name: str, what: str) -> NDArray[Any]:
 
 
 def _scaled(values: NDArray[Any], what: str, asked: str | float) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """An array as float64, as it is unless another scale is asked for, and what was done to it."""
+    """An array as float64, divided by the scale that is asked for, if any; and the attributes that say so."""
     scale = 1.0 if isinstance(asked, str) else asked
     if asked == "dtype" and values.dtype.kind in "iu":
         scale = float(np.iinfo(values.dtype).max)
@@ -198,7 +198,7 @@ def _real(values: NDArray[Any], what: str) -> NDArray[np.float64]:
 
 
 def real_array(path: Path, what: str) -> NDArray[np.float64]:
-    """The array at `path`, as it is stored, checked to be of finite real numbers."""
+    """The array at `path` as it is stored; ValueError unless its numbers are real and finite."""
     return _real(read_array(path, what), f"{what} {path}")
 
 
@@ -225,7 +225,7 @@ def _resized(image: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
 def _coded(
     images: list[NDArray[np.float64]], names: list[str], scaling: dict[str, Any], options: InputOptions, seed: int
 ) -> Signals:
-    """Images as signals: whole, or cut into patches."""
+    """Signals made of images: whole images, or patches."""
     if options.whole:
         shapes = sorted({image.shape[-2:] for image in images})
         if len(shapes) > 1:
@@ -244,13 +244,13 @@ def _pixels(shape: tuple[int, ...]) -> str:
 
 
 def _cut(images: list[NDArray[np.float64]], options: InputOptions, seed: int) -> Signals:
-    """All patches, or so many of them, drawn by the seed and kept in order."""
+    """All patches, or as many as asked for, drawn by the seed and kept in order."""
     total, count = patch_count(images, options.patch, options.stride), options.patches
     if count is not None and count > total:
         raise ValueError(f"--patches is {count}, but the images hold {total} patches")
     kept = total if count is None else count
     entries = kept * options.patch**2 * len(images[0])
-    # The patches, and what centring and dividing make of them.
+    # Three arrays of float64: the patches, centred, and divided.
     need_memory(24.0 * entries, f"cutting {kept} patches", "fewer (--patches), a --crop or a larger --stride is wanted")
     chosen = None
     if count is not None and count < total:

@@ -1,4 +1,4 @@
-"""What a run takes of memory and disk: announced where it is much, refused where it is not there."""
+"""The memory and disk that a run needs: announced where it is much, refused where there is not enough."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from vars_dyn.simulate.options import IntegratorOptions, Options
 
 __all__ = ["Demand", "check_device", "check_dictionary", "check_looks", "demand_of"]
 
-#: From so many bytes on a run is announced.
+#: A run that needs more bytes than this is announced.
 _MUCH = 10**9
-#: States that the integrator and the certificate hold at once, beside those of a chunk of times.
+#: Number of states that the integrator and the certificate hold at once, besides those of a chunk of times.
 _STATES = 20
-#: Hardly a run settles sooner, in time constants: what is recorded up to there is written for certain.
+#: Hardly any run settles before this time, in time constants: what is recorded up to it is certainly written.
 _SOON = 10.0
-_LOOKS = 1e8
+#: Largest number of checks of the gap.
+_CHECKS = 1e8
 _FEWER = "fewer signals (--patches, --crop, --scale)"
 _LIGHTER = f"{_FEWER}, a smaller --chunk or --dtype float32 is wanted"
 _SHORTER = f"{_FEWER}, a smaller --record or a larger --every"
@@ -34,11 +35,11 @@ class Demand:
     """The size of a run.
 
     Attributes:
-        signals: how many there are.
-        neurons, atoms: of each signal.
+        signals: number of signals.
+        neurons, atoms: numbers of neurons and encoding neurons per signal.
         memory: bytes held at once.
-        least: bytes of disk that are written for certain.
-        most: bytes of disk if the run goes to t_max and nothing can be compressed.
+        least: bytes of disk that are certainly written.
+        most: bytes of disk if the run goes to t_max and nothing compresses.
     """
 
     signals: int
@@ -49,7 +50,7 @@ class Demand:
     most: float
 
     def check(self, place: Path) -> list[str]:
-        """What to say of a large run that writes below `place`; ValueError, with advice, where it cannot fit."""
+        """Lines that announce a large run which writes below `place`; ValueError, with advice, where it cannot fit."""
         what = (
             f"the run of {self.signals} signals of {self.neurons} neurons and {self.atoms} encoding neurons "
             "with what is to be recorded"
@@ -73,7 +74,7 @@ class Demand:
 
 
 def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times: Tensor) -> Demand:
-    """What a run with these options takes."""
+    """What a run with these options needs."""
     recording, item = options.record, 4 if options.run.dtype == "float32" else 8
     count, neurons = len(signals.values), math.prod(signals.values.shape[1:])
     coding = options.field.field not in ("recurrent", "feed-forward")
@@ -96,13 +97,13 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
         neurons,
         atoms,
         24.0 * count * neurons + state * (_STATES + together) + 3.0 * largest * recording.chunk,
-        still + certain * point / 2,  # numbers of full precision hardly compress, codes do
+        still + certain * point / 2,  # codes compress, numbers of full precision hardly do
         still + points * point,
     )
 
 
 def check_dictionary(options: Options, signals: Signals) -> None:
-    """ValueError where a dictionary that is to be made has more entries than memory holds."""
+    """ValueError where the dictionary to be made does not fit into memory."""
     chosen, shape = options.dictionary, signals.values.shape[1:]
     whole = options.signals.whole
     side = chosen.kernel if whole else math.isqrt(shape[0])
@@ -119,21 +120,21 @@ def check_dictionary(options: Options, signals: Signals) -> None:
         entries = max(entries, side * side)
     else:
         return
-    # Drawn or computed, divided, and turned.
+    # Four arrays of float64: the drawn or computed atoms, their quotients by their norms, and transposes.
     need_memory(32.0 * atoms * entries, f"--dictionary {chosen.dictionary}, of {atoms} atoms,", "fewer are wanted")
 
 
 def check_looks(options: IntegratorOptions) -> None:
-    """ValueError where the gap would be looked at more often than a run can last."""
-    if options.check_every is not None and options.t_max / options.check_every > _LOOKS:
+    """ValueError where --check-every asks for more checks of the gap than a run can last."""
+    if options.check_every is not None and options.t_max / options.check_every > _CHECKS:
         raise ValueError(
             f"--check-every {options.check_every:g} up to --t-max {options.t_max:g} are "
-            f"{options.t_max / options.check_every:.2g} looks at the gap; at most {_LOOKS:g} are wanted"
+            f"{options.t_max / options.check_every:.2g} looks at the gap; at most {_CHECKS:g} are wanted"
         )
 
 
 def check_device(device: torch.device, demand: Demand) -> None:
-    """ValueError where a GPU has not the memory for the run."""
+    """ValueError where the run does not fit into the memory of the GPU."""
     if device.type == "cuda" and demand.memory > torch.cuda.mem_get_info(device)[0]:
         free = torch.cuda.mem_get_info(device)[0]
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The process around a run: its standard streams, its signals, and the command that goes on with it."""
+"""The process around a run: its standard streams, the signals that end it, and the command that continues it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Standard streams that can be written to: a closed one is as good as /dev/null.
+    """Open closed standard streams on /dev/null.
 
-    Else the next file that is opened takes its number, and gets what libraries write to it.
+    Otherwise the next file that is opened gets the number of the closed stream, and with it what libraries print.
     """
     for number in (0, 1, 2):
         try:
@@ -34,7 +34,7 @@ def streams() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     for name, number in (("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115  # lives on with the process
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115  # stays open until the process ends
     try:
         yield
     finally:
@@ -44,7 +44,7 @@ def streams() -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM as an exception, so that it can be said how to go on."""
+    """Raise `Terminated` on SIGTERM, so that the command can print how to continue."""
 
     def stop(*_: Any) -> NoReturn:
         raise Terminated
@@ -63,14 +63,14 @@ def terminable() -> Iterator[None]:
 
 
 def say(message: object) -> None:
-    """One line on standard error; where nobody can be told, nothing."""
+    """Print one line on standard error; do nothing if that is closed."""
     line = " ".join(str(message).split())
     with suppress(OSError, ValueError):
         print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
 
 
 def tell(text: str) -> None:
-    """The result on standard output. A reader that has gone is no error; OSError for a disk that is full."""
+    """Print the result on standard output. A closed pipe is no error; a full disk raises OSError."""
     try:
         print(text, flush=True)
     except UnicodeEncodeError:
@@ -83,7 +83,7 @@ def tell(text: str) -> None:
 
 
 def flushed() -> None:
-    """Write out what is left in the streams, so that the interpreter's own last attempt has nothing to fail at."""
+    """Flush the streams, and drop what cannot be written: the interpreter would print a traceback for it at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -99,7 +99,7 @@ def _closed(stream: TextIO) -> None:
 
 
 def resuming(store: Path | None, arguments: Sequence[str], extra: Sequence[str]) -> str:
-    """The command, quoted for a shell, that goes on with `store`; or the same one anew where nothing was stored."""
+    """The command, quoted for a shell, that continues `store`; the same command again where nothing was stored."""
     command = [sys.executable, "-m", "vars_dyn.simulate"]
     if store is None:
         return shlex.join([*command, *arguments])

@@ -1,4 +1,4 @@
-"""From the text of an option to its value: each reader raises ValueError with what came and what is wanted."""
+"""Readers of options: each makes a value of a text, or raises ValueError with what came and what is wanted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "yes",
 ]
 
-#: A list of more would take longer to check than most runs.
+#: Largest number of indices: checking more would take longer than most runs.
 _INDICES = 10**7
 
 
@@ -40,7 +40,7 @@ class Lam(NamedTuple):
 
 
 def shown(text: str) -> str:
-    """The text, quoted, and cut where it would fill the screen."""
+    """The text in quotes, cut after 200 characters."""
     return repr(text) if len(text) <= 200 else f"{text[:200]!r}..."
 
 
