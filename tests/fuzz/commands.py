@@ -64,7 +64,7 @@ DEVICES = ["cpu", "cuda", "cuda:99", "mps", "meta", "xla", "gpu", "cpu:3", "", "
 PLACES = ["run.zarr", "new/run.zarr", "rows.npy/run.zarr", "thesis.txt", ".", "/", "..", "images", "other.zarr", "none"]
 PLACES += ["", "a" * 300, "new.png", "run.zarr/z", "run-0001.zarr", "holiday.png", "figure.doc", "pipe", "rows.zarr"]
 
-#: Values that options are likely to take further than the first check.
+#: Values that options are likely to take further than the first check, in lines that may be wrong in any way.
 USUAL = {
     "input": ["rows.npy"] * 8 + ["stack.npy", "grey.png", "images", *INPUTS],
     "dictionary": ["random:9"] * 6 + DICTIONARIES,
@@ -84,6 +84,55 @@ USUAL = {
     "threshold": ["soft", "nonnegative", "hard"],
     "dtype": ["float64", "float32", "int8"],
 }
+
+#: Values that are right, of the options that any run takes; * stands for yes.
+RIGHT = {
+    "mean": ["auto", "subtract", "keep"],
+    "norm": ["keep", "unit"],
+    "full_scale": ["auto", "dtype", "none", "3"],
+    "lam": ["0", "0.3", "1e-3", "0.1x", "2x", "1_0"],
+    "alpha": ["1", "0.5", "3"],
+    "beta": ["2", "2.5", "7"],
+    "gamma": ["2", "1", "0.5"],
+    "tau_z": ["1", "0.1", "3"],
+    "tau_u": ["1", "0.5", "2"],
+    "threshold": ["soft", "nonnegative"],
+    "method": ["dopri5", "bosh3", "rk4", "euler", "rkc", "auto", "dopri8"],
+    "t_max": ["2", "0.01", "1e-9", "5"],
+    "dt": ["0.1", "1", "0.5", "7"],
+    "times": ["octaves", "even"],
+    "gap": ["1e-6", "none", "0.5", "1e300", "1e-3"],
+    "step": ["none", "0.01", "0.5"],
+    "max_steps": ["2000", "3", "100000"],
+    "record": ["all", "z", "u,code", "gap", "z,u,code,lyapunov,gap,relative_gap,active", "active"],
+    "every": ["1", "2", "7", "999999999999"],
+    "chunk": ["1", "2", "16", "64"],
+    "seed": ["0", "1", str(2**63 - 1)],
+    "device": ["cpu", "cpu:0"],
+    "dtype": ["float64", "float32"],
+    "threads": ["auto", "1", "2"],
+    "out": ["run.zarr", "new/run.zarr", "run", "é.zarr", "a b.zarr"],
+    "figure": ["none"] * 9 + ["new.png"],
+    "overwrite": ["*"],
+    "json": ["*"],
+    "config": ["right.yaml"],
+}
+_BANK = {"orientations": ["1", "3"], "scales": ["1", "2"], "phases": ["1", "2"], "wavelength": ["2", "4.5"]}
+_CUT = {"crop": ["0,0,16,16", "1,2,9,9"], "scale": ["1.5", "2"], "patch": ["4", "8"], "stride": ["3", "8"]}
+_PHOTO = {"background": ["0", "0.5"], "colour": ["*"]}
+_WHOLE = {"kernel": ["3", "5"], "conv_stride": ["2", "4"], "crop": ["0,0,8,8", "1,2,5,6"]}
+#: Inputs with what suits them and is right with them beside `RIGHT`.
+SCENES: list[tuple[list[str], dict[str, list[str]]]] = [
+    (["rows.npy", "--dictionary", "random:9"], {"neurons": ["0", "1-4,0"], "atoms": ["8", "0,1"], "lam": RIGHT["lam"]}),
+    (["counts.npy", "--dictionary", "w.npy"], {"neurons": ["5"], "atoms": ["0-3"]}),
+    (["rows.zarr", "--dictionary", "w.safetensors"], {"neurons": ["5"]}),
+    (["rows.npy", "--dictionary", "random:3", "--field", "reduced"], {"atoms": ["0"]}),
+    (["grey.png", "--patch", "8"], _CUT | _PHOTO | _BANK | {"places": ["1", "2"], "patches": ["1", "2"]}),
+    (["images", "clear.png", "--patch", "8", "--dictionary", "random:5"], _PHOTO | {"patches": ["1", "2"]}),
+    (["stack.npy", "--patch", "4"], _BANK),
+    (["stack.npy", "--whole", "--dictionary", "kernels.npy"], {"conv_stride": ["2", "4"], "crop": _WHOLE["crop"]}),
+    (["grey.png", "--whole", "--dictionary", "random:3"], _WHOLE),
+]
 
 
 def make_inputs(folder: Path) -> None:
@@ -126,10 +175,34 @@ def make_inputs(folder: Path) -> None:
     save_file({"w": rows.T.copy()}, str(folder / "w.safetensors"))
     for name in ("pipe", "pipe.npy"):
         os.mkfifo(folder / name)
+    (folder / "right.yaml").write_text("rtol: 1e-4\nrecord: [z, gap]\nt-max: 1\njson: true\n")
 
 
 def command(draw: random.Random) -> list[str]:
-    """A command line: some options with values that are likely or not, on a run that is short where it is one."""
+    """A command line: most are right but for a slip here and there, the others may be wrong in any way."""
+    return _likely(draw) if draw.random() < 0.75 else _wild(draw)
+
+
+def _likely(draw: random.Random) -> list[str]:
+    """Right values of options that suit their input; in one line of five, one option has any value."""
+    flags = {option.name for kind in groups().values() for option in options_of(kind) if option.flag}
+    scene, more = draw.choice(SCENES)
+    pool = RIGHT | more
+    chosen = draw.sample(sorted(pool), draw.randint(0, 5))
+    slip = draw.choice([*chosen, None]) if draw.random() < 0.2 else None
+    line = [*scene, "--t-max", "2", "--gap", draw.choice(["none", "0.9", "1e-6"]), "--max-steps", "2000"]
+    line += ["--figure", "none"]
+    for name in chosen:
+        if name in flags:
+            line.append(_flag(name))
+        else:
+            value = draw.choice(USUAL.get(name, NUMBERS) + WORDS if name == slip else pool[name])
+            line += [f"{_flag(name)}={value}"] if draw.random() < 0.5 else [_flag(name), value]
+    return line
+
+
+def _wild(draw: random.Random) -> list[str]:
+    """Any options with any values, on a run that is short where it is one."""
     options = [option for kind in groups().values() for option in options_of(kind)]
     chosen = draw.sample(options, draw.randint(0, 5))
     line = [draw.choice(USUAL["input"]) for _ in range(draw.choice([1, 1, 1, 1, 2, 0]))]
@@ -138,17 +211,20 @@ def command(draw: random.Random) -> list[str]:
         : draw.choice([8, 6])
     ]
     for option in chosen:
-        name = option.written
         if option.name == "input":
             line.append(draw.choice(INPUTS + WORDS))
         elif option.flag:
-            line.append(name)
+            line.append(_flag(option.name))
         else:
             value = draw.choice(USUAL.get(option.name, NUMBERS) if draw.random() < 0.8 else NUMBERS + WORDS + LISTS)
-            line += [f"{name}={value}"] if draw.random() < 0.5 else [name, value]
+            line += [f"{_flag(option.name)}={value}"] if draw.random() < 0.5 else [_flag(option.name), value]
     if draw.random() < 0.1:
         line.insert(draw.randint(0, len(line)), draw.choice(["--rec", "--t", "--lam=1=2", "-x", "--speed", *WORDS]))
     return line
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def configuration(draw: random.Random) -> str:
