@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -591,24 +592,19 @@ def test_a_store_that_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "neurons holds 77" in refused(*bad, capsys=capsys)
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
+def test_a_store_resumed_with_other_parameters(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["signals.npy", *SMALL, "--gap", "1e-15", "--t-max", "150", "--out", "run.zarr", "--figure", "none"]) == 1
+    )
+    capsys.readouterr()
+    for options, named in (
         (("--lam", "0.4x"), "another lam: it has 0.3x, this run has 0.4x"),
         (("--rtol", "1e-5"), "another rtol: it has 1e-6, this run has 1e-5"),
         (("--dictionary", "random:8"), "another dictionary: it has random:9, this run has random:8"),
         (("--t-max", "100"), "smaller t_max"),
         (("--device", "cuda"), "another device: it has cpu, this run has cuda"),
-    ],
-)
-def test_a_store_resumed_with_other_parameters(
-    options: tuple[str, ...], named: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert (
-        main(["signals.npy", *SMALL, "--gap", "1e-15", "--t-max", "150", "--out", "run.zarr", "--figure", "none"]) == 1
-    )
-    capsys.readouterr()
-    assert named in refused("--out", "run.zarr", "--resume", *options, capsys=capsys)
+    ):
+        assert named in refused("--out", "run.zarr", "--resume", *options, capsys=capsys)
 
 
 def test_a_store_resumed_with_other_signals(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -618,35 +614,37 @@ def test_a_store_resumed_with_other_signals(here: Path, capsys: pytest.CaptureFi
     assert "another signals_sha256" in refused("--out", "run.zarr", "--resume", "--t-max", "2", capsys=capsys)
 
 
-def on_a_disk_of_its_own(here: Path, options: str, command: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with a file system mounted at ./disk, not as root; skip where none can be."""
-    disk = here / "disk"
-    disk.mkdir()
-    inside, mount = ["unshare", "-Urm", "sh", "-c"], f"mount -t tmpfs -o {options} tmpfs {disk}"
-    if shutil.which("unshare") is None or subprocess.run([*inside, mount], capture_output=True, check=False).returncode:
+def test_disks_that_are_full_or_may_not_be_written(here: Path) -> None:
+    """Each run on a file system of its own, and all in one process, to save time.
+
+    Root may write to any folder, but not to a disk that is mounted for reading only.
+    """
+    common = f"signals.npy {' '.join(SMALL)} --times even --dt 0.01 --figure none"
+    lines = [
+        f"{common} --out full/run.zarr",
+        f"{common} --out locked/run.zarr",
+        f"{common} --t-max 0.2 --gap 1e-15 --chunk 4 --out later/run.zarr",
+        "--resume --t-max 400 --out later/run.zarr --figure none",  # going on fills the disk
+    ]
+    disks = {"full": "size=600k", "locked": "ro", "later": "size=1200k"}
+    mounts = " && ".join(f"mkdir -p {name} && mount -t tmpfs -o {how} tmpfs {name}" for name, how in disks.items())
+    inside = ["unshare", "-Urm", "sh", "-c"]
+    missing = shutil.which("unshare") is None
+    if missing or subprocess.run([*inside, mounts], capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
+    code = "import sys; from vars_dyn.simulate import main; [print('status', main(a.split())) for a in sys.argv[1:]]"
+    script = f"{mounts} && {shlex.join([sys.executable, '-c', code, *lines])} && ls full locked later"
     environment = os.environ | {"PYTHONPATH": str(Path(vd.__file__).parents[1])}
-    script = (
-        f"{mount} && {sys.executable} -m vars_dyn.simulate {' '.join(SMALL)} signals.npy {command}; echo $?; ls {disk}"
-    )
-    return subprocess.run(
+    done = subprocess.run(
         [*inside, script], cwd=here, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
-
-
-def test_a_full_disk(here: Path) -> None:
-    done = on_a_disk_of_its_own(here, "size=600k", "--times even --dt 0.01 --out disk/run.zarr")
-    assert done.stdout == "2\nrun.zarr\n"
-    assert done.stderr.count("\n") == 1
-    assert "run.zarr cannot be written: the disk is full" in done.stderr
-
-
-def test_an_unwritable_folder(here: Path) -> None:
-    """Root may write to any folder, but not to a disk that is mounted for reading only."""
-    done = on_a_disk_of_its_own(here, "ro", "--out disk/run.zarr --figure none")
-    assert done.stdout == "2\n"
-    assert done.stderr.count("\n") == 1
-    assert "disk/run.zarr cannot be written: no permission to write" in done.stderr
+    printed = [line for line in done.stdout.splitlines() if line.startswith("status ")]
+    assert printed == ["status 2", "status 2", "status 1", "status 2"], done.stderr
+    assert done.stdout.endswith("full:\nrun.zarr\n\nlater:\nrun.zarr\n\nlocked:\n")
+    full, locked, later = done.stderr.splitlines()
+    assert "full/run.zarr cannot be written: the disk is full" in full
+    assert "locked/run.zarr cannot be written: no permission to write" in locked
+    assert "later/run.zarr cannot be written: the disk is full" in later
 
 
 # Killed
@@ -736,17 +734,6 @@ def test_a_store_is_not_put_where_its_input_is(here: Path, capsys: pytest.Captur
     assert "inside the zarr store" in refused(*inside, capsys=capsys)
     inside = ("signals.npy", *SMALL, "--out", "second.zarr", "--figure", "first.zarr/run.png")
     assert "inside the zarr store" in refused(*inside, capsys=capsys)
-
-
-def test_a_full_disk_when_going_on(here: Path) -> None:
-    """The store is on the small disk already; going on fills it."""
-    begin = "--times even --dt 0.01 --t-max 0.2 --gap 1e-15 --chunk 4 --out disk/run.zarr --figure none"
-    again = f"{sys.executable} -m vars_dyn.simulate --resume --t-max 400 --out disk/run.zarr --figure none"
-    done = on_a_disk_of_its_own(here, "size=600k", f"{begin}; echo $?; {again}")
-    lines = done.stdout.splitlines()
-    assert lines[-2:] == ["2", "run.zarr"], done.stderr
-    assert "run.zarr cannot be written: the disk is full" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["signals/c.0.0", "dictionary/c.0.0", "zarr.json", "z/zarr.json", "run/zarr.json"])
