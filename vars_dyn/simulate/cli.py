@@ -47,6 +47,13 @@ class _Type:
             raise _RefusedError(f"{self._option.written} is {error}") from None
 
 
+_GROUPS = groups()
+_OPTIONS = {option.name: option for kind in _GROUPS.values() for option in options_of(kind)}
+_DEFAULTS: dict[str, Any] = {
+    name: [] if option.default is None else _Type(option)(option.default) for name, option in _OPTIONS.items()
+}
+
+
 def parse(arguments: Sequence[str], store: Callable[[Path], Mapping[str, Any]] | None = None) -> Options:
     """The options that the command line gives, then its YAML file, then (when resuming) the store, then the defaults.
 
@@ -86,13 +93,6 @@ def stored(options: Options) -> str:
     if isinstance(kept["input"], list):
         kept["input"] = [str(Path(name).resolve()) for name in kept["input"]]
     return json.dumps(kept)
-
-
-_GROUPS = groups()
-_OPTIONS = {option.name: option for kind in _GROUPS.values() for option in options_of(kind)}
-_DEFAULTS: dict[str, Any] = {
-    name: [] if option.default is None else _Type(option)(option.default) for name, option in _OPTIONS.items()
-}
 
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
