@@ -256,7 +256,7 @@ def test_two_runs_in_one_folder_and_a_killed_one(settings: Make, tmp_path: Path)
     made = settings(epochs=3, stop_after=1)
     path = train(made)
     hold = (
-        "import sys, time; from pathlib import Path; from experiments.guards import alone\n"
+        "import sys, time; from pathlib import Path; from experiments.training.guards import alone\n"
         "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, made.out], stdout=subprocess.PIPE, text=True) as first:
