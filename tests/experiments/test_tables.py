@@ -1,0 +1,177 @@
+"""Every table that a command writes, to the byte: pages and readers of results hold to these forms."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import overfit, records, series, table2
+from experiments.benchmark import attention_memory, gradients
+from experiments.benchmark import report as benchmark_report
+from experiments.benchmark.alternating import Measured
+from experiments.benchmark.contract import Contender, Goal, Row
+from experiments.evaluation.suites.pacs import PacsTransfer
+
+
+def record(label: str, seed: int, on: str, value: float, metric: str = "accuracy", **more: Any) -> dict[str, Any]:
+    return {"label": label, "seed": seed, "on": on, "metric": metric, "value": value, **more}
+
+
+FOUND = [
+    record("softmax", 0, "clean", 0.5),
+    record("softmax", 1, "clean", 0.75),
+    record("softmax", 0, "corruptions", 0.2, corruption="fog", severity=1),
+    record("softmax", 0, "corruptions", 0.4, corruption="fog", severity=2),
+    record("softmax", 0, "imagenet-c", 76.543, "mce_alexnet"),
+    record("softmax", 0, "mit1003", 1.2345, "nss"),
+    record("vars_d", 0, "clean", 0.625),
+    record("vars_d", 1, "clean", 0.5),
+    record("vars_d", 0, "pacs", 0.8, "mean_accuracy", split="kfold"),
+    record("vars_d", 0, "voc-segmentation", 0.31, "iou"),
+]
+
+
+def test_records_over_seeds() -> None:
+    assert records.table(FOUND, records.columns(FOUND)) == (
+        "| run | seeds | clean | corruptions | IN-C (mCE) | PACS (kfold) | VOC IoU | NSS |\n"
+        "|---|---|---:|---:|---:|---:|---:|---:|\n"
+        "| softmax | 2 | 62.5 ± 17.7 | 30.0 | 76.5 | - | - | 1.234 |\n"
+        "| vars_d | 2 | 56.2 ± 8.8 | - | - | 80.0 | 31.0 | - |\n"
+    )
+
+
+def test_a_series_with_its_speed_its_corruptions_and_its_differences() -> None:
+    found = [*FOUND, record("vars_d", 1, "training", 123.456, "images_per_cpu_second")]
+    assert records.table(found, series._SUMMARY, "attention") == (
+        "| attention | seeds | clean | corruptions | FGSM | PGD | training images/s |\n"
+        "|---|---|---:|---:|---:|---:|---:|\n"
+        "| softmax | 2 | 62.5 ± 17.7 | 30.0 | - | - | - |\n"
+        "| vars_d | 2 | 56.2 ± 8.8 | - | - | - | 123 |\n"
+    )
+    by_corruption = records.table(found, series._BY_CORRUPTION, "attention").splitlines()
+    assert by_corruption[0].startswith("| attention | seeds | gaussian noise | shot noise | impulse noise | ")
+    assert by_corruption[1] == "|---|---" + "|---:" * 15 + "|"
+    assert by_corruption[2] == "| softmax | 2 " + "| - " * 9 + "| 30.0 " + "| - " * 5 + "|"
+    assert series._differences(found, "softmax") == (
+        "| less softmax | pairs | clean | corruptions | FGSM | PGD |\n"
+        "|---|---|---:|---:|---:|---:|\n"
+        "| vars_d | 2 | -6.2 ± 26.5 | - | - | - |\n"
+    )
+
+
+def test_pacs(tmp_path: Path) -> None:
+    own = [record("x", 0, "pacs", 0.123, split="kfold", target="photo")]
+    own += [record("x", 0, "pacs", 0.5, split="domainbed", target="sketch")]
+    own += [record("x", 0, "pacs", 0.75, "mean_accuracy", split="domainbed")]
+    PacsTransfer.report(own, tmp_path)
+    assert (tmp_path / "pacs.md").read_text() == (
+        "| split | art_painting | cartoon | photo | sketch | mean |\n"
+        "|---|---:|---:|---:|---:|---:|\n"
+        "| kfold | - | - | 12.3 | - | - |\n"
+        "| domainbed | - | - | - | 50.0 | 75.0 |\n"
+    )
+
+
+def test_table_2_in_markdown_and_latex(tmp_path: Path) -> None:
+    cells = {name: table2.Cell(missing="none") for name in table2.COLUMNS}
+    cells |= {"Clean": table2.Cell(61.64, "a_b/records.jsonl#L1"), "IN-A": table2.Cell(0.5, "a_b/records.jsonl#L2")}
+    table2.write([table2.Row("a_b & c", 0.0694, 12.34, cells), table2.Row("d", 5.0, 0.0057, cells)], tmp_path)
+    assert (tmp_path / "table2.md").read_text() == (
+        "| model | parameters (M) | GFLOPs | Clean | FGSM | PGD | IN-C (mCE, lower is better) | IN-A | IN-R | IN-SK |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+        "| a_b & c | 0.069 | 12.3 | [61.6](a_b/records.jsonl#L1) | - | - | - | [0.5](a_b/records.jsonl#L2) | - | - |\n"
+        "| d | 5.0 | 0.0057 | [61.6](a_b/records.jsonl#L1) | - | - | - | [0.5](a_b/records.jsonl#L2) | - | - |\n"
+    )
+    linked = r"\href{a_b/records.jsonl\#L1}{61.6} & -- & -- & -- & \href{a_b/records.jsonl\#L2}{0.5} & -- & -- \\"
+    assert (tmp_path / "table2.tex").read_text().splitlines() == [
+        r"\begin{tabular}{lrrrrrrrrr}",
+        r"\hline",
+        r"model & parameters (M) & GFLOPs & Clean & FGSM & PGD & IN-C (mCE, lower is better) & IN-A & IN-R & IN-SK \\",
+        r"\hline",
+        rf"a\_b \& c & 0.069 & 12.3 & {linked}",
+        rf"d & 5.0 & 0.0057 & {linked}",
+        r"\hline",
+        r"\end{tabular}",
+    ]
+
+
+def test_what_was_learned_by_heart() -> None:
+    one = {"mode": "adjoint", "epochs": 7, "accuracy": 0.98765, "loss": 0.01234, "images_per_cpu_second": 99.5}
+    assert overfit.table([one]) == (
+        "| gradient | epochs | training accuracy | training loss | images per CPU second |\n"
+        "|---|---|---|---|---|\n"
+        "| adjoint | 7 | 98.8 % | 0.012 | 100 |"
+    )
+
+
+def test_the_benchmarks_rows_and_goals() -> None:
+    row = Row(
+        "some",
+        "the work",
+        "relative distance",
+        1e-3,
+        tuple(Contender(name, lambda: lambda: None, ours=name == "ours") for name in ("ours", "peer", "absent")),
+        lambda _: {},
+        (Goal("ours", "peer", 0.5),),
+    )
+    measured = [
+        Measured("ours", True, [1.0, 2.0, 3.0], {"accuracy": 1e-4, "steps": 12.0}),
+        Measured("peer", False, [4.0], {"accuracy": 1e-5}),
+        Measured("absent", False, [], {}, "not installed (absent)"),
+    ]
+    assert benchmark_report.section(row, measured) == (
+        "### some\n\nthe work; relative distance at most 0.001.\n\n"
+        "| contender | seconds | relative distance | steps |\n"
+        "| --- | --- | --- | --- |\n"
+        "| ours | 2 | 0.0001 | 12 |\n"
+        "| peer | 4 | 1e-05 |  |\n"
+        "| absent | not installed (absent) |  |  |\n\n"
+        "| ours | peer | of | ratio | goal |  |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| ours | peer | seconds | 0.5 | 0.5 | met |\n"
+    )
+    assert benchmark_report.goals([(row, measured)]) == (
+        "| row | ours | peer | of | ratio | goal, at most |  |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| some | ours | peer | seconds | 0.5 | 0.5 | met |\n"
+    )
+
+
+def test_the_gradients() -> None:
+    numbers = {"forward": 1.234, "backward": math.nan, "peak_mib": 56.78, "failure": ""}
+    rows = [
+        {"mode": "backprop", "horizon": 5.0, "error": 1.5e-7, **numbers},
+        {"mode": "odeint_adjoint", "horizon": 20.0, "error": math.inf, **numbers, "failure": "underflow in dt"},
+        {"mode": "implicit", "horizon": None, "error": math.inf, **numbers},
+    ]
+    assert gradients.table(rows) == (
+        "| T | mode | error | forward, s | backward, s | peak memory, MiB |\n"
+        "|---|---|---|---|---|---|\n"
+        "| 5 | `backprop` | 1.5e-07 | 1.23 | - | 56.8 |\n"
+        "| 20 | `odeint_adjoint` | underflow in dt | 1.23 | - | 56.8 |\n"
+        "| rest | `implicit` | not finite | 1.23 | - | 56.8 |\n"
+    )
+
+
+def test_the_memory_of_attention(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(attention_memory, "measured_apart", lambda name, tokens: len(name) + tokens / 100)
+    monkeypatch.setattr(sys, "argv", ["attention_memory"])
+    attention_memory.main()
+    sizes, layers = attention_memory.TOKENS, (
+        attention_memory.DYNAMIC, attention_memory.BOTH, attention_memory.SOFTMAX, attention_memory.WRITTEN_OUT
+    )  # fmt: skip
+    last = len(layers[-1]) + sizes[-1] / 100
+    expected = [
+        "| layer " + "".join(f"| MiB at {n} tokens " for n in sizes)
+        + "| growth, first to last | of N x N at last |",
+        "| --- " * (len(sizes) + 3) + "|",
+    ]  # fmt: skip
+    for name in layers:
+        peaks = [len(name) + n / 100 for n in sizes]
+        numbers = "".join(f"| {peak:.1f} " for peak in peaks)
+        expected.append(f"| {name} {numbers}| {peaks[-1] / peaks[0]:.2f} | {peaks[-1] / last:.3f} |")
+    assert capsys.readouterr().out.splitlines() == expected
