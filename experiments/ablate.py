@@ -31,8 +31,8 @@ from experiments.evaluate import opened
 from experiments.evaluation.run import Evaluation, evaluate_on
 from experiments.evaluation.suites import Subject
 from experiments.evaluation.trained import Trained, trained
-from experiments.outputs import refuse_foreign
 from experiments.report import plots
+from experiments.report.outputs import refuse_foreign
 from experiments.settings import Ode
 from experiments.training.loop import train
 from vars_dyn import _files

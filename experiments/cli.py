@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 
-from experiments import plain
+from experiments.options import plain_data
 from experiments.settings import Attention, Data
 from vars_dyn import _yaml
 from vars_dyn._command import CommandParser
@@ -72,7 +72,7 @@ class Parser(CommandParser):
         for key, value in values.items():
             name = f"{prefix}{key}"
             if name in self.kinds:
-                plain.check(self.kinds[name], value, name)
+                plain_data.check(self.kinds[name], value, name)
             elif isinstance(value, Mapping) and any(each.startswith(f"{name}.") for each in self.kinds):
                 self._check_mapping(value, f"{name}.")
             else:
@@ -88,7 +88,7 @@ class Parser(CommandParser):
         if not isinstance(text, str):
             raise ValueError(f"{name} has no value; one is wanted")
         if str in _members(kind):
-            plain.check(str, text, name)
+            plain_data.check(str, text, name)
         if kind is str:
             return
         try:
@@ -102,14 +102,14 @@ class Parser(CommandParser):
             value = _yaml.load(Path(value))
         if str in _members(kind) and not isinstance(value, Mapping | list):
             return  # text may look like a number
-        plain.check(kind, value, name)
+        plain_data.check(kind, value, name)
 
     def _kind(self, name: str) -> Any:
         parts = name.split(".")
         for count in range(len(parts), 0, -1):
             outer = ".".join(parts[:count])
             if outer in self.kinds:
-                return plain.within(self.kinds[outer], parts[count:], f"--{name}")
+                return plain_data.within(self.kinds[outer], parts[count:], f"--{name}")
         raise ValueError(f"there is no option --{name}; --help lists those that there are")
 
 

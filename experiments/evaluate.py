@@ -18,9 +18,9 @@ from experiments.data.images import Labelled, evaluation_images
 from experiments.evaluation.run import KINDS, Evaluation, evaluate_on
 from experiments.evaluation.suites import SUITES, Subject
 from experiments.evaluation.trained import Trained, load, trained
-from experiments.outputs import refuse_foreign
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.report import pictures, plots
+from experiments.report.outputs import refuse_foreign
 from experiments.settings import Settings
 from vars_dyn import _files
 from vars_dyn.attention.base import TokenMixer

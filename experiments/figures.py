@@ -26,8 +26,8 @@ from experiments.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from experiments.evaluation.suites.mapped import whole_image
 from experiments.evaluation.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
 from experiments.evaluation.trained import Trained, labelled_source, trained
-from experiments.outputs import refuse_foreign
 from experiments.report import pictures
+from experiments.report.outputs import refuse_foreign
 from vars_dyn.attention import replace_attention
 from vars_dyn.attention.base import TokenMixer
 

@@ -28,7 +28,7 @@ import models  # noqa: F401  # registers the models
 import vars_dyn
 from experiments import cli
 from experiments.data.images import as_images, labelled
-from experiments.outputs import marked, refuse_foreign
+from experiments.report.outputs import marked, refuse_foreign
 from experiments.settings import Data
 from vars_dyn import _files
 from vars_dyn.attention import attention_class

@@ -15,9 +15,9 @@ from experiments import cli, evaluate, records
 from experiments.data.drawn import SHAPES, draw, write_images
 from experiments.data.images import labelled
 from experiments.evaluation.run import Evaluation
-from experiments.outputs import refuse_foreign
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.report import pictures, plots
+from experiments.report.outputs import refuse_foreign
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
 from experiments.training.loop import train
 from vars_dyn import _files

@@ -23,9 +23,9 @@ from experiments import cli, evaluate, records
 from experiments.data.images import labelled
 from experiments.evaluation.corruptions import CORRUPTIONS
 from experiments.evaluation.run import Evaluation
-from experiments.outputs import refuse_foreign
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.report import plots
+from experiments.report.outputs import refuse_foreign
 from experiments.settings import Attention, Settings
 from experiments.training import logs
 from experiments.training.loop import train

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from experiments.limits import ACCELERATORS, PRECISIONS, between, checked_sizes, of, whole
+from experiments.options.limits import ACCELERATORS, PRECISIONS, between, checked_sizes, of, whole
 from vars_dyn.attention import solvers
 
 __all__ = ["Attention", "Augmentation", "Data", "Model", "Ode", "Optimization", "Settings"]
@@ -84,7 +84,7 @@ class Model:
         name: any model of timm; vars_rvt_*, vars_deit_* and vars_gfnet_* are this project's.
         attention: its attention; in other models of timm it replaces theirs.
         sizes: further arguments of the model's constructor, such as depth: [2]; see
-            `experiments.limits.SIZES`.
+            `experiments.options.limits.SIZES`.
     """
 
     name: str = "vars_rvt_micro"

@@ -20,7 +20,7 @@ import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anyt
 from experiments.benchmark import report
 from experiments.benchmark.processes import measure_rows
 from experiments.benchmark.rows import ROWS
-from experiments.outputs import refuse_foreign
+from experiments.report.outputs import refuse_foreign
 
 
 class _Parser(argparse.ArgumentParser):

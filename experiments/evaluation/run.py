@@ -18,7 +18,7 @@ from experiments.evaluation.suites.mapped import Maps
 from experiments.evaluation.suites.mit1003 import Gaze
 from experiments.evaluation.suites.pacs import Pacs
 from experiments.evaluation.suites.voc import Segmentation
-from experiments.limits import whole
+from experiments.options.limits import whole
 from experiments.settings import Data
 
 __all__ = [

@@ -10,9 +10,9 @@ from typing import Any
 
 import timm
 
-from experiments import plain
 from experiments.data.images import Labelled, labelled
 from experiments.evaluation.suites.imagenet import synsets
+from experiments.options import plain_data
 from experiments.settings import Attention, Data, Model, Settings
 from experiments.training import checkpoints
 from experiments.training.networks import Normalized, build_model
@@ -115,7 +115,7 @@ def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[No
     if missing:
         raise ValueError(f"{path} has no {' and no '.join(missing)} in state.json; a training run's are wanted")
     try:
-        settings = plain.read(Settings, stored.state["config"], "")
+        settings = plain_data.read(Settings, stored.state["config"], "")
     except ValueError as error:
         raise ValueError(f"{path} is no checkpoint of a training run: {error}") from None
     settings.data = changed(settings.data, data or {})
@@ -126,7 +126,7 @@ def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[No
 
 def changed(data: Data, changes: dict[str, Any]) -> Data:
     """`data` with some options changed; ValueError for an option that there is not, or of another type."""
-    plain.check(Data, changes, "validation")
+    plain_data.check(Data, changes, "validation")
     return replace(data, **changes)
 
 

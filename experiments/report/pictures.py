@@ -21,7 +21,7 @@ from experiments.data.images import as_images
 from experiments.evaluation.corruptions import corrupt_all
 from experiments.evaluation.measures import saliency
 from experiments.evaluation.measures.maps import attention_map, view
-from experiments.outputs import MARK
+from experiments.report.outputs import MARK
 from experiments.report.plots import save
 from vars_dyn.attention import upsampled
 

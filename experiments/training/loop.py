@@ -31,7 +31,7 @@ from experiments.data.images import (
     training_loader,
     training_transform,
 )
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
 from experiments.training import checkpoints, logs, losses
 from experiments.training import probe as trajectories

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import models  # noqa: F401  # registers the project's models
-from experiments.limits import checked_sizes
+from experiments.options.limits import checked_sizes
 from experiments.settings import Attention, Model
 from vars_dyn.attention import KINDS, attention_class, replace_attention
 

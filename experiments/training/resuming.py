@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
 from experiments.training import checkpoints, logs
 from experiments.training.checkpoints import Checkpoint

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, quickstart, series, train
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
 from experiments.train import read_settings
 from experiments.training.loop import train as train_run

@@ -317,3 +317,7 @@ def test_a_timm_model_and_another_attention_without_training(
         maps.append(records["nss"]["value"])
     assert maps[0] != maps[1]
     assert "| IN-A | NSS | AUC-Judd | CC |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_training_of_pacs_stands_where_it_is_looked_for() -> None:
+    assert pacs_suite._training(Pacs().config).epochs > 0

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from experiments import train as command
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.settings import Attention, Augmentation, Model, Optimization, Settings
 from experiments.training import checkpoints, loop
 from experiments.training.logs import read_log

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from experiments import evaluate, train
 from experiments.data.drawn import write_images
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
 from tests.fuzz.sandbox import Foreign, called
 

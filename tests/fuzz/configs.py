@@ -15,7 +15,7 @@ import yaml
 
 from experiments import ablate, evaluate, figures, learn_dictionary, overfit, quickstart, records, series, table2, train
 from experiments.benchmark import __main__ as benchmark
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
 from tests.fuzz.sandbox import Foreign, called
 

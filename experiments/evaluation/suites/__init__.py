@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from experiments.evaluation.suites.attacked import Fgsm, Pgd
-from experiments.evaluation.suites.base import Part, Subject, Suite, run
 from experiments.evaluation.suites.classification import Clean
 from experiments.evaluation.suites.corrupted import Corrupted, ImageNetC
 from experiments.evaluation.suites.imagenet import ImageNet, ImageNetA, ImageNetR, ImageNetSketch
 from experiments.evaluation.suites.mit1003 import Mit1003
 from experiments.evaluation.suites.pacs import PacsTransfer
+from experiments.evaluation.suites.suite import Part, Subject, Suite, run
 from experiments.evaluation.suites.voc import VocSegmentation
 
 __all__ = ["SUITES", "Part", "Subject", "Suite", "run"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from experiments.evaluation.measures import attacks
-from experiments.evaluation.suites.base import Part, Tally, chunks
 from experiments.evaluation.suites.classification import Classification
-from experiments.limits import between, whole
+from experiments.evaluation.suites.suite import Part, Tally, chunks
+from experiments.options.limits import between, whole
 
 __all__ = ["Attacks", "Fgsm", "Pgd"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.data.images import Labelled, as_images, evaluation_images
-from experiments.evaluation.suites.base import Part, Suite, Tally, chunks
+from experiments.evaluation.suites.suite import Part, Suite, Tally, chunks
 from experiments.settings import Data
 
 __all__ = ["Classification", "Clean"]

@@ -13,8 +13,8 @@ import numpy as np
 
 from experiments.data.images import Labelled, folder_images
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, VERSION, corrupt_all
-from experiments.evaluation.suites.base import Part, Tally, chunks
 from experiments.evaluation.suites.classification import Batch, Classification, accuracy
+from experiments.evaluation.suites.suite import Part, Tally, chunks
 from experiments.report import plots
 from vars_dyn import _files
 

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.data.images import folder_images
-from experiments.evaluation.suites.base import Part, chunks
 from experiments.evaluation.suites.classification import Classification
+from experiments.evaluation.suites.suite import Part, chunks
 
 __all__ = ["ImageNet", "ImageNetA", "ImageNetR", "ImageNetSketch", "synsets"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.data.images import as_images, read_image
 from experiments.evaluation.measures.maps import attention_map
-from experiments.evaluation.suites.base import Part, Suite
+from experiments.evaluation.suites.suite import Part, Suite
 from vars_dyn.attention import upsampled
 
 __all__ = ["Maps", "OfMaps", "whole_image"]

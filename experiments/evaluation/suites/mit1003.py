@@ -19,8 +19,8 @@ from scipy.io.matlab import MatReadError
 
 from experiments.data.images import Labelled, read_image
 from experiments.evaluation.measures import saliency
-from experiments.evaluation.suites.base import Part, Tally, chunks
 from experiments.evaluation.suites.mapped import OfMaps
+from experiments.evaluation.suites.suite import Part, Tally, chunks
 
 __all__ = ["Gaze", "Mit1003", "fixations_of", "gaze_files", "read_gaze", "subjects_of"]
 

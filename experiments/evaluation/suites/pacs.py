@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from experiments.data.images import Labelled, folder_classes, image_files, read_image
-from experiments.evaluation.suites.base import Part, Subject, Tally
 from experiments.evaluation.suites.classification import Classification, accuracy
-from experiments.plain import as_plain
+from experiments.evaluation.suites.suite import Part, Subject, Tally
+from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
 from experiments.training import checkpoints
 from experiments.training.checkpoints import Checkpoint
@@ -49,7 +49,7 @@ class Pacs:
     splits: list[str] = field(default_factory=lambda: list(SPLITS))
     targets: list[str] = field(default_factory=lambda: list(DOMAINS))
     held_out: float = 0.2
-    config: str = str(Path(__file__).parents[1] / "configs" / "pacs.yaml")
+    config: str = str(Path(__file__).parents[2] / "configs" / "pacs.yaml")
 
     def check(self) -> None:
         """ValueError for an unknown split or domain, or a share that is none."""

@@ -17,8 +17,8 @@ from PIL import Image
 
 from experiments.data.images import Labelled, read_image
 from experiments.evaluation.measures.maps import min_max
-from experiments.evaluation.suites.base import Part, Tally, chunks
 from experiments.evaluation.suites.mapped import OfMaps
+from experiments.evaluation.suites.suite import Part, Tally, chunks
 from experiments.report import plots
 
 __all__ = ["Segmentation", "VocSegmentation", "confusion", "read_mask"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from experiments.plain import read
+from experiments.options.plain_data import read
 
 __all__ = ["ACCELERATORS", "PRECISIONS", "SIZES", "between", "checked_sizes", "of", "whole"]
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from experiments import ablate, evaluate, figures, learn_dictionary, overfit, quickstart, series, table2, train
 from experiments.evaluation.run import Evaluation
-from experiments.limits import SIZES, checked_sizes
-from experiments.plain import as_plain, check, read
+from experiments.options.limits import SIZES, checked_sizes
+from experiments.options.plain_data import as_plain, check, read
 from experiments.settings import Attention, Data, Model, Ode, Optimization, Settings
 from experiments.training.loop import train as train_run
 

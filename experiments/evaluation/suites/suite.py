@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from experiments.data.images import Labelled
-from experiments.plain import as_plain
+from experiments.options.plain_data import as_plain
 from experiments.settings import Data, Settings
 from vars_dyn.attention import VarsAttention
 from vars_dyn.recording.provenance import digest
