@@ -26,13 +26,14 @@ from jsonargparse import Namespace
 from torch import nn
 from tqdm import tqdm
 
-from experiments import cli, records
+from experiments import cli
 from experiments.evaluate import opened
 from experiments.evaluation.run import Evaluation, evaluate_on
 from experiments.evaluation.suites import Subject
 from experiments.evaluation.trained import Trained, trained
-from experiments.report import plots
+from experiments.report import plots, records
 from experiments.report.outputs import refuse_foreign
+from experiments.report.summaries import ALL_COLUMNS
 from experiments.settings import Ode
 from experiments.training.loop import train
 from vars_dyn import _files
@@ -140,7 +141,7 @@ def ablate(
     shown = None if how.progress else True
     for cell in tqdm(dict.fromkeys(cell.measured for cell in cells if cell.possible), unit=" cells", disable=shown):
         measured[cell] = _measured(found, cell, grid.ode, how, out, root, retrain)
-    names = [name for name in records.all_columns() if any(name in values for values in measured.values())]
+    names = [name for name in ALL_COLUMNS if any(name in values for values in measured.values())]
     values = [[measured.get(cell.measured, {}).get(name, math.nan) for cell in cells] for name in names]
     shape = [len(axis) for axis in axes.values()]
     data = xr.DataArray(
@@ -163,8 +164,8 @@ def _measured(
     with varied(model, cell._replace(num_steps=max(cell.num_steps, 1)), ode):
         subject = Subject(model, settings.data, found.classes, found.images, settings, root, out)
         own = list(evaluate_on(subject, how, out / "parts"))
-    chosen = {name: [r["value"] for r in own if picks(r)] for name, picks in records.all_columns().items()}
-    return {name: math.fsum(values) / len(values) for name, values in chosen.items() if values}
+    means = {name: column.mean(own) for name, column in ALL_COLUMNS.items()}
+    return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _retrained(found: Trained, cell: Cell, ode: Ode, how: Evaluation, out: Path) -> Trained:

@@ -13,14 +13,15 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from experiments import cli, records
+from experiments import cli
 from experiments.data.images import Labelled, evaluation_images
 from experiments.evaluation.run import KINDS, Evaluation, evaluate_on
 from experiments.evaluation.suites import SUITES, Subject
 from experiments.evaluation.trained import Trained, load, trained
 from experiments.options.plain_data import as_plain
-from experiments.report import pictures, plots
+from experiments.report import pictures, plots, records
 from experiments.report.outputs import refuse_foreign
+from experiments.report.summaries import columns_of, over_seeds
 from experiments.settings import Settings
 from vars_dyn import _files
 from vars_dyn.attention.base import TokenMixer
@@ -131,7 +132,7 @@ def _main(parser: cli.Parser, values: Namespace) -> None:
         records.read([out / "records.jsonl"])  # before hours of work that could not be put there
     measured = measure_trained(found, how, out, root, values.label)
     shown = records.latest(records.read([out / "records.jsonl"]))
-    table = records.table(shown, records.columns(shown))
+    table = over_seeds(shown, columns_of(shown))
     _files.write_bytes(out / "table.md", table.encode())
     for name in how.on:
         SUITES[name].report([record for record in measured if record["on"] == name], out)

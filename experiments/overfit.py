@@ -28,6 +28,7 @@ import models  # noqa: F401  # registers the models
 import vars_dyn
 from experiments import cli
 from experiments.data.images import as_images, labelled
+from experiments.report import tables
 from experiments.report.outputs import marked, refuse_foreign
 from experiments.settings import Data
 from vars_dyn import _files
@@ -152,20 +153,18 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The records as Markdown."""
-    lines = [
-        "| gradient | epochs | training accuracy | training loss | images per CPU second |",
-        "|---|---|---|---|---|",
+    titles = ["gradient", "epochs", "training accuracy", "training loss", "images per CPU second"]
+    rows = [
+        [
+            record["mode"],
+            str(record["epochs"]),
+            f"{100 * record['accuracy']:.1f} %",
+            f"{record['loss']:.3f}",
+            f"{record['images_per_cpu_second']:.0f}",
+        ]
+        for record in records
     ]
-    for r in records:
-        row = (
-            r["mode"],
-            r["epochs"],
-            f"{100 * r['accuracy']:.1f} %",
-            f"{r['loss']:.3f}",
-            f"{r['images_per_cpu_second']:.0f}",
-        )
-        lines.append("| " + " | ".join(str(cell) for cell in row) + " |")
-    return "\n".join(lines)
+    return tables.markdown(titles, rows).rstrip("\n")
 
 
 def _checked(options: Overfit) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import cli, evaluate, records
+from experiments import cli, evaluate
 from experiments.data.drawn import SHAPES, draw, write_images
 from experiments.data.images import labelled
 from experiments.evaluation.run import Evaluation
 from experiments.options.plain_data import as_plain
 from experiments.report import pictures, plots
 from experiments.report.outputs import refuse_foreign
+from experiments.report.summaries import VALIDATION_COLUMNS, over_seeds
 from experiments.settings import Attention, Augmentation, Data, Model, Optimization, Settings
 from experiments.training.loop import train
 from vars_dyn import _files
@@ -47,7 +48,7 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
     about = {"label": "vars_d", "seed": 0, "checkpoint": state["path"], "config": as_plain(settings)}
     images = labelled(settings.data, train=False)
     found = evaluate.measure(model, images, settings, Evaluation(device="cpu"), about, out)
-    _files.write_bytes(out / "table.md", records.table(found, records.COLUMNS).encode())
+    _files.write_bytes(out / "table.md", over_seeds(found, VALIDATION_COLUMNS).encode())
     plots.training_curves({"vars_d": [out]}, out / "training.png")
     plots.severity(found, out / "severity.png")
     shapes = np.stack([draw(shape, 10**6) for shape in SHAPES[:3]])

@@ -19,13 +19,14 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from experiments import cli, evaluate, records
+from experiments import cli, evaluate
 from experiments.data.images import labelled
 from experiments.evaluation.corruptions import CORRUPTIONS
 from experiments.evaluation.run import Evaluation
 from experiments.options.plain_data import as_plain
-from experiments.report import plots
+from experiments.report import plots, records, tables
 from experiments.report.outputs import refuse_foreign
+from experiments.report.summaries import VALIDATION_COLUMNS, Column, cell, over_seeds
 from experiments.settings import Attention, Settings
 from experiments.training import logs
 from experiments.training.loop import train
@@ -188,9 +189,9 @@ def report(series: Series) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     main_runs = [record for record in found if not record["varied"]]
-    tables = {
-        "summary": records.table(main_runs, _SUMMARY, "attention"),
-        "corruptions": records.table(main_runs, _BY_CORRUPTION, "attention"),
+    texts = {
+        "summary": over_seeds(main_runs, _SUMMARY, "attention"),
+        "corruptions": over_seeds(main_runs, _BY_CORRUPTION, "attention"),
         "differences": _differences(main_runs, next(iter(series.runs))),
     }
     plots.severity(main_runs, folder / "severity.png")
@@ -200,11 +201,11 @@ def report(series: Series) -> None:
         own = _varied(series, ablation, found)
         if len({record[ablation.setting] for record in own}) > 1:
             plots.ablation(own, ablation.setting, ablation.meaning, folder / f"{name}.png")
-            tables[name] = records.table(own, records.COLUMNS, ablation.meaning)
-    for name, text in tables.items():
+            texts[name] = over_seeds(own, VALIDATION_COLUMNS, ablation.meaning)
+    for name, text in texts.items():
         (Path(series.out) / f"{name}.md").write_text(text)
     if series.page is not None:
-        _fill(Path(series.page), tables)
+        _fill(Path(series.page), texts)
     keep = ("label", "seed", "varied", "metric", "on", "corruption", "severity", "value", "images", "radius", "step",
             "steps", "commit", "date")  # fmt: skip
     lines = [json.dumps({key: record[key] for key in keep if key in record}) for record in found]
@@ -223,16 +224,16 @@ def _refuse_foreign(series: Series) -> None:
         raise ValueError(f"page is {series.page!r}; an existing Markdown file is wanted")
 
 
-def _fill(page: Path, tables: Mapping[str, str]) -> None:
+def _fill(page: Path, texts: Mapping[str, str]) -> None:
     """Put tables between their marks in a page; ValueError if it has none of them."""
     if not page.is_file():
         raise ValueError(f"page is {str(page)!r}; an existing Markdown file is wanted")
     text = before = page.read_text()
-    for name, table in tables.items():
+    for name, table in texts.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if begin in text and end in text:
             text = f"{text.split(begin)[0]}{begin}\n{table}{end}{text.split(end, 1)[1]}"
-    if text == before and not any(f"<!-- begin {name} -->" in before for name in tables):
+    if text == before and not any(f"<!-- begin {name} -->" in before for name in texts):
         raise ValueError(f"{page} has no mark such as <!-- begin summary -->; at least one is wanted")
     page.write_text(text)
 
@@ -255,37 +256,28 @@ def _varied(series: Series, ablation: Ablation, found: Sequence[Mapping[str, Any
 
 def _differences(found: Sequence[Mapping[str, Any]], reference: str) -> str:
     """Accuracy less the reference's with the same seed, in percentage points."""
-    columns = records.COLUMNS
-    lines = [f"| less {reference} | pairs | {' | '.join(columns)} |", "|---|---" + "|---:" * len(columns) + "|"]
-    labels = [label for label in dict.fromkeys(record["label"] for record in found) if label != reference]
-    for label in labels:
+    rows = []
+    for label in dict.fromkeys(record["label"] for record in found):
+        if label == reference:
+            continue
         seeds = list(dict.fromkeys(r["seed"] for r in found if r["label"] == label))
-        cells, pairs = [], 0
-        for picks in columns.values():
+        differences = []
+        for column in VALIDATION_COLUMNS.values():
             values = []
             for seed in seeds:
-                pair = []
-                for which in (label, reference):
-                    own = [r["value"] for r in found if r["label"] == which and r["seed"] == seed and picks(r)]
-                    pair.append(sum(own) / len(own) if own else None)
-                if None not in pair:
-                    values.append(pair[0] - pair[1])  # type: ignore[operator]
-            pairs = max(pairs, len(values))
-            cells.append(records.cell(values))
-        lines.append(f"| {label} | {pairs} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+                own, others = (
+                    column.mean([r for r in found if r["label"] == which and r["seed"] == seed])
+                    for which in (label, reference)
+                )
+                if own is not None and others is not None:
+                    values.append(own - others)
+            differences.append(values)
+        rows.append([label, str(max(map(len, differences))), *map(cell, differences)])
+    return tables.markdown([f"less {reference}", "pairs", *VALIDATION_COLUMNS], rows, left=2)
 
 
-def _speed(record: Mapping[str, Any]) -> bool:
-    return record["metric"] == "images_per_cpu_second"
-
-
-def _corruption(name: str) -> Any:
-    return lambda record: record["metric"] == "accuracy" and record.get("corruption") == name
-
-
-_SUMMARY = {**records.COLUMNS, "training images/s": _speed}
-_BY_CORRUPTION = {name.replace("_", " "): _corruption(name) for name in CORRUPTIONS}
+_SUMMARY = {**VALIDATION_COLUMNS, "training images/s": Column("", "images_per_cpu_second")}
+_BY_CORRUPTION = {name.replace("_", " "): Column("", where={"corruption": name}) for name in CORRUPTIONS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,24 +18,26 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from experiments import cli, records
+from experiments import cli
 from experiments.evaluate import about, evaluation_of, measure_subject
 from experiments.evaluation.run import Evaluation
 from experiments.evaluation.suites import SUITES, Subject
 from experiments.evaluation.trained import Trained, labelled_source, trained
+from experiments.report import records, tables
+from experiments.report.summaries import ALL_COLUMNS
 from models.cost import cost_of
 
 __all__ = ["COLUMNS", "Cell", "Row", "main", "measure_row", "write"]
 
-#: Column to (suite, metric, scale of its value).
-COLUMNS: dict[str, tuple[str, str, float]] = {
-    "Clean": ("clean", "accuracy", 100),
-    "FGSM": ("fgsm", "accuracy", 100),
-    "PGD": ("pgd", "accuracy", 100),
-    "IN-C (mCE, lower is better)": ("imagenet-c", "mce_alexnet", 1),
-    "IN-A": ("imagenet-a", "accuracy", 100),
-    "IN-R": ("imagenet-r", "accuracy", 100),
-    "IN-SK": ("imagenet-sketch", "accuracy", 100),
+#: The columns of the paper's table, by their titles there.
+COLUMNS = {
+    "Clean": ALL_COLUMNS["clean"],
+    "FGSM": ALL_COLUMNS["FGSM"],
+    "PGD": ALL_COLUMNS["PGD"],
+    "IN-C (mCE, lower is better)": ALL_COLUMNS["IN-C (mCE)"],
+    "IN-A": ALL_COLUMNS["IN-A"],
+    "IN-R": ALL_COLUMNS["IN-R"],
+    "IN-SK": ALL_COLUMNS["IN-SK"],
 }
 
 
@@ -54,6 +56,11 @@ class Cell:
     record: str | None = None
     missing: str | None = None
     broken: bool = False
+
+    @property
+    def entry(self) -> tables.Entry:
+        """The number, linked to its record, as a table shows it."""
+        return None if self.value is None or self.record is None else tables.Link(f"{self.value:.1f}", self.record)
 
 
 @dataclass(frozen=True)
@@ -74,25 +81,25 @@ def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path 
     subject = Subject(found.model, found.settings.data, found.classes, found.images, found.settings, root, out / folder)
     cells = {}
     lines = 0
-    for column, (name, metric, scale) in COLUMNS.items():
-        needs = SUITES[name].needs
+    for title, column in COLUMNS.items():
+        needs = SUITES[column.on].needs
         if needs is None and missing is not None:
-            cells[column] = Cell(missing=missing)
+            cells[title] = Cell(missing=missing)
             continue
         if needs is not None and (root is None or not (root / needs).is_dir()):
-            cells[column] = Cell(missing=f"there is no folder {needs}")
+            cells[title] = Cell(missing=f"there is no folder {needs}")
             continue
         try:
-            own = measure_subject(subject, replace(how, on=(name,)), about(found, label))
+            own = measure_subject(subject, replace(how, on=(column.on,)), about(found, label))
         except ValueError as error:
-            cells[column] = Cell(missing=" ".join(str(error).split()), broken=True)
+            cells[title] = Cell(missing=" ".join(str(error).split()), broken=True)
             continue
-        at = [i for i, record in enumerate(own) if record["metric"] == metric]
+        at = [i for i, record in enumerate(own) if column.picks(record)]
         if at:
             line = lines + at[0] + 1
-            cells[column] = Cell(scale * own[at[0]]["value"], f"{folder}/records.jsonl#L{line}")
+            cells[title] = Cell(column.scale * own[at[0]]["value"], f"{folder}/records.jsonl#L{line}")
         else:
-            cells[column] = Cell(missing=f"{name} was measured in part, which gives no {metric}")
+            cells[title] = Cell(missing=f"{column.on} was measured in part, which gives no {column.metric}")
         lines += len(own)
     cost = cost_of(found.model.network, found.settings.data.image_size)
     return Row(label, cost.parameters, cost.gflops, cells)
@@ -110,13 +117,13 @@ def _model(source: str, root: Path | None, data: dict[str, Any]) -> tuple[Traine
 def write(rows: Sequence[Row], out: Path) -> None:
     """Write the table as Markdown, LaTeX and JSON."""
     out.mkdir(parents=True, exist_ok=True)
-    head = ["model", "parameters (M)", "GFLOPs", *COLUMNS]
-    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    for row in rows:
-        cells = [f"[{cell.value:.1f}]({cell.record})" if cell.record else "-" for cell in row.cells.values()]
-        lines.append(f"| {' | '.join([row.label, _short(row.parameters), _short(row.gflops), *cells])} |")
-    (out / "table2.md").write_text("\n".join(lines) + "\n")
-    (out / "table2.tex").write_text(_latex(rows, head))
+    titles = ["model", "parameters (M)", "GFLOPs", *COLUMNS]
+    shown = [
+        [row.label, _short(row.parameters), _short(row.gflops), *(cell.entry for cell in row.cells.values())]
+        for row in rows
+    ]
+    (out / "table2.md").write_text(tables.markdown(titles, shown, left=1))
+    (out / "table2.tex").write_text(tables.latex(titles, shown))
     content = {
         "columns": list(COLUMNS),
         "rows": [{**vars(row), "cells": {name: vars(cell) for name, cell in row.cells.items()}} for row in rows],
@@ -128,19 +135,6 @@ def write(rows: Sequence[Row], out: Path) -> None:
 def _short(value: float) -> str:
     """One decimal, and two digits of small numbers."""
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
-
-
-def _latex(rows: Sequence[Row], head: Sequence[str]) -> str:
-    """A tabular whose numbers are links, for hyperref."""
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\hline", rf"{' & '.join(head)} \\", r"\hline"]
-    for row in rows:
-        links = [
-            rf"\href{{{str(cell.record).replace('#', chr(92) + '#')}}}{{{cell.value:.1f}}}" if cell.record else "--"
-            for cell in row.cells.values()
-        ]
-        label = re.sub(r"([&%$#_{}])", r"\\\1", row.label)
-        lines.append(rf"{' & '.join([label, _short(row.parameters), _short(row.gflops), *links])} \\")
-    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from experiments.benchmark.attention import BOTH, DIM, DYNAMIC, HEADS, SOFTMAX, layer_of
 from experiments.benchmark.machine import peak_bytes
+from experiments.report import tables
 from vars_dyn.attention import SoftmaxAttention
 
 TOKENS = (784, 1568, 3136)
@@ -61,11 +62,12 @@ def main() -> None:
         print(measure(arguments.measure[0], int(arguments.measure[1])))
         return
     found = {name: [measured_apart(name, n) for n in TOKENS] for name in (DYNAMIC, BOTH, SOFTMAX, WRITTEN_OUT)}
-    print(f"| layer | {' | '.join(f'MiB at {n} tokens' for n in TOKENS)} | growth, first to last | of N x N at last |")
-    print("| --- " * (len(TOKENS) + 3) + "|")
+    titles = ["layer", *(f"MiB at {n} tokens" for n in TOKENS), "growth, first to last", "of N x N at last"]
+    rows = []
     for name, peaks in found.items():
         growth, share = peaks[-1] / peaks[0], peaks[-1] / found[WRITTEN_OUT][-1]
-        print(f"| {name} | {' | '.join(f'{peak:.1f}' for peak in peaks)} | {growth:.2f} | {share:.3f} |")
+        rows.append([name, *(f"{peak:.1f}" for peak in peaks), f"{growth:.2f}", f"{share:.3f}"])
+    print(tables.markdown(titles, rows, spaced=True), end="")
     if arguments.json:
         print(json.dumps({"tokens": TOKENS, "mib": found}))
 

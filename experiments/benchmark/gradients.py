@@ -31,9 +31,11 @@ from torch import Tensor, nn
 import vars_dyn as vd
 from experiments import cli
 from experiments.benchmark.exact import exact_flow
+from experiments.benchmark.gradient_tables import TITLES, ratios, shown, table
 from experiments.benchmark.machine import machine, peak_bytes, reset_peak, resident_bytes
+from experiments.report import tables
 
-__all__ = ["MODES", "Setting", "main", "measure", "plain_adjoint", "table"]
+__all__ = ["MODES", "Setting", "main", "measure", "plain_adjoint"]
 
 PLAIN = "odeint_adjoint"
 MODES = ("backprop", "checkpoint", "adjoint", PLAIN, "implicit")
@@ -268,42 +270,8 @@ def benchmark(setting: Setting, horizons: Sequence[float], repeats: int, patienc
             found = measured_apart(setting, mode, horizon or 0.0, repeats, patience)
             error = error_of(found.pop("tensors"), exact)
             rows.append({"mode": mode, "horizon": horizon, "error": error, **found})
-            print(_row(rows[-1]), flush=True)
+            print(tables.row(shown(rows[-1])), flush=True)
     return rows
-
-
-_HEAD = ("| T | mode | error | forward, s | backward, s | peak memory, MiB |", "|---|---|---|---|---|---|")
-
-
-def _row(row: dict[str, Any]) -> str:
-    horizon = "rest" if row["horizon"] is None else f"{row['horizon']:g}"
-    error = f"{row['error']:.1e}" if math.isfinite(row["error"]) else "not finite"
-    if not math.isfinite(row["error"]) and row["failure"]:
-        error = row["failure"]
-    numbers = [f"{row[name]:.3g}" if math.isfinite(row[name]) else "-" for name in ("forward", "backward", "peak_mib")]
-    return f"| {horizon} | `{row['mode']}` | {error} | {' | '.join(numbers)} |"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    return "\n".join((*_HEAD, *(_row(row) for row in rows))) + "\n"
-
-
-def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """What the modes are held to: checkpointing against backpropagation at the last horizon, the adjoint's error
-    against backpropagation's at its worst horizon, and the implicit mode's backward pass against its forward one.
-    """
-    at = {(row["mode"], row["horizon"]): row for row in rows}
-    horizons = sorted({row["horizon"] for row in rows} - {None})
-    last, rest = horizons[-1], at["implicit", None]
-    checkpoint, backprop = at["checkpoint", last], at["backprop", last]
-    seconds = [row["forward"] + row["backward"] for row in (checkpoint, backprop)]
-    return {
-        "checkpoint_seconds_over_backprop": seconds[0] / seconds[1],
-        "checkpoint_memory_over_backprop": checkpoint["peak_mib"] / backprop["peak_mib"],
-        "adjoint_error_over_backprop": max(at["adjoint", t]["error"] / at["backprop", t]["error"] for t in horizons),
-        "implicit_backward_over_forward": rest["backward"] / rest["forward"],
-    }
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -332,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             raise ValueError("horizons, repeats and patience are wanted above zero")
         setting = Setting(**vars(values.setting))
-        print("\n".join(_HEAD))
+        print("\n".join(tables.head(TITLES)))
         rows = benchmark(setting, values.horizons, values.repeats, values.patience)
         found = ratios(rows)
         print("\n" + "\n".join(f"{name}: {value:.3g}" for name, value in found.items()))

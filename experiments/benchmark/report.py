@@ -12,6 +12,7 @@ from typing import Any
 from experiments.benchmark.alternating import Measured, Ratio, ratios
 from experiments.benchmark.contract import Row
 from experiments.benchmark.machine import machine
+from experiments.report import tables
 from vars_dyn import _files
 
 __all__ = ["as_json", "goals", "header", "heading", "page", "section", "version_of", "write"]
@@ -55,7 +56,7 @@ def goals(rows: Sequence[tuple[Row, list[Measured]]]) -> str:
         for one in ratios(row, measured)
         if _is_goal(one) and one.value is not None
     ]
-    return "\n".join(_table(["row", "ours", "peer", "of", "ratio", "goal, at most", ""], compared)) + "\n"
+    return tables.markdown(["row", "ours", "peer", "of", "ratio", "goal, at most", ""], compared, spaced=True)
 
 
 def as_json(row: Row, measured: list[Measured]) -> dict[str, Any]:
@@ -86,11 +87,15 @@ def section(row: Row, measured: list[Measured]) -> str:
     """A row in Markdown: its contenders, and the ratios."""
     others = sorted({name for one in measured for name in one.findings} - {"accuracy"})
     titles = ["contender", "seconds", row.measure, *others]
-    lines = [f"### {row.name}", "", f"{row.work}; {row.measure} at most {row.wanted:g}.", ""]
-    lines += _table(titles, [_contender(one, others) for one in measured])
     compared = [_compared(one) for one in ratios(row, measured) if one.value is not None]
-    lines += ["", *_table(["ours", "peer", "of", "ratio", "goal", ""], compared)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(
+        [
+            f"### {row.name}\n",
+            f"{row.work}; {row.measure} at most {row.wanted:g}.\n",
+            tables.markdown(titles, [_contender(one, others) for one in measured], spaced=True),
+            tables.markdown(["ours", "peer", "of", "ratio", "goal", ""], compared, spaced=True),
+        ]
+    )
 
 
 def page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> str:
@@ -102,10 +107,6 @@ def page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> st
 def write(path: Path, text: str) -> None:
     """Whole or not at all."""
     _files.write_text(path, text)
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *rows)]
 
 
 def _contender(one: Measured, others: list[str]) -> list[str]:

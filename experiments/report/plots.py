@@ -13,8 +13,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.evaluation.corruptions import CORRUPTIONS
-from experiments.records import mean_and_deviation
 from experiments.report.outputs import marked
+from experiments.report.summaries import mean_and_deviation
 from experiments.training.logs import read_log
 
 __all__ = ["ablation", "grid", "save", "severity", "thresholds", "training_curves"]

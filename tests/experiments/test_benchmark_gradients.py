@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.benchmark.gradient_tables import ratios, table
 from experiments.benchmark.gradients import (
     MODES,
     PLAIN,
@@ -17,10 +18,8 @@ from experiments.benchmark.gradients import (
     main,
     measure,
     measured_apart,
-    ratios,
     rest_gradient,
     run_once,
-    table,
 )
 
 SMALL = Setting(signals=3, neurons=4, atoms=6, rtol=1e-7)

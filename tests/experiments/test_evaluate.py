@@ -18,6 +18,7 @@ from experiments.data.images import Labelled
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corrupt_all
 from experiments.evaluation.run import Attacks, Corruptions, Evaluation, evaluate
 from experiments.evaluation.suites import corrupted
+from experiments.report.records import latest
 from experiments.settings import Data, Optimization, Settings
 from experiments.training.loop import train
 
@@ -198,7 +199,7 @@ def test_suites_measured_one_after_the_other_stand_beside_each_other(
     key = ("on", "label", "value", "radius")
     assert sorted(str([r.get(k) for k in key]) for r in first) == sorted(str([r.get(k) for k in key]) for r in second)
     assert second[-1]["radius"] == 1 / 255
-    assert record_table.latest(second) == [r for r in second if r.get("radius") != 4 / 255]
+    assert latest(second) == [r for r in second if r.get("radius") != 4 / 255]
     capsys.readouterr()
 
     weights = load_file(path / "model.safetensors")  # another model under the same label: nothing of the first is shown

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import records, series
+from experiments import series
 from experiments.evaluation.run import Corruptions, Evaluation
 from experiments.quickstart import quickstart
+from experiments.report import records
+from experiments.report.summaries import cell, mean_and_deviation
 from experiments.series import Ablation, Series
 from experiments.settings import Attention, Settings
 
@@ -87,10 +89,10 @@ def test_what_cannot_run_is_named_and_does_not_stop_the_rest(settings: Callable[
 
 
 def test_mean_and_sample_deviation() -> None:
-    assert records.mean_and_deviation([1.0, 2.0, 6.0]) == pytest.approx((3.0, math.sqrt(7.0)))
-    assert records.cell([0.5, 0.7]) == "60.0 ± 14.1"
-    assert records.cell([0.5]) == "50.0"
-    assert records.cell([]) == "-"
+    assert mean_and_deviation([1.0, 2.0, 6.0]) == pytest.approx((3.0, math.sqrt(7.0)))
+    assert cell([0.5, 0.7]) == "60.0 ± 14.1"
+    assert cell([0.5]) == "50.0"
+    assert cell([]) == "-"
 
 
 def test_records_have_a_commit_and_refuse_what_is_none(tmp_path: Path) -> None:

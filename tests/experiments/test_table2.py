@@ -62,14 +62,14 @@ def test_the_table_its_links_and_its_dashes(
     tex = (out / "table2.tex").read_text()
     for row in (ours, theirs):
         for name, cell in row["cells"].items():
-            suite, metric, scale = command.COLUMNS[name]
+            column = command.COLUMNS[name]
             if cell["value"] is None:
                 assert cell["record"] is None
                 continue
             file, line = cell["record"].split("#L")
             record = json.loads((out / file).read_text().splitlines()[int(line) - 1])
-            assert (record["on"], record["metric"]) == (suite, metric)
-            assert scale * record["value"] == pytest.approx(cell["value"])
+            assert (record["on"], record["metric"]) == (column.on, column.metric)
+            assert column.scale * record["value"] == pytest.approx(cell["value"])
             shown = f"{cell['value']:.1f}"
             assert f"[{shown}]({cell['record']})" in lines[2 + table["rows"].index(row)]
             assert rf"\href{{{file}\#L{line}}}{{{shown}}}" in tex

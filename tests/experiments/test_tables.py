@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from experiments import overfit, records, series, table2
-from experiments.benchmark import attention_memory, gradients
+from experiments import overfit, series, table2
+from experiments.benchmark import attention_memory, gradient_tables
 from experiments.benchmark import report as benchmark_report
 from experiments.benchmark.alternating import Measured
 from experiments.benchmark.contract import Contender, Goal, Row
 from experiments.evaluation.suites.pacs import PacsTransfer
+from experiments.report.summaries import columns_of, over_seeds
 
 
 def record(label: str, seed: int, on: str, value: float, metric: str = "accuracy", **more: Any) -> dict[str, Any]:
@@ -36,7 +37,7 @@ FOUND = [
 
 
 def test_records_over_seeds() -> None:
-    assert records.table(FOUND, records.columns(FOUND)) == (
+    assert over_seeds(FOUND, columns_of(FOUND)) == (
         "| run | seeds | clean | corruptions | IN-C (mCE) | PACS (kfold) | VOC IoU | NSS |\n"
         "|---|---|---:|---:|---:|---:|---:|---:|\n"
         "| softmax | 2 | 62.5 ± 17.7 | 30.0 | 76.5 | - | - | 1.234 |\n"
@@ -46,13 +47,13 @@ def test_records_over_seeds() -> None:
 
 def test_a_series_with_its_speed_its_corruptions_and_its_differences() -> None:
     found = [*FOUND, record("vars_d", 1, "training", 123.456, "images_per_cpu_second")]
-    assert records.table(found, series._SUMMARY, "attention") == (
+    assert over_seeds(found, series._SUMMARY, "attention") == (
         "| attention | seeds | clean | corruptions | FGSM | PGD | training images/s |\n"
         "|---|---|---:|---:|---:|---:|---:|\n"
         "| softmax | 2 | 62.5 ± 17.7 | 30.0 | - | - | - |\n"
         "| vars_d | 2 | 56.2 ± 8.8 | - | - | - | 123 |\n"
     )
-    by_corruption = records.table(found, series._BY_CORRUPTION, "attention").splitlines()
+    by_corruption = over_seeds(found, series._BY_CORRUPTION, "attention").splitlines()
     assert by_corruption[0].startswith("| attention | seeds | gaussian noise | shot noise | impulse noise | ")
     assert by_corruption[1] == "|---|---" + "|---:" * 15 + "|"
     assert by_corruption[2] == "| softmax | 2 " + "| - " * 9 + "| 30.0 " + "| - " * 5 + "|"
@@ -148,7 +149,7 @@ def test_the_gradients() -> None:
         {"mode": "odeint_adjoint", "horizon": 20.0, "error": math.inf, **numbers, "failure": "underflow in dt"},
         {"mode": "implicit", "horizon": None, "error": math.inf, **numbers},
     ]
-    assert gradients.table(rows) == (
+    assert gradient_tables.table(rows) == (
         "| T | mode | error | forward, s | backward, s | peak memory, MiB |\n"
         "|---|---|---|---|---|---|\n"
         "| 5 | `backprop` | 1.5e-07 | 1.23 | - | 56.8 |\n"

@@ -20,6 +20,7 @@ from experiments.data.images import Labelled, folder_classes, image_files, read_
 from experiments.evaluation.suites.classification import Classification, accuracy
 from experiments.evaluation.suites.suite import Part, Subject, Tally
 from experiments.options.plain_data import as_plain
+from experiments.report import tables
 from experiments.settings import Settings
 from experiments.training import checkpoints
 from experiments.training.checkpoints import Checkpoint
@@ -137,12 +138,11 @@ class PacsTransfer(Classification):
 
     @classmethod
     def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:
-        lines = [f"| split | {' | '.join(DOMAINS)} | mean |", "|---" + "|---:" * (len(DOMAINS) + 1) + "|"]
+        rows = []
         for split in dict.fromkeys(record["split"] for record in found):
             own = {record.get("target", "mean"): record["value"] for record in found if record["split"] == split}
-            cells = (f"{100 * own[name]:.1f}" if name in own else "-" for name in (*DOMAINS, "mean"))
-            lines.append(f"| {split} | {' | '.join(cells)} |")
-        (out / "pacs.md").write_text("\n".join(lines) + "\n")
+            rows.append([split, *(f"{100 * own[name]:.1f}" if name in own else None for name in (*DOMAINS, "mean"))])
+        (out / "pacs.md").write_text(tables.markdown(["split", *DOMAINS, "mean"], rows, left=1))
 
 
 def _training(config: str) -> Settings:

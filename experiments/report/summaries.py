@@ -1,0 +1,129 @@
+"""Means and standard deviations of records over seeds, and the columns of tables that show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.report import tables
+
+__all__ = [
+    "ALL_COLUMNS",
+    "VALIDATION_COLUMNS",
+    "Column",
+    "cell",
+    "columns_of",
+    "mean_and_deviation",
+    "over_seeds",
+]
+
+#: Digits and scale of a metric in a table. Shares are in per cent. A metric that is not named here is a plain number.
+_FORMS = {
+    **dict.fromkeys(("accuracy", "error", "mean_accuracy", "mean_corruption_error_unnormalised"), (1, 100)),
+    **dict.fromkeys(("iou", "false_positives", "false_negatives"), (1, 100)),
+    **dict.fromkeys(("nss", "auc_judd", "cc"), (3, 1)),
+    "mce_alexnet": (1, 1),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: which records it averages, and how it shows their mean.
+
+    Attributes:
+        on: the suite of the records; empty: any.
+        metric: the metric of the records.
+        where: further fields that the records have, with their values.
+    """
+
+    on: str
+    metric: str = "accuracy"
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digits(self) -> int:
+        """How many digits follow the point."""
+        return _FORMS.get(self.metric, (0, 1))[0]
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied with: 100 for shares, which are shown in per cent."""
+        return _FORMS.get(self.metric, (0, 1))[1]
+
+    def picks(self, record: Mapping[str, Any]) -> bool:
+        """Whether the column averages this record."""
+        wanted = {"metric": self.metric, **self.where, **({"on": self.on} if self.on else {})}
+        return all(record.get(name) == value for name, value in wanted.items())
+
+    def mean(self, records: Sequence[Mapping[str, Any]]) -> float | None:
+        """The mean of the records that the column picks; None if it picks none."""
+        values = [record["value"] for record in records if self.picks(record)]
+        return math.fsum(values) / len(values) if values else None
+
+
+#: The columns of the suites that measure on validation images.
+VALIDATION_COLUMNS = {
+    "clean": Column("clean"),
+    "corruptions": Column("corruptions"),
+    "FGSM": Column("fgsm"),
+    "PGD": Column("pgd"),
+}
+
+#: All columns; those of the suites that have a data set of their own come last.
+ALL_COLUMNS = {
+    **VALIDATION_COLUMNS,
+    "ImageNet": Column("imagenet"),
+    "IN-C (mCE)": Column("imagenet-c", "mce_alexnet"),
+    "IN-C (mean error)": Column("imagenet-c", "mean_corruption_error_unnormalised"),
+    "IN-A": Column("imagenet-a"),
+    "IN-R": Column("imagenet-r"),
+    "IN-SK": Column("imagenet-sketch"),
+    "PACS (kfold)": Column("pacs", "mean_accuracy", {"split": "kfold"}),
+    "PACS (DomainBed)": Column("pacs", "mean_accuracy", {"split": "domainbed"}),
+    "VOC IoU": Column("voc-segmentation", "iou"),
+    "VOC FP": Column("voc-segmentation", "false_positives"),
+    "VOC FN": Column("voc-segmentation", "false_negatives"),
+    "NSS": Column("mit1003", "nss"),
+    "AUC-Judd": Column("mit1003", "auc_judd"),
+    "CC": Column("mit1003", "cc"),
+}
+
+
+def columns_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+    """The columns that `found` has records of."""
+    return {name: column for name, column in ALL_COLUMNS.items() if any(map(column.picks, found))}
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (NaN for a single value)."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def cell(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
+    """Mean and standard deviation as a table's cell, in per cent by default; the mean alone for one value."""
+    if not values:
+        return "-"
+    mean, deviation = (scale * value for value in mean_and_deviation(values))
+    return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def over_seeds(records: Sequence[Mapping[str, Any]], columns: Mapping[str, Column], first: str = "run") -> str:
+    """A Markdown table with a row per label: for each column mean and standard deviation over seeds.
+
+    Records of one seed that a column picks (say all corruptions) are averaged first.
+    """
+    rows = []
+    for label in dict.fromkeys(record["label"] for record in records):
+        own = [record for record in records if record["label"] == label]
+        by_seed = [[r for r in own if r["seed"] == seed] for seed in dict.fromkeys(record["seed"] for record in own)]
+        cells = []
+        for column in columns.values():
+            means = [mean for same in by_seed if (mean := column.mean(same)) is not None]
+            cells.append(cell(means, column.digits, column.scale))
+        rows.append([str(label), str(len(by_seed)), *cells])
+    return tables.markdown([first, "seeds", *columns], rows, left=2)
