@@ -54,7 +54,9 @@ class Parser(CommandParser):
             self.kinds[nested_key] = theclass
         return super().add_class_arguments(theclass, nested_key, *others, **keywords)
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Any:
+    def parse_args(  # type: ignore[override]  # one signature for the overloads of argparse
+        self, args: Sequence[str] | None = None, *others: Any, **keywords: Any
+    ) -> Any:
         """As jsonargparse's; ValueError for what is no option or has another type.
 
         The names that the command line itself gives are in `given` afterwards.

@@ -118,14 +118,14 @@ def _code(options: Learning, dictionary: vd.DenseDictionary, batch: Tensor) -> T
         return vd.equilibrium(vd.SparseProblem(dictionary, batch, options.lam), tol=options.tol).code
     neurons = vd.SparseRecurrent(dictionary, batch, options.lam)
     times = torch.tensor([0.0, options.horizon], dtype=torch.float64)
-    tolerances = {"rtol": options.rtol, "atol": options.rtol / 100}
-    path = vd.integrate(neurons, neurons.initial_state(), times, **tolerances, gradient=options.gradient)
+    start, rtol = neurons.initial_state(), options.rtol
+    path = vd.integrate(neurons, start, times, rtol=rtol, atol=rtol / 100, gradient=options.gradient)
     return neurons.code(tuple(part[-1] for part in path.states))
 
 
 def _planted(options: Learning, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The planted atoms (d, d') and the signals (n, d)."""
-    real = {"generator": generator, "dtype": torch.float64}
+    real: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
     weight = torch.nn.functional.normalize(torch.randn(options.neurons, options.atoms, **real), dim=0)
     shape = (options.signals, options.active)
     places = torch.rand(options.signals, options.atoms, **real).argsort(-1)[:, : options.active]

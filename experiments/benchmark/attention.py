@@ -22,8 +22,17 @@ BOTH = "VARS-SD, a matrix per head"
 
 
 def _vars(dictionary: str, variant: str | Variant = "paper") -> Callable[[tuple[int, int]], nn.Module]:
-    options = {"dictionary": dictionary, "variant": variant, "num_prefix_tokens": 0, "num_steps": 3, "lam": 0.3}
-    return lambda grid: VarsAttention(DIM, HEADS, qkv_bias=True, grid_size=grid, **options)
+    return lambda grid: VarsAttention(
+        DIM,
+        HEADS,
+        qkv_bias=True,
+        grid_size=grid,
+        dictionary=dictionary,
+        variant=variant,
+        num_prefix_tokens=0,
+        num_steps=3,
+        lam=0.3,
+    )
 
 
 #: Layers by name, made for a token grid.
@@ -88,6 +97,7 @@ def _work(case: _Case, dtype: torch.dtype = torch.float32) -> Callable[[], _Done
         x.grad = None
         y = layer(x)
         y.backward(grad)
+        assert x.grad is not None
         return _Done(case, y[0].detach(), x.grad[0])
 
     return work

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from experiments.benchmark import report
@@ -29,7 +29,7 @@ from experiments.benchmark.attention import DIM, DYNAMIC, HEADS, SOFTMAX, layer_
 from experiments.benchmark.contract import Contender, Findings, Goal, Row
 from vars_dyn.attention.reconstruct import triton as kernels
 
-__all__ = ["Cell", "main", "row", "series"]
+__all__ = ["Case", "main", "row", "series"]
 
 KERNELS, COMPILED, PLAIN = "VARS-D, kernels", "VARS-D, plain, torch.compile", "VARS-D, plain"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -41,7 +41,7 @@ WANTED = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
 ROUND, MOST = 0.05, 200
 
 
-class Cell(NamedTuple):
+class Case(NamedTuple):
     """What a row is measured at."""
 
     tokens: int
@@ -53,12 +53,14 @@ class Cell(NamedTuple):
 class _Work:
     """A layer's forward and backward pass on drawn tokens, by one contender's way to do it."""
 
-    def __init__(self, name: str, cell: Cell) -> None:
-        self.name, self.cell = name, cell
-        self.layer = layer_of(SOFTMAX if name == SOFTMAX else DYNAMIC, cell.tokens).to(cell.device, cell.dtype)
+    def __init__(self, name: str, case: Case) -> None:
+        self.name, self.case = name, case
+        # Any: contenders reach for what only a VARS layer has.
+        layer = layer_of(SOFTMAX if name == SOFTMAX else DYNAMIC, case.tokens)
+        self.layer = cast(Any, layer.to(case.device, case.dtype))
         generator = torch.Generator().manual_seed(0)
-        draw = lambda: torch.randn(cell.images, cell.tokens, DIM, generator=generator)  # noqa: E731
-        self.x, self.grad = (draw().to(cell.device, cell.dtype) for _ in range(2))
+        draw = lambda: torch.randn(case.images, case.tokens, DIM, generator=generator)  # noqa: E731
+        self.x, self.grad = (draw().to(case.device, case.dtype) for _ in range(2))
         self.x.requires_grad_()
         if name == KERNELS and not _kernels_taken(self.layer, self.x):
             raise RuntimeError("the kernels do not run here")
@@ -70,6 +72,7 @@ class _Work:
         self.clear()
         y = self.called(self.x)
         y.backward(self.grad)
+        assert self.x.grad is not None
         return y.detach(), self.x.grad
 
     def clear(self) -> None:
@@ -80,14 +83,14 @@ class _Work:
     def exact(self) -> tuple[Tensor, Tensor]:
         """Output and gradient of the first image in float64, of the very same weights and tokens."""
         name = SOFTMAX if self.name == SOFTMAX else PLAIN
-        one = _Work(name, self.cell._replace(images=1, dtype=torch.float64))
+        one = _Work(name, self.case._replace(images=1, dtype=torch.float64))
         one.layer.load_state_dict(self.layer.state_dict())
         one.x = self.x.detach()[:1].double().requires_grad_()
         one.grad = self.grad[:1].double()
         return one()
 
 
-def _kernels_taken(layer: nn.Module, x: Tensor) -> bool:
+def _kernels_taken(layer: Any, x: Tensor) -> bool:
     q, v = layer.split_heads(layer.qkv(x[:1].detach()))
     return kernels.suit(q, layer.rand_matrix, v)
 
@@ -100,7 +103,7 @@ def _findings(work: _Work) -> Findings:
     except torch.OutOfMemoryError:
         distances = [math.nan, math.nan]
     findings = {"accuracy": distances[0], "gradient's distance": distances[1]}
-    if work.cell.device.type == "cuda":
+    if work.case.device.type == "cuda":
         findings["peak MiB"] = _peak(work)
     return findings
 
@@ -108,28 +111,28 @@ def _findings(work: _Work) -> Findings:
 def _peak(work: _Work) -> float:
     """MiB that a run takes at the most beyond what its weights and tokens do."""
     work.clear()
-    torch.cuda.synchronize(work.cell.device)
-    torch.cuda.reset_peak_memory_stats(work.cell.device)
-    before = torch.cuda.memory_allocated(work.cell.device)
+    torch.cuda.synchronize(work.case.device)
+    torch.cuda.reset_peak_memory_stats(work.case.device)
+    before = torch.cuda.memory_allocated(work.case.device)
     work()
-    torch.cuda.synchronize(work.cell.device)
-    return (torch.cuda.max_memory_allocated(work.cell.device) - before) / 2**20
+    torch.cuda.synchronize(work.case.device)
+    return (torch.cuda.max_memory_allocated(work.case.device) - before) / 2**20
 
 
-def row(cell: Cell) -> Row:
+def row(case: Case) -> Row:
     """The contenders and the goal at a number of tokens; the judge takes the work itself, which it runs again."""
     names = (KERNELS, SOFTMAX, COMPILED, PLAIN)
-    kind = str(cell.dtype).removeprefix("torch.")
+    kind = str(case.dtype).removeprefix("torch.")
     return Row(
-        f"gpu-{cell.tokens}-{kind}",
-        f"an attention layer forward and backward, {cell.images} images of {cell.tokens} tokens, width {DIM}, {HEADS} "
+        f"gpu-{case.tokens}-{kind}",
+        f"an attention layer forward and backward, {case.images} images of {case.tokens} tokens, width {DIM}, {HEADS} "
         f"heads, {kind}, k = 3",
         "the output's relative distance from float64",
-        WANTED[cell.dtype],
-        tuple(Contender(name, partial(_Work, name, cell), ours=name == KERNELS) for name in names),
+        WANTED[case.dtype],
+        tuple(Contender(name, partial(_Work, name, case), ours=name == KERNELS) for name in names),
         _findings,
         tuple(
-            Goal(KERNELS, name, GOALS.get(cell.tokens, math.nan) if name == SOFTMAX else math.nan) for name in names[1:]
+            Goal(KERNELS, name, GOALS.get(case.tokens, math.nan) if name == SOFTMAX else math.nan) for name in names[1:]
         ),
     )
 
@@ -204,26 +207,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refused(f"--out {options.out} cannot be made: {error.strerror}")
     device = torch.device("cuda")
-    cells = [
-        Cell(tokens, options.images or max(1, ALL_TOKENS // tokens), DTYPES[name], device)
+    cases = [
+        Case(tokens, options.images or max(1, ALL_TOKENS // tokens), DTYPES[name], device)
         for name in options.dtypes
         for tokens in options.tokens
     ]
-    measure_all(cells, options.rounds, " ".join(["python -m experiments.benchmark.gpu", *given]), options.out)
+    measure_all(cases, options.rounds, " ".join(["python -m experiments.benchmark.gpu", *given]), options.out)
     return 0
 
 
-def measure_all(cells: Sequence[Cell], rounds: int, command: str, out: Path | None) -> None:
+def measure_all(cases: Sequence[Case], rounds: int, command: str, out: Path | None) -> None:
     """Measure and print every row, and write what there is so far after each."""
-    head = report.header(command, rounds, str(cells[0].device))
+    head = report.header(command, rounds, str(cases[0].device))
     head["measured"] = f"seconds by CUDA events, median of {rounds} alternating rounds"
     head["machine"] |= {"triton": report.version_of("triton"), "cuda": str(torch.version.cuda)}
     done: list[tuple[Row, list[Measured]]] = []
-    for cell in cells:
-        one = row(cell)
-        done.append((one, series(one, rounds, cell.device)))
+    for case in cases:
+        one = row(case)
+        done.append((one, series(one, rounds, case.device)))
         print(report.section(*done[-1]), flush=True)
-        if cell.device.type == "cuda":
+        if case.device.type == "cuda":
             torch.compiler.reset()
             torch.cuda.empty_cache()
         if out:

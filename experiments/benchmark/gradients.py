@@ -128,7 +128,8 @@ def by_mode(setting: Setting, mode: str, horizon: float) -> Found:
         path = vd.integrate(field, field.initial_state(), times, rtol=rtol, atol=rtol / 100, gradient=mode)
         code = field.code(tuple(part[-1] for part in path.states))
     value, forward = (loss * code).sum(), clock()
-    return Found(*torch.autograd.grad(value, (weight, x)), forward, clock() - forward)
+    for_weight, for_x = torch.autograd.grad(value, (weight, x))
+    return Found(for_weight, for_x, forward, clock() - forward)
 
 
 class _Clock:
@@ -157,7 +158,8 @@ def flow_gradient(setting: Setting, horizon: float) -> tuple[Tensor, Tensor]:
     weight, x, loss = (t.cpu() for t in setting.tensors())
     field = setting.field(weight.requires_grad_(), x.requires_grad_())
     flow = exact_flow(field, horizon)
-    return torch.autograd.grad((loss * field.code((flow.z, flow.u))).sum(), (weight, x))
+    for_weight, for_x = torch.autograd.grad((loss * field.code((flow.z, flow.u))).sum(), (weight, x))
+    return for_weight, for_x
 
 
 def rest_gradient(setting: Setting) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ def _ours(data: Callable[[], _Data]) -> Callable[[], Tensor]:
 
 
 def _spams(data: Callable[[], _Data]) -> Callable[[], Tensor]:
-    import spams
+    import spams  # deferred: a peer that need not be installed
 
     weight, x, lam = data()
     signals, atoms = np.asfortranarray(x.numpy().T), np.asfortranarray(weight.numpy())
@@ -68,7 +68,7 @@ def _spams(data: Callable[[], _Data]) -> Callable[[], Tensor]:
 
 
 def _scikit_learn(data: Callable[[], _Data]) -> Callable[[], Tensor]:
-    from sklearn.decomposition import sparse_encode
+    from sklearn.decomposition import sparse_encode  # deferred: a peer that need not be installed
 
     weight, x, lam = data()
     atoms, signals = np.ascontiguousarray(weight.numpy().T), x.numpy()
@@ -89,14 +89,14 @@ def _one_by_one(estimator: Any, data: _Data) -> Callable[[], Tensor]:
 
 
 def _celer(data: Callable[[], _Data]) -> Callable[[], Tensor]:
-    import celer
+    import celer  # deferred: a peer that need not be installed
 
     given = data()
     return _one_by_one(celer.Lasso(alpha=given.lam / given.x.shape[1], fit_intercept=False, tol=1e-12), given)
 
 
 def _skglm(data: Callable[[], _Data]) -> Callable[[], Tensor]:
-    import skglm
+    import skglm  # deferred: a peer that need not be installed
 
     given = data()
     return _one_by_one(skglm.Lasso(alpha=given.lam / given.x.shape[1], fit_intercept=False, tol=1e-10), given)
@@ -171,9 +171,9 @@ def sparse_coding() -> Row:
 @cache
 def _hard_solution() -> Tensor:
     """By scikit-learn's LARS, signal by signal, then solved again on its support: independent of this package."""
-    from sklearn.linear_model import LassoLars
+    from sklearn.linear_model import LassoLars  # deferred: a peer that need not be installed
 
-    weight, x, lam = (part.numpy() if isinstance(part, Tensor) else part for part in _hard())
+    weight, x, lam = _hard().weight.numpy(), _hard().x.numpy(), _hard().lam
     found = np.zeros((len(x), weight.shape[1]))
     for code, signal in zip(found, x, strict=True):
         code[:] = LassoLars(alpha=lam / len(signal), fit_intercept=False, max_iter=10_000).fit(weight, signal).coef_

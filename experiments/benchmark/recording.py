@@ -6,7 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import zarr
 from zarr.codecs import ZstdCodec
@@ -98,6 +100,13 @@ def _states(field: vd.SparseRecurrent) -> Iterator[tuple[torch.Tensor, State, Sn
     return stream(field, start_of(field, field.initial_state()), _times(), method="rk4", chunk=CHUNK)
 
 
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise TypeError(f"{name} is no array")
+    return found
+
+
 def _judge(store: Path | None) -> dict[str, float]:
     """By how much what was stored differs from the states of the integration itself."""
     if store is None:
@@ -106,7 +115,7 @@ def _judge(store: Path | None) -> dict[str, float]:
     found, done = 0.0, 0
     for times, states, _ in _states(_field()):
         for name, part in zip(("z", "u"), states, strict=True):
-            stored = torch.from_numpy(group[name][done : done + len(times)])
+            stored = torch.from_numpy(np.asarray(_array(group, name)[done : done + len(times)]))
             found = max(found, float((stored.reshape(part.shape) - part).abs().max()))
         done += len(times)
     size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torchdiffeq
 from torch import Tensor
@@ -80,7 +81,7 @@ def _torchdiffeq(end: float, rtol: float) -> Callable[[], _Result]:
 
 def _torchode(end: float, rtol: float) -> Callable[[], _Result]:
     """Every signal with its own steps."""
-    import torchode
+    import torchode  # deferred: a peer that need not be installed
 
     weight, x = _data()
     times = _times(end).expand(SIGNALS, -1)
@@ -106,10 +107,9 @@ def _torchode(end: float, rtol: float) -> Callable[[], _Result]:
 
 def _diffrax(end: float, rtol: float) -> Callable[[], _Result]:
     """Tsit5 mapped over signals, each with its own steps, compiled beforehand."""
-    import diffrax
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
+    import diffrax  # deferred, as jax is: peers that need not be installed
+    import jax  # deferred: see above
+    import jax.numpy as jnp  # deferred: see above
 
     jax.config.update("jax_enable_x64", True)
     weight, signals = (jnp.asarray(part.numpy()) for part in _data())

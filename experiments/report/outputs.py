@@ -21,9 +21,12 @@ MARK = f"vars_dyn {vars_dyn.__version__}"
 
 def marked(path: Path) -> dict[str, Any]:
     """The metadata that say in a picture of this name that it was made here."""
-    return {".png": {"Software": MARK}, ".pdf": {"Creator": MARK}, ".svg": {"Creator": [MARK]}}.get(
-        path.suffix.lower(), {}
-    )
+    marks: dict[str, dict[str, Any]] = {
+        ".png": {"Software": MARK},
+        ".pdf": {"Creator": MARK},
+        ".svg": {"Creator": [MARK]},
+    }
+    return marks.get(path.suffix.lower(), {})
 
 
 def refuse_foreign(paths: Iterable[Path], overwrite: bool | None = None, beside: Path | None = None) -> None:

@@ -1,6 +1,7 @@
 """Pictures of attention: maps under corruption, after each update, beside fixations; atoms of dynamic dictionaries.
 
-A map is that of `experiments.evaluation.measures.maps`, at the image's size (bilinear), its colours from its own minimum to its maximum.
+A map is that of `experiments.evaluation.measures.maps`, at the image's size (bilinear). Its colours reach from its own
+minimum to its own maximum.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.animation import FuncAnimation, PillowWriter
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
@@ -94,10 +96,12 @@ def animation(model: nn.Module, images: Images, path: Path, layer: str | None = 
 class _Marked(PillowWriter):
     """Writes GIFs that say what made them, which Matplotlib's own do not."""
 
+    _frames: list[Image.Image]  # Matplotlib's own, which its stubs do not have
+
     def finish(self) -> None:
         first, *others = self._frames
-        options = {"save_all": True, "append_images": others, "duration": int(1000 / self.fps), "loop": 0}
-        first.save(self.outfile, **options, comment=MARK)
+        duration = int(1000 / self.fps)
+        first.save(self.outfile, save_all=True, append_images=others, duration=duration, loop=0, comment=MARK)
 
 
 def atoms(

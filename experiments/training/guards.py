@@ -39,13 +39,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 def there_is(accelerator: str) -> None:
     """ValueError for an accelerator that this machine does not have."""
-    there = {"cuda": torch.cuda.is_available, "gpu": _any_gpu, "mps": torch.backends.mps.is_available}
-    if accelerator == "tpu" or not there.get(accelerator, lambda: True)():
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cuda": cuda, "gpu": cuda or mps, "mps": mps, "tpu": False}
+    if not there.get(accelerator, True):
         raise ValueError(f"accelerator is {accelerator!r}, which this machine does not have; auto or cpu is wanted")
-
-
-def _any_gpu() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from experiments.benchmark import gpu
 from experiments.benchmark.contract import Contender
 
 CPU = torch.device("cpu")
-SMALL = gpu.Cell(9, 2, torch.float32, CPU)
+SMALL = gpu.Case(9, 2, torch.float32, CPU)
 
 
 @pytest.fixture(autouse=True)

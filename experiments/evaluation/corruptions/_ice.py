@@ -11,7 +11,7 @@ __all__ = ["ice"]
 
 #: Brightness, its spread from crop to crop, contrast within a crop and colour (red, green, blue), on the 0-255 scale,
 #: as measured on 32 x 32 crops of the five photographs that the original chooses from. Two of them are one photograph.
-_KINDS = (
+_PHOTOGRAPHS = (
     (131, 11.5, 14.4, (78, 149, 165)),
     (205, 9, 18.1, (199, 203, 212)),
     (205, 9, 18.1, (199, 203, 212)),
@@ -29,8 +29,8 @@ def ice(image: Array, generator: np.random.Generator) -> Float[np.ndarray, "h w 
     Its thickness is a plasma fractal; on it lie needles: heavy-tailed noise, smeared along three random directions.
     Brightness, contrast and colour are those of one of five photographs, drawn with equal chances.
     """
-    level, spread, contrast, colour = _KINDS[generator.integers(len(_KINDS))]
-    level = level + spread * generator.standard_normal()
+    brightness, spread, contrast, colour = _PHOTOGRAPHS[generator.integers(len(_PHOTOGRAPHS))]
+    level = brightness + spread * generator.standard_normal()
     relief = _THICKNESS**0.5 * _standard(plasma_for(image, 1.2, generator))
     relief = relief + (1 - _THICKNESS) ** 0.5 * _standard(_needles(image, generator))
     tint = np.array(colour) / np.mean(colour)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from experiments.training.networks import Normalized
 from vars_dyn.attention import look_inside
 from vars_dyn.attention.base import TokenMixer
 from vars_dyn.attention.inspection import LayerView
@@ -18,13 +19,13 @@ def views(model: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Layer
 
     The model is in eval mode meanwhile. Raises ValueError if it has none of this package's attention layers.
     """
-    network = getattr(model, "network", model)
+    network = model.network if isinstance(model, Normalized) else model
     if not any(isinstance(layer, TokenMixer) for layer in network.modules()):
         raise ValueError(
             f"{type(network).__name__} has none of this package's attention layers, whose maps are wanted; "
             "--attention.kind softmax puts them in place of timm's"
         )
-    shown = (images - model.mean) / model.std if network is not model else images
+    shown = (images - model.mean) / model.std if isinstance(model, Normalized) else images
     was_training = network.training
     network.eval()
     try:
