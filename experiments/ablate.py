@@ -14,11 +14,10 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,10 +26,10 @@ from torch import nn
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.evaluate import opened
+from experiments.evaluation.opening import opened
 from experiments.evaluation.run import Evaluation, evaluate_on
-from experiments.evaluation.suites import Subject
 from experiments.evaluation.trained import Trained, trained
+from experiments.evaluation.varied import SOLVERS, LayerSettings, layers_of, varied
 from experiments.report import plots, records
 from experiments.report.outputs import refuse_foreign
 from experiments.report.summaries import ALL_COLUMNS
@@ -39,28 +38,7 @@ from experiments.training.loop import train
 from vars_dyn import _files
 from vars_dyn.attention import VarsAttention, solvers
 
-__all__ = ["Cell", "Grid", "ablate", "main", "varied"]
-
-SOLVERS = (*solvers.UNROLLED, "ode", "equilibrium")
-
-
-class Cell(NamedTuple):
-    """One setting of all layers."""
-
-    threshold: str
-    solver: str
-    num_steps: int
-    lam: float
-
-    @property
-    def possible(self) -> bool:
-        """Whether there is such a layer: the ODE and its equilibrium want a threshold that stands for a penalty."""
-        return self.threshold == "soft" or self.solver in solvers.UNROLLED
-
-    @property
-    def measured(self) -> Cell:
-        """The cell that stands for this one: the ODE and its equilibrium take no number of steps."""
-        return self if self.solver in solvers.UNROLLED else self._replace(num_steps=0)
+__all__ = ["Grid", "ablate", "main"]
 
 
 @dataclass
@@ -98,34 +76,6 @@ class Grid:
         return {name: sorted(set(getattr(self, name)) or {value}) for name, value in own.items()}
 
 
-def layers_of(model: nn.Module) -> list[VarsAttention]:
-    """The VARS layers of a model; ValueError if it has none."""
-    found = [layer for layer in model.modules() if isinstance(layer, VarsAttention)]
-    if not found:
-        raise ValueError("the model has no VARS attention, whose solver could be varied")
-    return found
-
-
-@contextmanager
-def varied(model: nn.Module, cell: Cell, ode: Ode | None = None) -> Iterator[None]:
-    """The model with the settings of a cell in all VARS layers, and as it was afterwards."""
-    found = layers_of(model)
-    names = ("variant", "solver", "num_steps", "lam")
-    before = [{name: getattr(layer, name) for name in names} for layer in found]
-    solver = solvers.Ode(**vars(ode or Ode())) if cell.solver == "ode" else solvers.solver_of(cell.solver, None)
-    if cell.solver not in solvers.UNROLLED and any(layer.variant.learned_metric for layer in found):
-        raise ValueError(f"solver is {cell.solver!r}, but the model has a learned metric; ista or fista is wanted")
-    try:
-        for layer in found:
-            layer.variant, layer.solver = replace(layer.variant, threshold=cell.threshold), solver
-            layer.num_steps, layer.lam = cell.num_steps, cell.lam
-        yield
-    finally:
-        for layer, values in zip(found, before, strict=True):
-            for name, value in values.items():
-                setattr(layer, name, value)
-
-
 def ablate(
     found: Trained, grid: Grid, how: Evaluation, out: Path, root: Path | None = None, retrain: bool = False
 ) -> xr.Dataset:
@@ -136,8 +86,8 @@ def ablate(
     axes = grid.around(layers_of(found.model)[0])
     if retrain and (len(axes["threshold"]) > 1 or axes["threshold"] != ["soft"]):
         raise ValueError("threshold cannot be varied with --retrain: a training run has no setting for it")
-    cells = [Cell(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
-    measured: dict[Cell, dict[str, float]] = {}
+    cells = [LayerSettings(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+    measured: dict[LayerSettings, dict[str, float]] = {}
     shown = None if how.progress else True
     for cell in tqdm(dict.fromkeys(cell.measured for cell in cells if cell.possible), unit=" cells", disable=shown):
         measured[cell] = _measured(found, cell, grid.ode, how, out, root, retrain)
@@ -155,23 +105,26 @@ def ablate(
 
 
 def _measured(
-    found: Trained, cell: Cell, ode: Ode, how: Evaluation, out: Path, root: Path | None, retrain: bool
+    found: Trained, cell: LayerSettings, ode: Ode, how: Evaluation, out: Path, root: Path | None, retrain: bool
 ) -> dict[str, float]:
     """The columns of a cell."""
-    model, settings = found.model, found.settings
     if retrain:
-        model = _retrained(found, cell, ode, how, out).model
-    with varied(model, cell._replace(num_steps=max(cell.num_steps, 1)), ode):
-        subject = Subject(model, settings.data, found.classes, found.images, settings, root, out)
-        own = list(evaluate_on(subject, how, out / "parts"))
+        found = replace(found, model=_retrained(found, cell, ode, how, out).model)
+    with varied(found.model, cell._replace(num_steps=max(cell.num_steps, 1)), ode):
+        own = list(evaluate_on(found.subject(root, out), how, out / "parts"))
     means = {name: column.mean(own) for name, column in ALL_COLUMNS.items()}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
-def _retrained(found: Trained, cell: Cell, ode: Ode, how: Evaluation, out: Path) -> Trained:
+def _retrained(found: Trained, cell: LayerSettings, ode: Ode, how: Evaluation, out: Path) -> Trained:
     """The model trained as the checkpoint was, but for the settings of the cell."""
     steps = {"num_steps": cell.num_steps} if cell.num_steps else {}
-    own = {"solver": cell.solver, "lam": cell.lam, "ode": ode if cell.solver == "ode" else None, **steps}
+    own: dict[str, Any] = {
+        "solver": cell.solver,
+        "lam": cell.lam,
+        "ode": ode if cell.solver == "ode" else None,
+        **steps,
+    }
     attention = replace(found.settings.model.attention, **own)
     name = "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in cell[1:])
     settings = replace(
@@ -235,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _base(model: nn.Module) -> Mapping[str, float]:
     """The settings that the model has."""
     layer = layers_of(model)[0]
-    return {"num_steps": layer.num_steps, "lam": layer.lam}
+    return {"num_steps": layer.num_steps, "lam": float(layer.lam)}
 
 
 if __name__ == "__main__":

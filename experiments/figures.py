@@ -20,12 +20,12 @@ from jsonargparse import Namespace
 from PIL import Image
 
 from experiments import cli
-from experiments.ablate import Cell, layers_of, varied
 from experiments.data.images import read_image
 from experiments.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from experiments.evaluation.suites.mapped import whole_image
 from experiments.evaluation.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
 from experiments.evaluation.trained import Trained, labelled_source, trained
+from experiments.evaluation.varied import LayerSettings, layers_of, varied
 from experiments.report import pictures
 from experiments.report.outputs import refuse_foreign
 from vars_dyn.attention import replace_attention
@@ -124,8 +124,8 @@ def _updates(models: dict[str, Trained], options: Options) -> None:
         if options.num_steps is not None:
             layer = layers_of(model)[0]
             solver = layer.solver if isinstance(layer.solver, str) else "ista"
-            cell = Cell(layer.variant.threshold, solver, options.num_steps, layer.lam)
-            stack.enter_context(varied(model, cell))
+            own = LayerSettings(layer.variant.threshold, solver, options.num_steps, float(layer.lam))
+            stack.enter_context(varied(model, own))
         pictures.updates(model, images, Path(options.out), options.layer)
         if options.animation is not None:
             pictures.animation(model, images, Path(options.animation), options.layer)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import cli, evaluate
+from experiments import cli
 from experiments.data.drawn import SHAPES, draw, write_images
-from experiments.data.images import labelled
-from experiments.evaluation.run import Evaluation
-from experiments.options.plain_data import as_plain
+from experiments.evaluation.run import Evaluation, measure
+from experiments.evaluation.trained import trained
 from experiments.report import pictures, plots
 from experiments.report.outputs import refuse_foreign
 from experiments.report.summaries import VALIDATION_COLUMNS, over_seeds
@@ -44,15 +43,13 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
         accelerator="cpu",
     )
     train(settings)
-    model, settings, state = evaluate.load(out)
-    about = {"label": "vars_d", "seed": 0, "checkpoint": state["path"], "config": as_plain(settings)}
-    images = labelled(settings.data, train=False)
-    found = evaluate.measure(model, images, settings, Evaluation(device="cpu"), about, out)
-    _files.write_bytes(out / "table.md", over_seeds(found, VALIDATION_COLUMNS).encode())
+    found = trained(str(out))
+    measured = measure(found, Evaluation(device="cpu"), out, label="vars_d")
+    _files.write_bytes(out / "table.md", over_seeds(measured, VALIDATION_COLUMNS).encode())
     plots.training_curves({"vars_d": [out]}, out / "training.png")
-    plots.severity(found, out / "severity.png")
+    plots.severity(measured, out / "severity.png")
     shapes = np.stack([draw(shape, 10**6) for shape in SHAPES[:3]])
-    pictures.under_corruption({"vars_d": model}, shapes, out / "attention.png")
+    pictures.under_corruption({"vars_d": found.model}, shapes, out / "attention.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,11 +19,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from experiments import cli, evaluate
-from experiments.data.images import labelled
+from experiments import cli
 from experiments.evaluation.corruptions import CORRUPTIONS
-from experiments.evaluation.run import Evaluation
-from experiments.options.plain_data import as_plain
+from experiments.evaluation.run import Evaluation, measure
+from experiments.evaluation.trained import trained
 from experiments.report import plots, records, tables
 from experiments.report.outputs import refuse_foreign
 from experiments.report.summaries import VALIDATION_COLUMNS, Column, cell, over_seeds
@@ -153,24 +152,17 @@ def run(series: Series) -> list[str]:
 
 def _run(job: Job) -> None:
     # The last checkpoint, not the best: the best was found on the images that are evaluated.
-    model, settings, state = evaluate.load(train(job.settings))
-    out = Path(settings.out)
+    checkpoint = train(job.settings)
+    out = Path(job.settings.out)
     partial = out / "evaluation.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    about = {
-        "label": job.label,
-        "seed": settings.seed,
-        "checkpoint": state["path"],
-        "epoch": state["epoch"],
-        "varied": dict(job.varied),
-        "config": as_plain(settings),
-    }
     began = time.process_time()
-    found = evaluate.measure(model, labelled(settings.data, train=False), settings, job.evaluation, about, partial)
+    model = trained(str(checkpoint))
+    found = measure(model, job.evaluation, partial, label=job.label, varied=dict(job.varied))
     spent = time.process_time() - began
     epochs = [line for line in logs.read_log(out) if line["event"] == "epoch"]
     speed = sum(line["images_per_cpu_second"] for line in epochs) / len(epochs)
-    origin = {name: found[0][name] for name in (*about, *records.provenance())}
+    origin = {name: found[0][name] for name in (*model.about(), "varied", *records.provenance())}
     extra = [
         {"metric": "images_per_cpu_second", "on": "training", "value": speed, **origin},
         {"metric": "cpu_seconds", "on": "evaluation", "value": spent, **origin},

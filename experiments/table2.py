@@ -19,15 +19,15 @@ from typing import Any
 from jsonargparse import Namespace
 
 from experiments import cli
-from experiments.evaluate import about, evaluation_of, measure_subject
-from experiments.evaluation.run import Evaluation
-from experiments.evaluation.suites import SUITES, Subject
+from experiments.evaluation.opening import evaluation_of
+from experiments.evaluation.run import Evaluation, measure
+from experiments.evaluation.suites import SUITES
 from experiments.evaluation.trained import Trained, labelled_source, trained
 from experiments.report import records, tables
 from experiments.report.summaries import ALL_COLUMNS
 from models.cost import cost_of
 
-__all__ = ["COLUMNS", "Cell", "Row", "main", "measure_row", "write"]
+__all__ = ["COLUMNS", "Row", "TableCell", "main", "measure_row", "write"]
 
 #: The columns of the paper's table, by their titles there.
 COLUMNS = {
@@ -42,7 +42,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A number, or why there is none.
 
     Attributes:
@@ -70,7 +70,7 @@ class Row:
     label: str
     parameters: float
     gflops: float
-    cells: dict[str, Cell]
+    cells: dict[str, TableCell]
 
 
 def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path | None, data: dict[str, Any]) -> Row:
@@ -78,28 +78,27 @@ def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path 
     found, missing = _model(source, root, data)
     folder = re.sub(r"[^\w.-]+", "-", label)
     (out / folder / "records.jsonl").unlink(missing_ok=True)
-    subject = Subject(found.model, found.settings.data, found.classes, found.images, found.settings, root, out / folder)
     cells = {}
     lines = 0
     for title, column in COLUMNS.items():
         needs = SUITES[column.on].needs
         if needs is None and missing is not None:
-            cells[title] = Cell(missing=missing)
+            cells[title] = TableCell(missing=missing)
             continue
         if needs is not None and (root is None or not (root / needs).is_dir()):
-            cells[title] = Cell(missing=f"there is no folder {needs}")
+            cells[title] = TableCell(missing=f"there is no folder {needs}")
             continue
         try:
-            own = measure_subject(subject, replace(how, on=(column.on,)), about(found, label))
+            own = measure(found, replace(how, on=(column.on,)), out / folder, root, label)
         except ValueError as error:
-            cells[title] = Cell(missing=" ".join(str(error).split()), broken=True)
+            cells[title] = TableCell(missing=" ".join(str(error).split()), broken=True)
             continue
         at = [i for i, record in enumerate(own) if column.picks(record)]
         if at:
             line = lines + at[0] + 1
-            cells[title] = Cell(column.scale * own[at[0]]["value"], f"{folder}/records.jsonl#L{line}")
+            cells[title] = TableCell(column.scale * own[at[0]]["value"], f"{folder}/records.jsonl#L{line}")
         else:
-            cells[title] = Cell(missing=f"{column.on} was measured in part, which gives no {column.metric}")
+            cells[title] = TableCell(missing=f"{column.on} was measured in part, which gives no {column.metric}")
         lines += len(own)
     cost = cost_of(found.model.network, found.settings.data.image_size)
     return Row(label, cost.parameters, cost.gflops, cells)

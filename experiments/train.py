@@ -5,37 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import Namespace
-
 from experiments import cli
 from experiments.settings import Settings
 from experiments.training.loop import train
+from experiments.training.parsing import settings_of, settings_parser
 
-__all__ = ["main", "read_settings"]
-
-
-def _parser() -> cli.Parser:
-    parser = cli.parser_for("train", "Train a model; all options may stand in the YAML file of --config.")
-    parser.add_class_arguments(Settings, None, instantiate=True)
-    return parser
-
-
-def read_settings(arguments: Sequence[str]) -> Settings:
-    """The settings that these arguments of the command mean."""
-    parser = _parser()
-    return _settings(parser, parser.parse_args(list(arguments)))
-
-
-def _settings(parser: cli.Parser, values: Namespace) -> Settings:
-    values = parser.instantiate(values)
-    return Settings(**{name: getattr(values, name) for name in Settings.__dataclass_fields__})
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = _parser()
+    parser = settings_parser()
     given = _flags(arguments)
-    return cli.run(parser, lambda values: _main(parser, _settings(parser, values)), given, ("--resume=true",))
+    return cli.run(parser, lambda values: _main(parser, settings_of(parser, values)), given, ("--resume=true",))
 
 
 def _main(parser: cli.Parser, settings: Settings) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,18 +14,20 @@ import torch
 from torch import nn
 
 from experiments.data.images import Labelled
-from experiments.evaluation.suites import SUITES, Subject, run
+from experiments.evaluation.suites import SUITES, Subject, run_suite
 from experiments.evaluation.suites.attacked import Attacks
 from experiments.evaluation.suites.corrupted import Corruptions
 from experiments.evaluation.suites.mapped import Maps
 from experiments.evaluation.suites.mit1003 import Gaze
 from experiments.evaluation.suites.pacs import Pacs
 from experiments.evaluation.suites.voc import Segmentation
+from experiments.evaluation.trained import Trained
 from experiments.options.limits import whole
+from experiments.report import records
 from experiments.settings import Data
 
 __all__ = [
-    "KINDS",
+    "ON_VALIDATION_IMAGES",
     "Attacks",
     "Corruptions",
     "Evaluation",
@@ -32,10 +37,11 @@ __all__ = [
     "Segmentation",
     "evaluate",
     "evaluate_on",
+    "measure",
 ]
 
 #: The suites that want nothing but the images that a model was validated on.
-KINDS = tuple(name for name, suite in SUITES.items() if suite.needs is None)
+ON_VALIDATION_IMAGES = tuple(name for name, suite in SUITES.items() if suite.needs is None)
 
 
 @dataclass
@@ -58,7 +64,7 @@ class Evaluation:
         progress: show the progress bar.
     """
 
-    on: Sequence[str] = KINDS
+    on: Sequence[str] = ON_VALIDATION_IMAGES
     corruptions: Corruptions = field(default_factory=Corruptions)
     attacks: Attacks = field(default_factory=Attacks)
     pacs: Pacs = field(default_factory=Pacs)
@@ -99,8 +105,8 @@ def device_of(name: str) -> torch.device:
 def evaluate(model: nn.Module, images: Labelled, data: Data, how: Evaluation | None = None) -> Iterator[dict[str, Any]]:
     """Yield a record {metric, on, value, images, ...} per number of the suites of validation images.
 
-    `model` maps images in [0, 1] to logits over `images.classes` (see `experiments.training.networks.Normalized`); it is
-    evaluated in eval mode, in float32.
+    `model` maps images in [0, 1] to logits over `images.classes` (see `experiments.training.networks.Normalized`). It
+    is evaluated in eval mode, in float32.
     """
     yield from evaluate_on(Subject(model, data, images.classes, images), how)
 
@@ -119,6 +125,41 @@ def evaluate_on(subject: Subject, how: Evaluation | None = None, parts: Path | N
         subject = replace(subject, images=subject.images.decoded(subject.data))
     try:
         for name in how.on:
-            yield from run(SUITES[name](subject, how), parts)
+            yield from run_suite(SUITES[name](subject, how), parts)
     finally:
         subject.model.train(was_training)
+
+
+def measure(
+    found: Trained,
+    how: Evaluation,
+    out: Path,
+    root: Path | None = None,
+    label: str | None = None,
+    **more: Any,
+) -> list[dict[str, Any]]:
+    """Evaluate a trained model, and return the records. This is the one way from a checkpoint to records.
+
+    Each suite's records are put into `out`/records.jsonl as soon as it is done, in place of those of the same
+    measurement. All others stay: those of other suites, models, labels and options, and what an interrupted run
+    measured.
+
+    Args:
+        found: the model.
+        how: what to evaluate on, and how.
+        out: the folder of the results; finished parts are noted in its folder parts.
+        root: the folder of the suites' data sets.
+        label: of the records; None: the model's name.
+        more: further fields of the records.
+    """
+    subject = found.subject(root, out)
+    about = found.about(label, **more)
+    origin = {**records.provenance(), "weights": subject.digest()[:16]}
+    measured = []
+    for name, figures in itertools.groupby(evaluate_on(subject, how, out / "parts"), lambda figure: figure["on"]):
+        which = [SUITES[name](subject, how).measurement(), about["label"], about["seed"], how.seed]
+        origin["measurement"] = hashlib.sha256(json.dumps(which, sort_keys=True).encode()).hexdigest()[:16]
+        own = [{**figure, **about, "evaluation_seed": how.seed, **origin} for figure in figures]
+        records.merge(out / "records.jsonl", own)
+        measured += own
+    return measured

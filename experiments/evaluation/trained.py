@@ -12,6 +12,7 @@ import timm
 
 from experiments.data.images import Labelled, labelled
 from experiments.evaluation.suites.imagenet import synsets
+from experiments.evaluation.suites.suite import Subject
 from experiments.options import plain_data
 from experiments.settings import Attention, Data, Model, Settings
 from experiments.training import checkpoints
@@ -44,6 +45,21 @@ class Trained:
     images: Labelled | None
     name: str
     out: Path
+
+    def subject(self, root: Path | None = None, out: Path | None = None) -> Subject:
+        """The model as suites take it, with the folder of their data sets and the one of their runs."""
+        return Subject(self.model, self.settings.data, self.classes, self.images, self.settings, root, out)
+
+    def about(self, label: str | None = None, **more: Any) -> dict[str, Any]:
+        """What every record of the model says of it: `more`, and the configuration last."""
+        return {
+            "label": label or self.name,
+            "seed": self.settings.seed,
+            "checkpoint": self.path,
+            "epoch": self.epoch,
+            **more,
+            "config": plain_data.as_plain(self.settings),
+        }
 
 
 def labelled_source(text: str) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def _board(folder: Path, epoch: int) -> Any:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # deferred: optional
     except ImportError:
         raise ModuleNotFoundError("tensorboard is true, but the package tensorboard is not installed") from None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)

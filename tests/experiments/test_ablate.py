@@ -11,9 +11,9 @@ import torch
 import xarray as xr
 
 from experiments import ablate as command
-from experiments.ablate import Cell, layers_of, varied
-from experiments.evaluate import load
 from experiments.evaluation.suites.classification import Clean
+from experiments.evaluation.trained import load
+from experiments.evaluation.varied import LayerSettings, layers_of, varied
 from experiments.settings import Attention, Ode, Settings
 from experiments.training.loop import train
 from experiments.training.networks import build_model
@@ -37,7 +37,7 @@ def test_layers_become_what_they_would_be_if_built_so(run: Settings) -> None:
             built = build_model(replace(settings.model, attention=attention), len(state["classes"]), 16)
             built.load_state_dict(model.network.state_dict())
             model_built = type(model)(built, settings.data.mean, settings.data.std).eval()
-            with varied(model, Cell("soft", solver, 2, 0.1), Ode(horizon=3)):
+            with varied(model, LayerSettings("soft", solver, 2, 0.1), Ode(horizon=3)):
                 found = model(images)
             assert torch.allclose(found, model_built(images), atol=1e-5)
             assert not torch.allclose(found, plain, atol=1e-4)
@@ -46,9 +46,12 @@ def test_layers_become_what_they_would_be_if_built_so(run: Settings) -> None:
         tokens = torch.randn(1, 16, 16)
         gelu = VarsAttention(16, 2, qkv_bias=True, num_steps=2, lam=0.1, variant=Variant(threshold="gelu"))
         gelu.load_state_dict(layer.state_dict())
-        with varied(model, Cell("gelu", "ista", 2, 0.1)):
+        with varied(model, LayerSettings("gelu", "ista", 2, 0.1)):
             assert torch.allclose(layer(tokens), gelu(tokens), atol=1e-6)
-    with pytest.raises(ValueError, match="no VARS attention"), varied(torch.nn.Flatten(), Cell("soft", "ista", 1, 0)):
+    with (
+        pytest.raises(ValueError, match="no VARS attention"),
+        varied(torch.nn.Flatten(), LayerSettings("soft", "ista", 1, 0)),
+    ):
         pass
 
 
@@ -74,7 +77,7 @@ def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: 
 
     model, settings, _ = load(run.out)
     for lam in (0.3, 50.0):
-        with varied(model, Cell("soft", "ista", 3, lam)):
+        with varied(model, LayerSettings("soft", "ista", 3, lam)):
             how = Evaluation(on=("clean",), progress=False)
             (record,) = evaluate(model, labelled(settings.data, train=False), settings.data, how)
         assert values.sel(threshold="soft", solver="ista", num_steps=3, lam=lam) == record["value"]

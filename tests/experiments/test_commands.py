@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from experiments import evaluate, quickstart, series, train
 from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
-from experiments.train import read_settings
 from experiments.training.loop import train as train_run
 from experiments.training.networks import build_model
+from experiments.training.parsing import read_settings
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 

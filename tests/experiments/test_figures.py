@@ -14,11 +14,11 @@ from PIL import Image
 
 from experiments import figures as command
 from experiments.data.images import as_images
-from experiments.evaluate import load
 from experiments.evaluation.corruptions import corrupt_all
 from experiments.evaluation.measures.maps import attention_map, view
 from experiments.evaluation.measures.saliency import nss
 from experiments.evaluation.suites.mit1003 import Gaze, fixations_of, gaze_files, subjects_of
+from experiments.evaluation.trained import load
 from experiments.report import pictures
 from experiments.settings import Attention, Settings
 from experiments.training.loop import train

@@ -78,8 +78,11 @@ def test_pacs(tmp_path: Path) -> None:
 
 
 def test_table_2_in_markdown_and_latex(tmp_path: Path) -> None:
-    cells = {name: table2.Cell(missing="none") for name in table2.COLUMNS}
-    cells |= {"Clean": table2.Cell(61.64, "a_b/records.jsonl#L1"), "IN-A": table2.Cell(0.5, "a_b/records.jsonl#L2")}
+    cells = {name: table2.TableCell(missing="none") for name in table2.COLUMNS}
+    cells |= {
+        "Clean": table2.TableCell(61.64, "a_b/records.jsonl#L1"),
+        "IN-A": table2.TableCell(0.5, "a_b/records.jsonl#L2"),
+    }
     table2.write([table2.Row("a_b & c", 0.0694, 12.34, cells), table2.Row("d", 5.0, 0.0057, cells)], tmp_path)
     assert (tmp_path / "table2.md").read_text() == (
         "| model | parameters (M) | GFLOPs | Clean | FGSM | PGD | IN-C (mCE, lower is better) | IN-A | IN-R | IN-SK |\n"

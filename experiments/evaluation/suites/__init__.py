@@ -8,10 +8,10 @@ from experiments.evaluation.suites.corrupted import Corrupted, ImageNetC
 from experiments.evaluation.suites.imagenet import ImageNet, ImageNetA, ImageNetR, ImageNetSketch
 from experiments.evaluation.suites.mit1003 import Mit1003
 from experiments.evaluation.suites.pacs import PacsTransfer
-from experiments.evaluation.suites.suite import Part, Subject, Suite, run
+from experiments.evaluation.suites.suite import Subject, Suite, SuitePart, run_suite
 from experiments.evaluation.suites.voc import VocSegmentation
 
-__all__ = ["SUITES", "Part", "Subject", "Suite", "run"]
+__all__ = ["SUITES", "Subject", "Suite", "SuitePart", "run_suite"]
 
 _ALL: tuple[type[Suite], ...] = (
     Clean,

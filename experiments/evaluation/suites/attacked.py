@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.evaluation.measures import attacks
 from experiments.evaluation.suites.classification import Classification
-from experiments.evaluation.suites.suite import Part, Tally, chunks
+from experiments.evaluation.suites.suite import Options, SuitePart, Tally, chunks
 from experiments.options.limits import between, whole
 
 __all__ = ["Attacks", "Fgsm", "Pgd"]
@@ -42,19 +42,26 @@ class Attacks:
         whole("attacks.images", self.images, 1)
 
 
+class _Options(Options, Protocol):
+    """The options of attacks."""
+
+    attacks: Attacks
+
+
 class Fgsm(Classification):
     """The fast gradient sign method."""
 
+    how: _Options
     name = "fgsm"
     groups = ("attacks",)
 
     def options(self) -> Any:
         return [asdict(self.how.attacks), self.how.seed]
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         yield from chunks(self.name, self.images.subset(self.how.attacks.images, "images"))
 
-    def tally(self, part: Part) -> Tally:
+    def tally(self, part: SuitePart) -> Tally:
         return self.count(self.batches(part), self.attacked)
 
     def attacked(self, images: Tensor, labels: Tensor, first: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.data.images import Labelled, as_images, evaluation_images
-from experiments.evaluation.suites.suite import Part, Suite, Tally, chunks
+from experiments.evaluation.suites.suite import Suite, SuitePart, Tally, chunks
 from experiments.settings import Data
 
 __all__ = ["Classification", "Clean"]
@@ -23,7 +23,7 @@ Batch = tuple[UInt8[np.ndarray, "n h w 3"], Int[Tensor, " n"], int]
 class Classification(Suite):
     """Accuracy: a tally is the number of images and of those that are classified right."""
 
-    def batches(self, part: Part, data: Data | None = None) -> Iterator[Batch]:
+    def batches(self, part: SuitePart, data: Data | None = None) -> Iterator[Batch]:
         """Images as bytes, labels, and the number of the first of them in the set."""
         data, size = data or self.subject.data, self.how.batch_size
         starts = range(0, len(part.images), size)
@@ -50,7 +50,7 @@ class Classification(Suite):
             images += len(labels)
         return {"right": right, "images": images}
 
-    def tally(self, part: Part) -> Tally:
+    def tally(self, part: SuitePart) -> Tally:
         return self.count(self.batches(part))
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
@@ -68,7 +68,7 @@ class Clean(Classification):
 
     name = "clean"
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         yield from chunks("clean", _nonempty(self.images))
 
 

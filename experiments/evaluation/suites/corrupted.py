@@ -7,14 +7,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from experiments.data.images import Labelled, folder_images
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, VERSION, corrupt_all
 from experiments.evaluation.suites.classification import Batch, Classification, accuracy
-from experiments.evaluation.suites.suite import Part, Tally, chunks
+from experiments.evaluation.suites.suite import Options, SuitePart, Tally, chunks
 from experiments.report import plots
 from vars_dyn import _files
 
@@ -50,9 +50,16 @@ class Corruptions:
                 raise ValueError(f"corruptions.severities has {severity}; integers from 1 to 5 are wanted")
 
 
+class _Options(Options, Protocol):
+    """The options of corrupted images."""
+
+    corruptions: Corruptions
+
+
 class Corrupted(Classification):
     """Validation images, corrupted here with a seed, or those of a folder like ImageNet-C's."""
 
+    how: _Options
     name = "corruptions"
     groups = ("corruptions",)
 
@@ -68,7 +75,7 @@ class Corrupted(Classification):
         chosen = self.how.corruptions
         return [super().selection(), sorted(chosen.names or CORRUPTIONS), sorted(chosen.severities), str(self.folder)]
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         for name in self.how.corruptions.names or CORRUPTIONS:
             for severity in self.how.corruptions.severities:
                 cell = {"corruption": name, "severity": severity}
@@ -80,7 +87,7 @@ class Corrupted(Classification):
             return self.images
         return folder_images(self.folder / name / str(severity), self.subject.classes)
 
-    def tally(self, part: Part) -> Tally:
+    def tally(self, part: SuitePart) -> Tally:
         name, severity = part.notes["corruption"], part.notes["severity"]
         if self.folder is not None:
             # As stored: they are cropped already, and resizing would soften the corruption.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from experiments.data.images import folder_images
 from experiments.evaluation.suites.classification import Classification
-from experiments.evaluation.suites.suite import Part, chunks
+from experiments.evaluation.suites.suite import SuitePart, chunks
 
 __all__ = ["ImageNet", "ImageNetA", "ImageNetR", "ImageNetSketch", "synsets"]
 
@@ -40,7 +40,7 @@ class ImageNet(Classification):
     needs: ClassVar[str] = "imagenet/val"
     subset: ClassVar[str] = "imagenet"
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         folder = self.subject.folder(self.needs)
         if tuple(self.subject.classes) != synsets():
             raise ValueError(

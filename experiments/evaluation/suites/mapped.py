@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from experiments.data.images import as_images, read_image
 from experiments.evaluation.measures.maps import attention_map
-from experiments.evaluation.suites.suite import Part, Suite
+from experiments.evaluation.suites.suite import Options, Suite, SuitePart
 from vars_dyn.attention import upsampled
 
-__all__ = ["Maps", "OfMaps", "whole_image"]
+__all__ = ["MapOptions", "Maps", "OfMaps", "whole_image"]
 
 
 @dataclass
@@ -33,6 +33,12 @@ class Maps:
     layer: str | None = None
 
 
+class MapOptions(Options, Protocol):
+    """The options of suites that measure attention maps."""
+
+    maps: Maps
+
+
 def whole_image(image: Image.Image, size: int) -> Image.Image:
     """The image as the model takes it when all of it shall be seen: resized to a square (bicubic), nothing cropped."""
     return image.resize((size, size), Image.Resampling.BICUBIC)
@@ -41,10 +47,12 @@ def whole_image(image: Image.Image, size: int) -> Image.Image:
 class OfMaps(Suite):
     """Measures attention maps: made by the model of whole images, and upsampled bilinearly to the images' size."""
 
+    how: MapOptions
+
     def options(self) -> Any:
         return asdict(self.how.maps)
 
-    def maps(self, part: Part) -> Iterator[tuple[Path, Float[Tensor, "h w"]]]:
+    def maps(self, part: SuitePart) -> Iterator[tuple[Path, Float[Tensor, "h w"]]]:
         """The file of each image, and its map, in float64."""
         paths = [entry[0] if isinstance(entry, tuple) else entry for entry in part.images.entries]
         for start in range(0, len(paths), self.how.batch_size):

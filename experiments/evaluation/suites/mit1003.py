@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,8 +19,8 @@ from scipy.io.matlab import MatReadError
 
 from experiments.data.images import Labelled, read_image
 from experiments.evaluation.measures import saliency
-from experiments.evaluation.suites.mapped import OfMaps
-from experiments.evaluation.suites.suite import Part, Tally, chunks
+from experiments.evaluation.suites.mapped import MapOptions, OfMaps
+from experiments.evaluation.suites.suite import SuitePart, Tally, chunks
 
 __all__ = ["Gaze", "Mit1003", "fixations_of", "gaze_files", "read_gaze", "subjects_of"]
 
@@ -49,6 +49,12 @@ class Gaze:
                 raise ValueError(f"gaze.{name} is {value}; a number above 0 is wanted")
 
 
+class _Options(MapOptions, Protocol):
+    """The options of attention maps and of fixations."""
+
+    gaze: Gaze
+
+
 class Mit1003(OfMaps):
     """NSS, AUC-Judd and CC, each a mean over images, against the fixations of all subjects together.
 
@@ -57,11 +63,12 @@ class Mit1003(OfMaps):
     counted.
     """
 
+    how: _Options
     name = "mit1003"
     needs = "MIT1003"
     groups = ("maps", "gaze")
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         root = self.subject.folder(self.needs)
         images = sorted((root / "ALLSTIMULI").glob("*.jpeg"))
         if not images:
@@ -76,7 +83,7 @@ class Mit1003(OfMaps):
         root = self.subject.folder(self.needs)
         return [super().options(), asdict(self.how.gaze), [subject.name for subject in subjects_of(root)]]
 
-    def tally(self, part: Part) -> Tally:
+    def tally(self, part: SuitePart) -> Tally:
         sums = dict.fromkeys(METRICS, 0.0)
         counts = dict.fromkeys(("images", "fixations", "images_without_fixations", "missing_files"), 0)
         subjects = len(subjects_of(self.subject.folder(self.needs)))
@@ -133,6 +140,7 @@ def read_gaze(file: Path) -> Float[np.ndarray, "samples 2"]:
     for name, value in content.items():
         data = value.get("DATA") if not name.startswith("__") and isinstance(value, dict) else None
         data = data[0] if isinstance(data, list | np.ndarray) and len(data) else data
-        if isinstance(data, dict) and np.ndim(data.get("eyeData")) == 2:
-            return np.asarray(data["eyeData"], dtype=np.float64)[:, :2]
+        gaze = data.get("eyeData") if isinstance(data, dict) else None
+        if gaze is not None and np.ndim(gaze) == 2:
+            return np.asarray(gaze, dtype=np.float64)[:, :2]
     raise ValueError(f"{file} has no DATA.eyeData of shape (samples, 2 or more); MIT1003's layout is wanted")

@@ -12,13 +12,13 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from experiments.data.images import Labelled, folder_classes, image_files, read_image
 from experiments.evaluation.suites.classification import Classification, accuracy
-from experiments.evaluation.suites.suite import Part, Subject, Tally
+from experiments.evaluation.suites.suite import Options, Subject, SuitePart, Tally
 from experiments.options.plain_data import as_plain
 from experiments.report import tables
 from experiments.settings import Settings
@@ -26,6 +26,7 @@ from experiments.training import checkpoints
 from experiments.training.checkpoints import Checkpoint
 from experiments.training.loop import train
 from experiments.training.networks import Normalized, build_model
+from experiments.training.parsing import read_settings
 
 __all__ = ["DOMAINS", "SPLITS", "Pacs", "PacsTransfer"]
 
@@ -64,9 +65,16 @@ class Pacs:
             raise ValueError(f"pacs.held_out is {self.held_out}; a share between 0 and 1 is wanted")
 
 
+class _Options(Options, Protocol):
+    """The options of fine-tuning."""
+
+    pacs: Pacs
+
+
 class PacsTransfer(Classification):
     """A part is one target domain of one split: fine-tuned in `out`/pacs, resumed there, tested on the whole domain."""
 
+    how: _Options
     name = "pacs"
     needs = "PACS"
     groups = ("pacs",)
@@ -78,13 +86,15 @@ class PacsTransfer(Classification):
     def selection(self) -> Any:
         return [super().selection(), sorted(self.how.pacs.splits), sorted(self.how.pacs.targets)]
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         root = self.subject.folder(self.needs)
         for split in self.how.pacs.splits:
             for target in self.how.pacs.targets:
-                yield Part(f"{split}/{target}", _images(root, split, "test", [target], self.how.pacs, self.how.seed))
+                yield SuitePart(
+                    f"{split}/{target}", _images(root, split, "test", [target], self.how.pacs, self.how.seed)
+                )
 
-    def tally(self, part: Part) -> Tally:
+    def tally(self, part: SuitePart) -> Tally:
         split, target = part.name.split("/")
         sources = [domain for domain in DOMAINS if domain != target]
         root, options, seed = self.subject.folder(self.needs), self.how.pacs, self.how.seed
@@ -101,8 +111,16 @@ class PacsTransfer(Classification):
         folder = out / "pacs" / self.subject.digest()[:12]
         settings = _training(self.how.pacs.config)
         settings.model = copy.deepcopy(base.model)
-        own = {"source": "folder", "root": str(root), "train": sources, "val": sources}
-        settings.data = replace(base.data, **own, train_images=None, val_images=None, in_memory=False)
+        settings.data = replace(
+            base.data,
+            source="folder",
+            root=str(root),
+            train=sources,
+            val=sources,
+            train_images=None,
+            val_images=None,
+            in_memory=False,
+        )
         settings.seed, settings.probe_images, settings.progress = self.how.seed, 0, self.how.progress
         settings.out, settings.resume = str(folder / split / target), True
         settings.accelerator = "cpu" if self.subject.device.type == "cpu" else "auto"
@@ -146,8 +164,6 @@ class PacsTransfer(Classification):
 
 
 def _training(config: str) -> Settings:
-    from experiments.train import read_settings  # the command is wanted for its parser alone
-
     return read_settings(["--config", config])
 
 

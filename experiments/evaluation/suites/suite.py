@@ -1,8 +1,8 @@
 """What a suite is: a data set and a measurement, split into parts that can be done one by one.
 
 A suite names its parts, tallies each (sums that JSON holds: how many right, sum of a score ...), and makes records of
-all tallies. `run` does the parts, and skips those that the ledger of an interrupted run has. A part is a fixed range of
-images, so the tallies depend neither on the batch size nor on where a run was interrupted.
+all tallies. `run_suite` does the parts, and skips those that the ledger of an interrupted run has. A part is a fixed
+range of images, so the tallies depend neither on the batch size nor on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -28,15 +28,25 @@ from experiments.settings import Data, Settings
 from vars_dyn.attention import VarsAttention
 from vars_dyn.recording.provenance import digest
 
-if TYPE_CHECKING:
-    from experiments.evaluation.run import Evaluation
+__all__ = ["IMAGES_OF_A_PART", "Ledger", "Options", "Subject", "Suite", "SuitePart", "Tally", "chunks", "run_suite"]
 
-__all__ = ["PART", "Ledger", "Part", "Subject", "Suite", "chunks", "run"]
+#: How many images a part has.
+IMAGES_OF_A_PART = 1000
 
-#: Images of a part.
-PART = 1000
-
+#: What a part was found to be: sums that JSON holds.
 Tally = Mapping[str, Any]
+
+
+class Options(Protocol):
+    """What every suite reads of `experiments.evaluation.run.Evaluation`, which explains these attributes.
+
+    A suite with a group of options of its own (see `Suite.groups`) adds the group in a protocol of its own.
+    """
+
+    seed: int
+    batch_size: int
+    workers: int
+    progress: bool
 
 
 @dataclass
@@ -84,7 +94,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Part:
+class SuitePart:
     """Some images of a suite.
 
     Attributes:
@@ -113,11 +123,11 @@ def _name(entry: Any) -> str:
     return "/".join(entry.parts[-3:]) if isinstance(entry, Path) else str(entry)
 
 
-def chunks(name: str, images: Labelled, size: int = PART) -> Iterator[Part]:
+def chunks(name: str, images: Labelled, size: int = IMAGES_OF_A_PART) -> Iterator[SuitePart]:
     """Parts of `size` images."""
     for first in range(0, len(images), size):
         cut = slice(first, first + size)
-        yield Part(
+        yield SuitePart(
             f"{name}/{first}", Labelled(images.entries[cut], images.labels[cut], images.classes, images.read), first
         )
 
@@ -135,7 +145,7 @@ class Suite(ABC):
     needs: ClassVar[str | None] = None
     groups: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, subject: Subject, how: Evaluation) -> None:
+    def __init__(self, subject: Subject, how: Options) -> None:
         self.subject, self.how = subject, how
 
     def options(self) -> Any:
@@ -153,11 +163,11 @@ class Suite(ABC):
         return [self.name, self.subject.digest(), self.options(), self.selection(), images]
 
     @abstractmethod
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         """The parts, made as they are asked for; ValueError for missing data."""
 
     @abstractmethod
-    def tally(self, part: Part) -> Tally:
+    def tally(self, part: SuitePart) -> Tally:
         """Measure one part: sums that JSON holds."""
 
     @abstractmethod
@@ -202,12 +212,12 @@ class Ledger:
         for line in map(json.loads, whole):
             self.known[line["part"]] = line
 
-    def find(self, part: Part) -> Tally | None:
+    def find(self, part: SuitePart) -> Tally | None:
         """The tally of a finished part; None if it is not finished, or was of other images."""
         line = self.known.get(part.name)
         return line["tally"] if line is not None and line["images"] == part.digest() else None
 
-    def add(self, part: Part, tally: Tally) -> None:
+    def add(self, part: SuitePart, tally: Tally) -> None:
         """Note that a part is finished."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +225,7 @@ class Ledger:
                 file.write(json.dumps({"part": part.name, "images": part.digest(), "tally": tally}) + "\n")
 
 
-def run(suite: Suite, folder: Path | None = None) -> Iterator[dict[str, Any]]:
+def run_suite(suite: Suite, folder: Path | None = None) -> Iterator[dict[str, Any]]:
     """The records of a suite; parts that are finished according to the ledger in `folder` are not measured again."""
     ledger = Ledger(folder, suite)
     tallies: dict[str, Tally] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -17,8 +17,8 @@ from PIL import Image
 
 from experiments.data.images import Labelled, read_image
 from experiments.evaluation.measures.maps import min_max
-from experiments.evaluation.suites.mapped import OfMaps
-from experiments.evaluation.suites.suite import Part, Tally, chunks
+from experiments.evaluation.suites.mapped import MapOptions, OfMaps
+from experiments.evaluation.suites.suite import SuitePart, Tally, chunks
 from experiments.report import plots
 
 __all__ = ["Segmentation", "VocSegmentation", "confusion", "read_mask"]
@@ -48,6 +48,12 @@ class Segmentation:
             raise ValueError(f"segmentation.threshold is {self.threshold}; a number of at least 0, below 1, is wanted")
 
 
+class _Options(MapOptions, Protocol):
+    """The options of attention maps and of foreground."""
+
+    segmentation: Segmentation
+
+
 class VocSegmentation(OfMaps):
     """IoU of the foreground, and false positives and negatives as shares of all pixels but the void ones.
 
@@ -57,11 +63,12 @@ class VocSegmentation(OfMaps):
     throughout counts nowhere.
     """
 
+    how: _Options
     name = "voc-segmentation"
     needs = "VOCdevkit/VOC2012"
     groups = ("maps", "segmentation")
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[SuitePart]:
         root = self.subject.folder(self.needs)
         listing = root / "ImageSets" / "Segmentation" / "val.txt"
         if not listing.is_file():
@@ -73,7 +80,7 @@ class VocSegmentation(OfMaps):
     def options(self) -> Any:
         return [super().options(), self.how.segmentation.threshold]
 
-    def tally(self, part: Part) -> Tally:
+    def tally(self, part: SuitePart) -> Tally:
         thresholds = [self.how.segmentation.threshold, *THRESHOLDS]
         counts = np.zeros((3, len(thresholds)), dtype=np.int64)
         pixels, unions, ious = 0, 0, 0.0

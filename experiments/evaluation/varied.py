@@ -1,0 +1,64 @@
+"""A trained model whose VARS layers are solved in another way than it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from torch import nn
+
+from experiments.settings import Ode
+from vars_dyn.attention import VarsAttention, solvers
+
+__all__ = ["SOLVERS", "LayerSettings", "layers_of", "varied"]
+
+SOLVERS = (*solvers.UNROLLED, "ode", "equilibrium")
+
+
+class LayerSettings(NamedTuple):
+    """The settings of all VARS layers of a model that a measurement can vary."""
+
+    threshold: Literal["soft", "gelu"]
+    solver: str
+    num_steps: int
+    lam: float
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is such a layer: the ODE and its equilibrium want a threshold that stands for a penalty."""
+        return self.threshold == "soft" or self.solver in solvers.UNROLLED
+
+    @property
+    def measured(self) -> LayerSettings:
+        """The settings that stand for these: the ODE and its equilibrium take no number of steps."""
+        return self if self.solver in solvers.UNROLLED else self._replace(num_steps=0)
+
+
+def layers_of(model: nn.Module) -> list[VarsAttention]:
+    """The VARS layers of a model; ValueError if it has none."""
+    found = [layer for layer in model.modules() if isinstance(layer, VarsAttention)]
+    if not found:
+        raise ValueError("the model has no VARS attention, whose solver could be varied")
+    return found
+
+
+@contextmanager
+def varied(model: nn.Module, own: LayerSettings, ode: Ode | None = None) -> Iterator[None]:
+    """The model with the settings `own` in all VARS layers, and as it was afterwards."""
+    found = layers_of(model)
+    names = ("variant", "solver", "num_steps", "lam")
+    before = [{name: getattr(layer, name) for name in names} for layer in found]
+    solver = solvers.Ode(**vars(ode or Ode())) if own.solver == "ode" else solvers.solver_of(own.solver, None)
+    if own.solver not in solvers.UNROLLED and any(layer.variant.learned_metric for layer in found):
+        raise ValueError(f"solver is {own.solver!r}, but the model has a learned metric; ista or fista is wanted")
+    try:
+        for layer in found:
+            layer.variant, layer.solver = replace(layer.variant, threshold=own.threshold), solver
+            layer.num_steps, layer.lam = own.num_steps, own.lam
+        yield
+    finally:
+        for layer, values in zip(found, before, strict=True):
+            for name, value in values.items():
+                setattr(layer, name, value)
