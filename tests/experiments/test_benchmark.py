@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import report
-from experiments.benchmark.alternating import ratios, run_row
+from experiments.benchmark import processes, report
+from experiments.benchmark.alternating import Measured, ratios, run_row
 from experiments.benchmark.contract import Contender, Goal, Row
 from experiments.benchmark.rows import ROWS
 
@@ -101,13 +99,24 @@ def test_the_command_writes_both_tables(
     assert not list(tmp_path.glob("**/*.part"))
 
 
-def test_several_rows_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
-    given = ["training-64", "training-64", "--rounds", "5", "--out", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-m", "experiments.benchmark", *given], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_one_of_several_rows_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(name: str, rounds: int) -> list[Measured]:
+        raise AssertionError(f"{name} was measured in this process")
+
+    monkeypatch.setattr(processes, "_measured", here)  # the other process imports the module anew
+    found, measured = next(processes.measure_rows(["training-64", "training-64"], 1))
+    assert found.name == "training-64"
+    assert [one.name for one in measured] == [contender.name for contender in found.contenders]
+    assert all(len(one.times) == 1 for one in measured)
+
+
+def test_several_rows_are_written_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "some", lambda: row([]))
+    monkeypatch.setattr(processes, "_apart", processes._measured)
+    assert command.main(["some", "some", "--rounds", "5", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == 2 * ["training-64"]
-    assert all(len(one["rounds"]) == 5 for row in rows for one in row["contenders"])
+    assert [one["name"] for one in rows] == ["some", "some"]
+    assert [len(one["rounds"]) for found in rows for one in found["contenders"]] == 2 * [5, 5, 1, 0]
 
 
 @pytest.mark.parametrize(
