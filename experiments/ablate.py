@@ -1,4 +1,4 @@
-"""`python -m experiments.ablate CHECKPOINT --num_steps [1,3,5] --lam [0,0.3]`: what the solver of a VARS model does.
+"""`python -m experiments.ablate CHECKPOINT --num_steps [1,3,5] --lam [0,0.3]`: vary the solver of a VARS model.
 
 The iterations k and lambda (the paper's Fig. 6), the solver and the threshold of all its layers are varied together, on
 a grid; every cell is measured by the suites of `--on`. The weights stay as they were trained, unless `--retrain` has
@@ -43,7 +43,7 @@ __all__ = ["Grid", "ablate", "main"]
 
 @dataclass
 class Grid:
-    """What is varied; empty lists stand for what the model has.
+    """What is varied. An empty list stands for the value that the model has.
 
     Attributes:
         num_steps: iterations k of the unrolled solvers.
@@ -143,13 +143,14 @@ def write(dataset: xr.Dataset, path: Path) -> None:
     text = {name: each.astype(object) for name, each in dataset.coords.items() if each.dtype.kind == "U"}
     dataset = dataset.assign_coords(text)  # zarr has no specification of texts of fixed length
     with warnings.catch_warnings(), _files.replacing_folder(path) as partial:
-        # Without it every opening warns; with it zarr warns that the specification of format 3 is yet to have it.
+        # A store without consolidated metadata makes every opening warn. With it zarr warns now, since the
+        # specification of format 3 does not have it yet.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         dataset.to_zarr(partial, mode="a", zarr_format=3, consolidated=True)
 
 
 def _refuse_another(path: Path) -> None:
-    """ValueError where something lies that is no ablation."""
+    """ValueError if something lies at `path` that is no ablation."""
     if not os.path.lexists(path):
         return
     try:

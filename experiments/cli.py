@@ -23,7 +23,7 @@ from vars_dyn._command import CommandParser
 
 __all__ = ["Parser", "add_data", "add_model", "parser_for", "run"]
 
-#: The longest message of a failure; what came may be quoted in it, and be long.
+#: The longest message of a failure. It may quote the input, which may be long.
 _LONGEST = 600
 
 

@@ -134,7 +134,7 @@ def _job(
 
 def run(series: Series) -> list[str]:
     """Run what is not complete, reporting after each job; the labels and reasons of those that could not run."""
-    records.commit()  # now: the files may be changed while the series runs
+    records.commit()  # before the runs, since files may change meanwhile
     failed = []
     for job in jobs(series):
         if job.records.exists():

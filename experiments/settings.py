@@ -41,12 +41,12 @@ class Ode:
 
 @dataclass
 class Attention:
-    """Which attention the model gets; what is left None is the layer's own default.
+    """Which attention the model gets. None stands for the layer's own default.
 
     Attributes:
         kind: softmax, performer, vars_s, vars_d or vars_sd (global_filter too, for GFNet); None: the model's own.
         lam: weight of the sparsity penalty.
-        num_steps: iterations k of an unrolled solver.
+        num_steps: how many iterations k an unrolled solver takes.
         solver: ista, fista, ode or equilibrium.
         ode: settings of solver ode.
         variant: paper or released.
@@ -101,13 +101,13 @@ class Data:
 
     Attributes:
         source: folder (one folder of images per class), or a data set that torchvision reads.
-        root: where it lies.
+        root: the folder of the images.
         train: folder of training images below root, of the source folder; several are joined.
         val: the same for validation.
         image_size: side in pixels that the model sees.
         crop: share of the resized image that validation crops; 1 resizes only.
-        mean: per colour, of normalisation.
-        std: per colour, of normalisation.
+        mean: the mean of each colour, which normalisation subtracts.
+        std: the standard deviation of each colour, by which normalisation divides.
         train_images: train on a fixed subset of this many images, evenly over classes; None: on all.
         val_images: validate on a fixed subset of this many.
         in_memory: keep decoded images in memory.
@@ -157,7 +157,7 @@ class Augmentation:
         erasing: probability of random erasing.
         mixup: alpha of mixup; 0: none.
         cutmix: alpha of cutmix; 0: none.
-        smoothing: label smoothing.
+        smoothing: label smoothing; 0: none.
         repeats: times that each drawn image is used in an epoch of unchanged length (repeated augmentation).
     """
 
@@ -184,17 +184,17 @@ class Augmentation:
 
 @dataclass
 class Optimization:
-    """Steps.
+    """The optimizer and its steps.
 
     Attributes:
         optimizer: any of timm's.
         lr: peak learning rate.
-        weight_decay: on matrices; biases and norms have none.
+        weight_decay: of matrices; biases and norms have none.
         batch_size: images of one step, over all processes.
         schedule: any of timm's, stepped every update.
-        warmup_epochs: of linear warm-up from nearly zero.
-        min_lr: at the end.
-        clip: largest norm of the gradient; 0: any.
+        warmup_epochs: epochs of linear warm-up from nearly zero.
+        min_lr: learning rate at the end.
+        clip: largest norm of the gradient; 0: no limit.
         loss: ce (cross-entropy) or bce (binary cross-entropy per class).
         ema: decay of the moving average of the weights; 0: none.
         drop_path: rate of stochastic depth.
@@ -229,12 +229,12 @@ class Settings:
     Attributes:
         out: folder of the run: checkpoints, log, trajectories.
         epochs: passes over the training images.
-        seed: of weights, order and augmentation.
+        seed: the seed of weights, order and augmentation.
         resume: continue the run in `out` from its last checkpoint.
         stop_after: stop once this many epochs are done, to be resumed; None: run to the end.
         finetune: a checkpoint (or run) to start the weights from; its head is dropped if classes differ.
         devices: processes on this machine: one per GPU, or on the CPU.
-        nodes: machines.
+        nodes: how many machines.
         accelerator: auto, cpu, cuda, mps.
         precision: auto (bf16-mixed on a GPU that has it, else 32-true), or one of Fabric's.
         probe_images: validation images whose layer trajectories every epoch records; 0: none.

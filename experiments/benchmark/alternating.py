@@ -18,7 +18,7 @@ __all__ = ["Measured", "Ratio", "ratios", "run_row"]
 
 
 class Measured(NamedTuple):
-    """What was found of one contender; without times where it could not run, and `failure` says why.
+    """What was found of one contender. One that could not run has no times, and `failure` says why.
 
     Attributes:
         name: the contender's.
@@ -50,7 +50,7 @@ class _Runner:
         self.findings = row.judge(self.work())
 
     def round(self) -> None:
-        # What other contenders left behind is not this one's to collect.
+        # Collect what other contenders left behind, so that this one is not charged for it.
         gc.collect()
         gc.disable()
         try:
@@ -77,7 +77,7 @@ def run_row(row: Row, rounds: int, device: str = "cpu") -> list[Measured]:
             ready.append(_Runner(row, contender, clock))
         except ImportError as error:
             ready.append(Measured(contender.name, contender.ours, [], {}, f"not installed ({error.name or error})"))
-    # What is there by now is no round's to collect.
+    # No round shall be charged for collecting what exists by now.
     gc.collect()
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""Row 6: attention layers, and transformer blocks with them, forward and backward, against softmax attention."""
+"""The rows "attention" and "attention-block": layers, alone and in blocks, against softmax attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row 7: peak memory of an attention layer forward and backward, each measurement in a process of its own.
+"""Peak memory of an attention layer forward and backward, each measurement in a process of its own.
 
 `python -m experiments.benchmark.attention_memory` prints, for layers and numbers of tokens, by how many MiB the forward
 and backward pass of one image raise the peak resident memory (Linux: VmHWM), beside softmax attention with its N x N
@@ -38,7 +38,7 @@ def measure(name: str, tokens: int) -> float:
     torch.set_num_threads(1)
     layer = _WrittenOut(DIM, HEADS, qkv_bias=True) if name == WRITTEN_OUT else layer_of(name, tokens)
     x = torch.randn(1, tokens, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    # What the libraries set up for themselves at a first use is not the layer's.
+    # Run once before: what libraries set up at their first use is not the layer's.
     layer_of(DYNAMIC, 16)(torch.randn(1, 16, DIM)).sum().backward()
     before = peak_bytes()
     layer(x).sum().backward()

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["Contender", "Findings", "Goal", "Row"]
 
-#: What a contender has done, in names that a row's goals use; "accuracy" is among them, lower is better.
+#: What was found of a contender's work, by the names that a row's goals use. "accuracy" is among them; less is better.
 Findings = Mapping[str, float]
 
 

@@ -35,9 +35,9 @@ KERNELS, COMPILED, PLAIN = "VARS-D, kernels", "VARS-D, plain, torch.compile", "V
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 #: Tokens of all images together, and the goals: our time over softmax attention's.
 ALL_TOKENS, GOALS = 50176, {196: 1.0, 784: math.nan, 3136: 0.25, 12544: math.nan}
-#: Distances from float64 asked for: of bfloat16 its own rounding, of float32 some of its roundings.
+#: The distances from float64 that are wanted: one rounding of bfloat16, a few roundings of float32.
 WANTED = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
-#: Seconds that the runs of a round take, about, and the most of them.
+#: About how many seconds the runs of a round take, and how many runs there are at most.
 ROUND, MOST = 0.05, 200
 
 
@@ -109,7 +109,7 @@ def _findings(work: _Work) -> Findings:
 
 
 def _peak(work: _Work) -> float:
-    """MiB that a run takes at the most beyond what its weights and tokens do."""
+    """The MiB that a run takes at its peak, without those of its weights and tokens."""
     work.clear()
     torch.cuda.synchronize(work.case.device)
     torch.cuda.reset_peak_memory_stats(work.case.device)

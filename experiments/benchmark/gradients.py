@@ -54,7 +54,7 @@ class Setting:
     device: str = "cpu"
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """P with atoms of norm 1, x of norm 1, and the weights of the loss, float64."""
+        """P with atoms of norm 1, x of norm 1, and the weights of the loss, all float64."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def draw(*shape: int) -> Tensor:
@@ -114,7 +114,7 @@ def plain_adjoint(setting: Setting, horizon: float) -> Found:
 
 
 def by_mode(setting: Setting, mode: str, horizon: float) -> Found:
-    """One of this package's modes; the horizon is of no concern to "implicit"."""
+    """One of this package's modes; "implicit" takes no notice of the horizon."""
     weight, x, loss = setting.tensors()
     weight.requires_grad_()
     x.requires_grad_()
@@ -209,7 +209,7 @@ class _Memory:
 
 
 def measured_apart(setting: Setting, mode: str, horizon: float, repeats: int, patience: float) -> dict[str, Any]:
-    """`measure` in two processes of its own, one for the time and one, whose allocator gives memory back, for that.
+    """`measure` in two processes: one for the time, and one for the memory, whose allocator gives memory back.
 
     torchdiffeq's own adjoint can take a thousand times longer than the rest: one process measures both, and is given up
     after `patience` seconds.
@@ -264,7 +264,7 @@ def error_of(tensors: dict[str, Tensor], exact: tuple[Tensor, Tensor]) -> float:
 
 
 def benchmark(setting: Setting, horizons: Sequence[float], repeats: int, patience: float) -> list[dict[str, Any]]:
-    """One row for every mode and horizon; for "implicit" a single one, of horizon None."""
+    """One row for every mode and horizon. "implicit" has a single row, whose horizon is None."""
     rows = []
     for horizon in (*horizons, None):
         exact = rest_gradient(setting) if horizon is None else flow_gradient(setting, horizon)

@@ -1,4 +1,4 @@
-"""Rows 1 and 2: LASSO problems of signals that share a dictionary, against sparse-coding libraries."""
+"""The rows "sparse-coding" and "ill-conditioned": LASSO problems that share a dictionary, against libraries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _draw(generator: torch.Generator, *shape: int) -> Tensor:
 
 @cache
 def _planted() -> _Data:
-    """Row 1's: codes of 20 standard normal entries, and .01 of noise."""
+    """Of "sparse-coding": codes of 20 standard normal entries, and .01 of noise."""
     generator = torch.Generator().manual_seed(0)
     weight = _draw(generator, 256, 512)
     weight = weight / weight.norm(dim=0)
@@ -47,7 +47,7 @@ def _planted() -> _Data:
 
 @cache
 def _hard() -> _Data:
-    """Row 2's: nothing sparse in it, and a small lam."""
+    """Of "ill-conditioned": signals that are not sparse, and a small lam."""
     generator = torch.Generator().manual_seed(0)
     weight = _draw(generator, 64, 128)
     return _Data(weight / weight.norm(dim=0), _draw(generator, 64, 64), 0.1)
@@ -145,7 +145,7 @@ def _admm(data: Callable[[], _Data], done: Callable[[Tensor], bool], rho: float)
 
 
 def sparse_coding() -> Row:
-    """Row 1."""
+    """The row "sparse-coding"."""
 
     def kkt(a: Tensor) -> float:
         return float(_planted().problem().kkt_residual(a).max())
@@ -184,7 +184,7 @@ def _hard_solution() -> Tensor:
 
 
 def ill_conditioned() -> Row:
-    """Row 2; the peers are stopped by an oracle, the moment that they are near enough."""
+    """The row "ill-conditioned"; an oracle stops the peers at the moment that they are near enough."""
 
     def distance(a: Tensor) -> float:
         return float((a - _hard_solution()).norm(dim=-1).max())

@@ -28,7 +28,7 @@ def machine(device: str) -> dict[str, str]:
 
 
 def resident_bytes() -> int:
-    """The resident set of this process. Like the others, from Linux's account of it; RuntimeError elsewhere."""
+    """The resident set of this process, which Linux tells; RuntimeError on other systems."""
     return _of_status("VmRSS")
 
 

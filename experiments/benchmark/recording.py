@@ -1,4 +1,4 @@
-"""Row 8: every step of a long run recorded, against integrating it and writing the same bytes with zarr."""
+"""The row "recording": a long run recorded, against integrating it and writing the same bytes with zarr."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _judge(store: Path | None) -> dict[str, float]:
 
 
 def recording() -> Row:
-    """Row 8."""
+    """Recording, against integrating and writing the same bytes with zarr."""
     contenders = (Contender(OURS, _ours, ours=True), Contender(RAW, _raw), Contender(ALONE, _alone))
     work = (
         f"{STEPS} steps of rk4 of Eq. 8-9, {SIGNALS} signals, d = {NEURONS}, d' = {ATOMS}, every state to zarr "

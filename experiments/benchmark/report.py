@@ -105,7 +105,7 @@ def page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> st
 
 
 def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file, which appears whole or not at all."""
     _files.write_text(path, text)
 
 

@@ -1,4 +1,4 @@
-"""Row 9: training steps of a small RVT in bfloat16, VARS-D against softmax attention."""
+"""The rows "training": steps of a small RVT in bfloat16, VARS-D against softmax attention."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _judge(done: _Done) -> dict[str, float]:
 
 
 def training(tokens: int) -> Row:
-    """Row 9 at 64 tokens, which CIFAR-10's images of 32 x 32 pixels make, or at 256, of images twice as wide."""
+    """At 64 tokens, which CIFAR-10's images of 32 x 32 pixels make, or at 256, of images twice as wide."""
     return Row(
         f"training-{tokens}",
         f"a training step (forward, backward, AdamW) of vars_rvt_micro on {IMAGES[tokens]} images of {SIDE[tokens]} x "

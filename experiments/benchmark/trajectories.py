@@ -1,4 +1,4 @@
-"""Rows 4 and 5: trajectories of the VARS neurons to a time, against general integrators."""
+"""The rows "trajectory": trajectories of the VARS neurons to a time, against general integrators."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _work(end: float) -> str:
 
 
 def short_trajectory() -> Row:
-    """Row 4, T = 80."""
+    """To T = 80."""
     contenders = (
         Contender(RKC, partial(_ours, 80.0, "rkc", 7e-3), ours=True),
         Contender(AUTO, partial(_ours, 80.0, "auto", 1e-2), ours=True),
@@ -187,7 +187,7 @@ def short_trajectory() -> Row:
 
 
 def long_trajectory() -> Row:
-    """Row 4, T = 600."""
+    """To T = 600."""
     contenders = (
         Contender(RKC, partial(_ours, 600.0, "rkc", 3e-2), ours=True),
         Contender(AUTO, partial(_ours, 600.0, "auto", 3e-2), ours=True),
@@ -199,7 +199,7 @@ def long_trajectory() -> Row:
 
 
 def tight_trajectory() -> Row:
-    """Row 5."""
+    """To T = 20, at a tight tolerance."""
     contenders = (
         Contender(DOPRI5, partial(_ours, 20.0, "dopri5", 7e-6), ours=True),
         Contender(AUTO, partial(_ours, 20.0, "auto", 7e-6), ours=True),

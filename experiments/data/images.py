@@ -253,7 +253,7 @@ def _timm_chain(data: Data, augmentation: Augmentation) -> Any:
 
 
 class _Square:
-    """Resize to a square of `size`, which images that have it already pass."""
+    """Resize to a square of `size`; an image that has this size stays as it is."""
 
     def __init__(self, size: int) -> None:
         self.size = (size, size)

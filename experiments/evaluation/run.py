@@ -40,7 +40,7 @@ __all__ = [
     "measure",
 ]
 
-#: The suites that want nothing but the images that a model was validated on.
+#: The suites that measure on the images that a model was validated on, and need no other data.
 ON_VALIDATION_IMAGES = tuple(name for name, suite in SUITES.items() if suite.needs is None)
 
 
@@ -49,17 +49,17 @@ class Evaluation:
     """What to evaluate on, and how.
 
     Attributes:
-        on: suites: clean, corruptions, fgsm, pgd of the validation images; imagenet, imagenet-c, imagenet-r, ... of a
-            folder of data sets.
-        corruptions: which.
-        attacks: how strong.
-        pacs: how to fine-tune.
+        on: the suites. clean, corruptions, fgsm and pgd measure on the validation images; imagenet, imagenet-c,
+            imagenet-r, ... on a folder of data sets.
+        corruptions: which corruptions.
+        attacks: how strong the attacks are.
+        pacs: how to fine-tune on PACS.
         maps: which attention maps.
-        segmentation: what is foreground.
-        gaze: what is a fixation.
-        seed: of corruptions, attacks and fine-tuning.
-        batch_size: images at a time.
-        workers: threads that read images; 0: none beside the main one.
+        segmentation: what counts as foreground.
+        gaze: what counts as a fixation.
+        seed: the seed of corruptions, attacks and fine-tuning.
+        batch_size: how many images are computed at a time.
+        workers: threads that read images; 0: the main thread reads them.
         device: cpu, cuda, ...; auto: a GPU if there is one.
         progress: show the progress bar.
     """

@@ -1,4 +1,4 @@
-"""What commands write beside other people's files: each says what is its own, and replaces nothing else unasked."""
+"""Marks on what commands write. A command knows its own files by them, and replaces no other file unasked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vars_dyn import _files
 
 __all__ = ["MARK", "holds_records", "marked", "refuse_foreign"]
 
-#: What pictures carry.
+#: The mark that pictures carry.
 MARK = f"vars_dyn {vars_dyn.__version__}"
 
 

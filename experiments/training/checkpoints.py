@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _NAME = "epoch-{:04d}"
-#: The names of checkpoints, whole ones and others: no other name is ever removed.
+#: The names of checkpoints, whole and partial. Nothing of another name is ever removed.
 _WHOLE, _OWN = re.compile(r"epoch-\d{4,6}"), re.compile(r"epoch-\d{4,6}|\.epoch-\d{4,6}\.partial")
 _TENSOR = "__tensor__"
 
@@ -82,7 +82,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: tuple[int, ...] = ()) -> P
         _write_files(partial, checkpoint)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-    except Exception:  # a full disk: what is half there would keep it full
+    except Exception:  # such as a full disk, which half a checkpoint would keep full
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _flush(folder)

@@ -30,7 +30,7 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for path in made:  # what came to nothing leaves nothing
+        for path in made:  # a run that made nothing leaves no empty folder
             with suppress(OSError):
                 path.rmdir()
         if held is not None:
@@ -47,7 +47,7 @@ def there_is(accelerator: str) -> None:
 
 @contextmanager
 def told(checkpoint: Path, folder: Path) -> Iterator[None]:
-    """Say what stays where a file cannot be written."""
+    """Where a file cannot be written, say which checkpoint stays."""
     try:
         yield
     except (OSError, SafetensorError) as error:

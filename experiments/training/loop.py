@@ -43,7 +43,7 @@ from vars_dyn.attention import VarsAttention
 
 __all__ = ["train"]
 
-#: Updates between two of the stored L of released VARS-S layers, as in the released code.
+#: The stored L of released VARS-S layers is refreshed after so many updates, as in the released code.
 _BOUND_EVERY = 100
 
 
@@ -121,7 +121,7 @@ def _fabric(settings: Settings) -> Fabric:
             strategy="ddp" if many else "auto",
             precision=precision,
         )
-    except Exception as error:  # Fabric has errors of its own
+    except Exception as error:  # Fabric raises errors of its own classes
         raise ValueError(f"accelerator, devices or precision do not fit this machine: {error}") from None
     fabric.launch()
     return fabric
@@ -144,7 +144,7 @@ def _stepping(settings: Settings, network: nn.Module, steps: int) -> tuple[Optim
     options = settings.optimization
     try:
         optimizer = create_optimizer_v2(network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
-    except Exception as error:  # optimizers of many authors
+    except Exception as error:  # each optimizer raises errors of its own
         raise ValueError(
             f"optimization.optimizer is {options.optimizer!r}, which timm cannot make here: {error}"
         ) from None

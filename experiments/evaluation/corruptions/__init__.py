@@ -21,7 +21,7 @@ __all__ = ["ALEXNET_ERRORS", "CORRUPTIONS", "SEVERITIES", "VERSION", "corrupt", 
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-#: To be raised with every change of the bytes: what was made by another version is neither read nor gone on with.
+#: Raise it with every change of the bytes. Images and tallies of another version are then not used again.
 VERSION = 2
 
 _Corruption = Callable[[Float[np.ndarray, "h w 3"], int, np.random.Generator], Float[np.ndarray, "h w 3"]]

@@ -23,9 +23,9 @@ class Attacks:
     """The L-infinity ball of FGSM and PGD, in steps of 1/255.
 
     Attributes:
-        radius: of the ball.
-        step: of PGD.
-        steps: of PGD.
+        radius: the radius of the ball.
+        step: the length of a step of PGD.
+        steps: how many steps PGD takes.
         images: how many images to attack; None: all that are evaluated.
     """
 

@@ -26,8 +26,8 @@ class Corruptions:
     """Corrupted images.
 
     Attributes:
-        names: which; empty: all 15.
-        severities: which.
+        names: which corruptions; empty: all 15.
+        severities: which severities, from 1 to 5.
         folder: a folder laid out like ImageNet-C, <corruption>/<severity>/<class>/*, to read instead of making them;
             mCE, normalised by AlexNet's errors, is reported too if all are there.
         cache: a folder to keep the images made in, for evaluations of other models on the same images.

@@ -40,7 +40,7 @@ class MapOptions(Options, Protocol):
 
 
 def whole_image(image: Image.Image, size: int) -> Image.Image:
-    """The image as the model takes it when all of it shall be seen: resized to a square (bicubic), nothing cropped."""
+    """The whole image as the model takes it: resized to a square (bicubic), with nothing cropped."""
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 

@@ -86,7 +86,7 @@ class Subject:
         return self.root / name
 
     def digest(self) -> str:
-        """SHA-256 of the weights, the architecture and how images are made: the same, the same results."""
+        """SHA-256 of the weights, the architecture and how images are made; equal digests mean equal results."""
         data = [self.data.image_size, self.data.crop, list(self.data.mean), list(self.data.std)]
         variants = [layer.variant for layer in self.model.modules() if isinstance(layer, VarsAttention)]
         words = f"{self.model} {variants} {data} {digest(self.model.state_dict().values())}"
@@ -153,11 +153,11 @@ class Suite(ABC):
         return {}
 
     def selection(self) -> Any:
-        """Which parts there are, as JSON holds it: what records depend on beside `options`."""
+        """Which parts there are, as JSON holds it. Records depend on this beside `options`."""
         return [str(self.subject.root.absolute()) if self.needs and self.subject.root is not None else None]
 
     def measurement(self) -> list[Any]:
-        """What this measures, as JSON holds it: measured again, the records are the same."""
+        """What this measures, as JSON holds it. Two measurements with the same value give the same records."""
         settings = self.subject.settings
         images = None if self.needs or settings is None else as_plain(settings.data)
         return [self.name, self.subject.digest(), self.options(), self.selection(), images]
@@ -206,7 +206,7 @@ class Ledger:
 
     def _read(self, path: Path) -> None:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # what was being written at the interruption is not
+        whole = [line for line in lines if line.endswith("\n")]  # an interruption leaves a line without its end
         if len(whole) < len(lines):
             path.write_text("".join(whole))
         for line in map(json.loads, whole):

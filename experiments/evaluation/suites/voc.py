@@ -25,10 +25,10 @@ __all__ = ["Segmentation", "VocSegmentation", "confusion", "read_mask"]
 
 VOID = 255
 
-#: Of the curve.
+#: The thresholds of the curve.
 THRESHOLDS = tuple(i / 20 for i in range(20))
 
-#: Metrics of a threshold.
+#: The metrics at a threshold.
 METRICS = ("iou", "false_positives", "false_negatives")
 
 
