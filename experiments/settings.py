@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from experiments.options.limits import ACCELERATORS, PRECISIONS, between, checked_sizes, of, whole
+from experiments.options.limits import ACCELERATORS, PRECISIONS, between, checked_sizes, one_of, whole
 from vars_dyn.attention import solvers
 
 __all__ = ["Attention", "Augmentation", "Data", "Model", "Ode", "Optimization", "Settings"]
@@ -268,8 +268,8 @@ class Settings:
         whole("stop_after", self.stop_after, 1)
         whole("probe_images", self.probe_images, 0)
         whole("seed", self.seed, 0, 2**32 - 1 - 65536)  # what NumPy and Fabric take, with room for every process
-        of("accelerator", self.accelerator, ACCELERATORS)
-        of("precision", self.precision, PRECISIONS)
+        one_of("accelerator", self.accelerator, ACCELERATORS)
+        one_of("precision", self.precision, PRECISIONS)
 
     def check(self) -> None:
         """ValueError for a value that was put in later and that the constructors would have refused."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from experiments.options.plain_data import read
 
-__all__ = ["ACCELERATORS", "PRECISIONS", "SIZES", "between", "checked_sizes", "of", "whole"]
+__all__ = ["ACCELERATORS", "PRECISIONS", "SIZES", "between", "checked_sizes", "one_of", "whole"]
 
 #: The arguments of models' constructors that `model.sizes` may have, and what each holds. Others (weights to fetch or
 #: to read, classes to build of) stay out of the reach of configurations and checkpoints.
@@ -51,7 +51,7 @@ def whole(name: str, value: int | None, least: int, most: int = 2**31 - 1) -> No
     raise ValueError(f"{name} is {value}; an integer of at least {least}{more} is wanted")
 
 
-def of(name: str, value: str | None, known: Any) -> None:
+def one_of(name: str, value: str | None, known: Any) -> None:
     """ValueError unless `value` is None or among `known`."""
     if value is not None and value not in known:
         raise ValueError(f"{name} is {value!r}; one of {', '.join(known)} is wanted")

@@ -108,5 +108,7 @@ def test_the_quick_start_from_nothing(tmp_path: Path) -> None:
     for name in ("table.md", "records.jsonl", "training.png", "severity.png", "attention.png", "trajectories"):
         assert (tmp_path / "start" / name).exists()
     assert (tmp_path / "start" / "table.md").read_text().count("|") > 10
-    corrupted = [r for r in records.read([tmp_path / "start" / "records.jsonl"]) if r.get("severity")]
+    found = records.read([tmp_path / "start" / "records.jsonl"])
+    assert all({"epoch", "checkpoint", "config", "weights", "measurement"} <= set(record) for record in found)
+    corrupted = [record for record in found if record.get("severity")]
     assert len(corrupted) == 75

@@ -19,7 +19,7 @@ from experiments.evaluation.measures.maps import attention_map
 from experiments.evaluation.suites.suite import Options, Suite, SuitePart
 from vars_dyn.attention import upsampled
 
-__all__ = ["MapOptions", "Maps", "OfMaps", "whole_image"]
+__all__ = ["MapOptions", "Maps", "MapSuite", "whole_image"]
 
 
 @dataclass
@@ -44,7 +44,7 @@ def whole_image(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
-class OfMaps(Suite):
+class MapSuite(Suite):
     """Measures attention maps: made by the model of whole images, and upsampled bilinearly to the images' size."""
 
     how: MapOptions

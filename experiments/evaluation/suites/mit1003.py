@@ -19,7 +19,7 @@ from scipy.io.matlab import MatReadError
 
 from experiments.data.images import Labelled, read_image
 from experiments.evaluation.measures import saliency
-from experiments.evaluation.suites.mapped import MapOptions, OfMaps
+from experiments.evaluation.suites.mapped import MapOptions, MapSuite
 from experiments.evaluation.suites.suite import SuitePart, Tally, chunks
 
 __all__ = ["Gaze", "Mit1003", "fixations_of", "gaze_files", "read_gaze", "subjects_of"]
@@ -55,7 +55,7 @@ class _Options(MapOptions, Protocol):
     gaze: Gaze
 
 
-class Mit1003(OfMaps):
+class Mit1003(MapSuite):
     """NSS, AUC-Judd and CC, each a mean over images, against the fixations of all subjects together.
 
     Each subject's first fixation, which is where the cross was, and those off the image are dropped. Images without

@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments.data.images import Labelled, read_image
 from experiments.evaluation.measures.maps import min_max
-from experiments.evaluation.suites.mapped import MapOptions, OfMaps
+from experiments.evaluation.suites.mapped import MapOptions, MapSuite
 from experiments.evaluation.suites.suite import SuitePart, Tally, chunks
 from experiments.report import plots
 
@@ -54,7 +54,7 @@ class _Options(MapOptions, Protocol):
     segmentation: Segmentation
 
 
-class VocSegmentation(OfMaps):
+class VocSegmentation(MapSuite):
     """IoU of the foreground, and false positives and negatives as shares of all pixels but the void ones.
 
     `iou` (false positives, false negatives) is of the pixels of all images together, at the threshold;
