@@ -19,7 +19,7 @@ from experiments.evaluation.measures.maps import attention_map
 from experiments.evaluation.suites.suite import Options, Suite, SuitePart
 from vars_dyn.attention import upsampled
 
-__all__ = ["MapOptions", "Maps", "MapSuite", "whole_image"]
+__all__ = ["MapOptions", "MapSuite", "Maps", "whole_image"]
 
 
 @dataclass
