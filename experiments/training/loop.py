@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -38,6 +35,7 @@ from experiments.training import probe as trajectories
 from experiments.training.checkpoints import Checkpoint
 from experiments.training.guards import alone, there_is, told
 from experiments.training.networks import Normalized, build_model
+from experiments.training.preparing import fabric_of, stepping
 from experiments.training.resuming import begin, restore
 from vars_dyn.attention import VarsAttention
 
@@ -98,7 +96,7 @@ def _run_of(
             f"data.train and data.val have the classes {images[0].classes} and {images[1].classes}; the same are wanted"
         )
     images = images[0], images[1].decoded(settings.data)
-    fabric = _fabric(settings)
+    fabric = fabric_of(settings)
     run = _prepare(settings, folder, fabric, images)
     if start is not None:
         restore(run, start)
@@ -107,67 +105,16 @@ def _run_of(
     return _train(run, start)
 
 
-def _fabric(settings: Settings) -> Fabric:
-    cuda = settings.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
-    precision: Any = settings.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
-    many = settings.devices * settings.nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
-    try:
-        fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            strategy="ddp" if many else "auto",
-            precision=precision,
-        )
-    except Exception as error:  # Fabric raises errors of its own classes
-        raise ValueError(f"accelerator, devices or precision do not fit this machine: {error}") from None
-    fabric.launch()
-    return fabric
-
-
 def _prepare(settings: Settings, folder: Path, fabric: Fabric, images: tuple[Labelled, Labelled]) -> _Run:
     options = settings.optimization
     fabric.seed_everything(settings.seed, verbose=False)  # the same weights in every process
     network = build_model(settings.model, len(images[0].classes), settings.data.image_size, options.drop_path)
     network = fabric.to_device(network)
     ema = ModelEmaV3(network, decay=options.ema) if options.ema else None
-    optimizer, scheduler = _stepping(settings, network, len(images[0]) // options.batch_size)
+    optimizer, scheduler = stepping(settings, network, len(images[0]) // options.batch_size)
     model, optimizer = fabric.setup(network, optimizer)
     fabric.seed_everything(settings.seed + 1 + fabric.global_rank, verbose=False)  # dropout and mixup of each its own
     return _Run(settings, folder, fabric, images, network, model, optimizer, scheduler, ema)
-
-
-def _stepping(settings: Settings, network: nn.Module, steps: int) -> tuple[Optimizer, Scheduler]:
-    """The optimizer and its schedule; ValueError for names and numbers that timm does not take."""
-    options = settings.optimization
-    try:
-        optimizer = create_optimizer_v2(network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
-    except Exception as error:  # each optimizer raises errors of its own
-        raise ValueError(
-            f"optimization.optimizer is {options.optimizer!r}, which timm cannot make here: {error}"
-        ) from None
-    try:
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched=options.schedule,
-            num_epochs=settings.epochs,
-            warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # halves are fine: times the updates
-            warmup_lr=options.lr / 100,
-            min_lr=options.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=max(steps, 1),
-        )
-        if scheduler is None:
-            raise ValueError("constant is the schedule that stays")
-        scheduler.step_update(0)
-    except (AssertionError, ArithmeticError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"optimization.schedule is {options.schedule!r}, which timm cannot make for {settings.epochs} epochs: "
-            f"{error}"
-        ) from None
-    return optimizer, scheduler
 
 
 def _finetune(run: _Run, source: str) -> None:
