@@ -29,7 +29,7 @@ ORDER = (
     ("vars_dyn._",),
     ("vars_dyn.dictionaries",),
     ("vars_dyn.penalties", "vars_dyn.thresholds"),
-    ("vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.certificates", "vars_dyn.units"),
+    ("vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.raw_problems", "vars_dyn.certificates", "vars_dyn.units"),
     ("vars_dyn.dynamics",),
     ("vars_dyn.integration",),
     ("vars_dyn.solvers",),
@@ -40,7 +40,7 @@ ORDER = (
 #: Lines of ORDER whose modules may import one another.
 TOGETHER = (
     {"vars_dyn.penalties", "vars_dyn.thresholds"},
-    {"vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.certificates", "vars_dyn.units"},
+    {"vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.raw_problems", "vars_dyn.certificates", "vars_dyn.units"},
     {"vars_dyn.images", "vars_dyn.plotting"},
 )
 
