@@ -186,12 +186,15 @@ LAYER = Way(
         Stop("triton", "vars_dyn.attention.reconstruct", 0, 1, "kernels for NVIDIA GPUs"),
         Stop("cpu_features", "vars_dyn.attention.reconstruct", 1, 1, "dictionaries made of features"),
         Stop("cpu_grid", "vars_dyn.attention.reconstruct", 2, 1, "small kernels on the token grid"),
-        Stop("again", "vars_dyn.attention", 1, 2, "derivatives written out"),
-        Stop("gradients", None, 0, 3),
-        Stop("through_time", "vars_dyn.integration.gradients", 1, 3, "backprop, checkpoint or adjoint"),
-        Stop("Ode", "vars_dyn.attention", 2, 3, 'instead, with solver="ode"'),
-        Stop("equilibrium", "vars_dyn.solvers", 1, 4, "implicit, on the support"),
-        Stop("Equilibrium", "vars_dyn.attention", 2, 4, 'instead, with solver="equilibrium"'),
+        Stop("TokenMixer.project", "vars_dyn.attention", 1, 2, "merges heads, and projects"),
+        Stop("tokens (B, N, C)", None, 2, 2),
+        Stop("gradient of these tokens", None, 0, 3),
+        Stop("again", "vars_dyn.attention", 1, 3, "derivatives written out"),
+        Stop("gradients of x and weights", None, 2, 3),
+        Stop("Ode", "vars_dyn.attention", 0, 4, 'instead, with solver="ode"'),
+        Stop("through_time", "vars_dyn.integration.gradients", 1, 4, "backprop, checkpoint or adjoint"),
+        Stop("Equilibrium", "vars_dyn.attention", 0, 5, 'instead, with solver="equilibrium"'),
+        Stop("equilibrium", "vars_dyn.solvers", 1, 5, "implicit, on the support"),
     ],
     [
         Arrow(0, 1, "x"),
@@ -203,10 +206,12 @@ LAYER = Way(
         Arrow(4, 6),
         Arrow(5, 6),
         Arrow(6, 7),
-        Arrow(9, 8, "Field"),
-        Arrow(8, 7),
-        Arrow(11, 10, "SparseProblem"),
-        Arrow(10, 7),
+        Arrow(8, 9, "backward"),
+        Arrow(9, 10),
+        Arrow(11, 12, "Field"),
+        Arrow(12, 10),
+        Arrow(13, 14, "SparseProblem"),
+        Arrow(14, 10),
     ],
 )
 
@@ -330,9 +335,12 @@ def _draw_arrow(canvas: Canvas, start: Stop, end: Stop, carries: str) -> None:
         canvas.line([(ends[0], y), (ends[1], y)])
         canvas.text(sum(ends) / 2, y - 6, carries, 11, LINE)
         return
-    low, high = (y0 + HEIGHT, y1) if end.row > start.row else (y0, y1 + HEIGHT)
-    middle = (low + high) / 2
     from_x, to_x = x0 + WIDTH / 2, x1 + WIDTH / 2
+    if end.row < start.row:  # to the right, and up
+        canvas.line([(x0 + WIDTH, y0 + HEIGHT / 2), (to_x, y0 + HEIGHT / 2), (to_x, y1 + HEIGHT)])
+        return
+    low, high = y0 + HEIGHT, y1
+    middle = (low + high) / 2
     if start.column == end.column:
         canvas.line([(from_x, low), (to_x, high)])
     else:
