@@ -47,8 +47,9 @@ TOGETHER = (
 #: The order inside the integration package. A module that is not named here has no place of its own, but what is
 #: reached through it counts.
 INTEGRATION = (
-    ("results", "plan"),
+    ("results",),
     ("steppers",),
+    ("plan",),  # it holds its stepper
     ("segment",),
     ("gradients",),
     ("integrate",),
