@@ -76,7 +76,7 @@ def simulate(text: str = "3") -> tuple[Picture, xr.Dataset]:
 
 
 def contrast(figure: Picture, run: xr.Dataset) -> Picture:
-    """Over time, the mean potential z where only clutter is, relative to that where the digit is."""
+    """The mean potential z where only clutter is, relative to the mean where the digit is, at each time."""
     ink = figure.ravel() > 0.5
     only_clutter = (run.signals.to_numpy()[0] > 0.5) & ~ink
     z = run.z.to_numpy()[:, 0]
@@ -84,7 +84,7 @@ def contrast(figure: Picture, run: xr.Dataset) -> Picture:
 
 
 def picture(figure: Picture, run: xr.Dataset) -> Figure:
-    """The neurons and what the templates explain at a few times, and the clutter's share over all."""
+    """The neurons and what the templates explain at a few times, and the contrast at all times."""
     canvas = Figure(figsize=(12.5, 3.2), layout="constrained")
     FigureCanvasAgg(canvas)
     left, right = canvas.subfigures(1, 2, width_ratios=(4.0, 1.3))

@@ -30,7 +30,7 @@ MODES = {
 
 
 class Return(NamedTuple):
-    """How far a state found by going backwards is from the one that was there, at `times`; and rho, in 1/time."""
+    """The distance between the states on the way back and those on the way there, at `times`, and rho, in 1/time."""
 
     times: Tensor
     distance: Tensor
