@@ -36,7 +36,7 @@ from experiments.report.summaries import ALL_COLUMNS
 from experiments.settings import Ode
 from experiments.training.loop import train
 from vars_dyn import _files
-from vars_dyn.attention import VarsAttention, solvers
+from vars_dyn.attention import VarsAttention, unrolled
 
 __all__ = ["Grid", "ablate", "main"]
 
@@ -60,7 +60,7 @@ class Grid:
     ode: Ode = field(default_factory=Ode)
 
     def __post_init__(self) -> None:
-        for name, known in (("solver", SOLVERS), ("threshold", tuple(solvers.GATES))):
+        for name, known in (("solver", SOLVERS), ("threshold", tuple(unrolled.GATES))):
             for value in getattr(self, name):
                 if value not in known:
                     raise ValueError(f"{name} has {value!r}; of {', '.join(known)} is wanted")

@@ -33,7 +33,7 @@ from experiments.report.outputs import marked, refuse_foreign
 from experiments.settings import Data
 from vars_dyn import _files
 from vars_dyn.attention import attention_class
-from vars_dyn.attention.solvers import Equilibrium, Ode
+from vars_dyn.attention.solving import Equilibrium, Ode
 
 __all__ = ["MODES", "Overfit", "main", "overfit"]
 

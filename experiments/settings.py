@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from experiments.options.limits import ACCELERATORS, PRECISIONS, between, checked_sizes, one_of, whole
-from vars_dyn.attention import solvers
+from vars_dyn.attention import solving
 
 __all__ = ["Attention", "Augmentation", "Data", "Model", "Ode", "Optimization", "Settings"]
 
@@ -16,7 +16,7 @@ Size = bool | int | float | str | list[int]
 
 @dataclass
 class Ode:
-    """How attention with solver ode integrates its neurons: see `vars_dyn.attention.solvers.Ode`.
+    """How attention with solver ode integrates its neurons: see `vars_dyn.attention.solving.Ode`.
 
     Attributes:
         field: sparse_recurrent or reduced.
@@ -72,7 +72,7 @@ class Attention:
         if ode is not None:
             if self.solver != "ode":
                 raise ValueError(f"model.attention.ode is given, but solver is {self.solver!r}; solver ode is wanted")
-            given["solver"] = solvers.Ode(**vars(ode))
+            given["solver"] = solving.Ode(**vars(ode))
         return given
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from models.attention import resolve_attention
 from models.stem import patch_embedding
-from vars_dyn.attention.base import full_precision, with_defaults, working
+from vars_dyn.attention.base import with_defaults
 from vars_dyn.attention.dictionaries.resize import resize_half_spectrum
 from vars_dyn.attention.dictionaries.tokens import Grid, grid_pair
+from vars_dyn.attention.precision import full_precision, working
 from vars_dyn.attention.token_grid import OnTokenGrid
 
 __all__ = ["GlobalFilter", "GlobalFilterNetwork"]

@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from experiments.settings import Ode
-from vars_dyn.attention import VarsAttention, solvers
+from vars_dyn.attention import VarsAttention, solving, unrolled
 
 __all__ = ["SOLVERS", "LayerSettings", "layers_of", "varied"]
 
-SOLVERS = (*solvers.UNROLLED, "ode", "equilibrium")
+SOLVERS = (*unrolled.UNROLLED, "ode", "equilibrium")
 
 
 class LayerSettings(NamedTuple):
@@ -28,12 +28,12 @@ class LayerSettings(NamedTuple):
     @property
     def possible(self) -> bool:
         """Whether there is such a layer: the ODE and its equilibrium want a threshold that stands for a penalty."""
-        return self.threshold == "soft" or self.solver in solvers.UNROLLED
+        return self.threshold == "soft" or self.solver in unrolled.UNROLLED
 
     @property
     def measured(self) -> LayerSettings:
         """The settings that stand for these: the ODE and its equilibrium take no number of steps."""
-        return self if self.solver in solvers.UNROLLED else self._replace(num_steps=0)
+        return self if self.solver in unrolled.UNROLLED else self._replace(num_steps=0)
 
 
 def layers_of(model: nn.Module) -> list[VarsAttention]:
@@ -50,8 +50,8 @@ def varied(model: nn.Module, own: LayerSettings, ode: Ode | None = None) -> Iter
     found = layers_of(model)
     names = ("variant", "solver", "num_steps", "lam")
     before = [{name: getattr(layer, name) for name in names} for layer in found]
-    solver = solvers.Ode(**vars(ode or Ode())) if own.solver == "ode" else solvers.solver_of(own.solver, None)
-    if own.solver not in solvers.UNROLLED and any(layer.variant.learned_metric for layer in found):
+    solver = solving.Ode(**vars(ode or Ode())) if own.solver == "ode" else solving.solver_of(own.solver, None)
+    if own.solver not in unrolled.UNROLLED and any(layer.variant.learned_metric for layer in found):
         raise ValueError(f"solver is {own.solver!r}, but the model has a learned metric; ista or fista is wanted")
     try:
         for layer in found:

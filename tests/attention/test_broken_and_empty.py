@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.gfnet import GlobalFilter
 from vars_dyn.attention import Ode, attention_class
-from vars_dyn.attention.reconstruct.spectral import largest_eigenpair, largest_eigenvalue
+from vars_dyn.attention.spectral import largest_eigenpair, largest_eigenvalue
 
 VARS = ("vars_s", "vars_d", "vars_sd")
 SOLVERS = ("ista", "fista", Ode(horizon=0.5), "equilibrium")

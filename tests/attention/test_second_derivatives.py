@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
 from vars_dyn.attention import Variant, VarsAttention
-from vars_dyn.attention.reconstruct import autograd as written_out
+from vars_dyn.attention import autograd as written_out
 from vars_dyn.attention.reconstruct import cpu_features as fused
 from vars_dyn.attention.reconstruct import cpu_grid as fused_grid
-from vars_dyn.attention.reconstruct.spectral import largest_eigenvalue
+from vars_dyn.attention.spectral import largest_eigenvalue
 
 KINDS = {
     "dynamic": {"dictionary": "dynamic"},

@@ -16,7 +16,7 @@ import vars_dyn as vd
 from tests.references import Array
 from tests.strategies import normal, seeds, states_for
 from vars_dyn import simulate
-from vars_dyn.attention.solvers import Ode
+from vars_dyn.attention.solving import Ode
 from vars_dyn.integration import ADAPTIVE_METHODS, METHODS, STABILISED_METHODS, start_of
 from vars_dyn.integration.integrate import stream
 from vars_dyn.integration.scale import tolerances

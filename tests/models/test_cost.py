@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models import cost
-from vars_dyn.attention import KINDS, attention_class, solvers
+from vars_dyn.attention import KINDS, attention_class, solving
 
 
 def test_a_flop_is_a_multiply_accumulate() -> None:
@@ -58,7 +58,7 @@ def test_every_attention_costs_on_the_cpu_what_it_does_on_meta(kind: str) -> Non
 
 def test_an_attention_that_integrates_is_counted_too() -> None:
     layer = attention_class(
-        "vars_d", solver=solvers.Ode(field="reduced", horizon=1.0, method="rkc", rtol=0.1, atol=0.1)
+        "vars_d", solver=solving.Ode(field="reduced", horizon=1.0, method="rkc", rtol=0.1, atol=0.1)
     )
     options = {"img_size": 32, "stem": "patch", "depth": 1, "embed_dim": 16, "num_heads": 2}
     model = timm.create_model("vars_deit_micro", attention=layer, **options)

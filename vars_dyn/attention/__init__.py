@@ -5,7 +5,7 @@ from vars_dyn.attention.kinds import KINDS, attention_class
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.replace import Replacement, replace_attention
 from vars_dyn.attention.softmax import SoftmaxAttention
-from vars_dyn.attention.solvers import Equilibrium, Ode
+from vars_dyn.attention.solving import Equilibrium, Ode
 from vars_dyn.attention.token_grid import follow_grid
 from vars_dyn.attention.variants import Variant
 from vars_dyn.attention.vars import VarsAttention

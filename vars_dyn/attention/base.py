@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
@@ -17,10 +16,8 @@ __all__ = [
     "AttentionOptions",
     "TokenBatchNorm",
     "TokenMixer",
-    "full_precision",
     "refuse_mask",
     "with_defaults",
-    "working",
 ]
 
 
@@ -168,13 +165,3 @@ def refuse_mask(layer: nn.Module, attn_mask: Tensor | None, is_causal: bool) -> 
             f"{type(layer).__name__} got {'an attn_mask' if attn_mask is not None else 'is_causal=True'}; it forms no "
             "token-by-token attention matrix that could be masked, so attn_mask=None and is_causal=False are wanted"
         )
-
-
-def working(x: Tensor) -> Tensor:
-    """`x` in the precision that features, Gram matrices and thresholds are computed in: at least float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which autocast is off on the device of `x` (the meta device has none)."""
-    return nullcontext() if x.is_meta else torch.autocast(device_type=x.device.type, enabled=False)

@@ -19,7 +19,7 @@ from vars_dyn.attention.dictionaries.features import FeatureDictionary
 from vars_dyn.attention.dictionaries.union import TokenUnion
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
-from vars_dyn.attention.solvers import Ode
+from vars_dyn.attention.solving import Ode
 from vars_dyn.attention.token_grid import follow_grid
 from vars_dyn.attention.vars import LayerDictionary, VarsAttention
 from vars_dyn.recording.record import record

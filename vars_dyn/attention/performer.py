@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vars_dyn.attention.base import AttentionOptions, TokenMixer, full_precision, refuse_mask, working
+from vars_dyn.attention.base import AttentionOptions, TokenMixer, refuse_mask
 from vars_dyn.attention.dictionaries.features import feature_count
+from vars_dyn.attention.precision import full_precision, working
 from vars_dyn.dictionaries import random_features
 
 __all__ = ["PerformerAttention"]

@@ -11,15 +11,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vars_dyn import _checks
-from vars_dyn.attention.base import AttentionOptions, TokenBatchNorm, TokenMixer, full_precision, refuse_mask, working
+from vars_dyn.attention.base import AttentionOptions, TokenBatchNorm, TokenMixer, refuse_mask
 from vars_dyn.attention.dictionaries.features import FeatureDictionary, feature_count
 from vars_dyn.attention.dictionaries.grid import GridDictionary, TokenConvDictionary, TokenFourierDictionary
 from vars_dyn.attention.dictionaries.resize import resize_half_spectrum, resize_token_rows
 from vars_dyn.attention.dictionaries.tokens import grid_pair
 from vars_dyn.attention.dictionaries.union import TokenUnion
+from vars_dyn.attention.precision import full_precision, working
 from vars_dyn.attention.reconstruct.cpu_features import reconstruct
 from vars_dyn.attention.reconstruct.cpu_grid import reconstruct_on_grid
-from vars_dyn.attention.solvers import GATES, UNROLLED, Equilibrium, Map, Ode, solver_of
+from vars_dyn.attention.solving import Equilibrium, Ode, solver_of
+from vars_dyn.attention.unrolled import GATES, UNROLLED, Map
 from vars_dyn.attention.variants import DICTIONARIES, Variant, variant_of
 from vars_dyn.dictionaries import random_features
 from vars_dyn.integration.gradients import Mode

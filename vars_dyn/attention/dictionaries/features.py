@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn.attention.reconstruct.spectral import largest_eigenvalue
+from vars_dyn.attention.spectral import largest_eigenvalue
 from vars_dyn.dictionaries import DenseDictionary
 from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, rounded_up
 

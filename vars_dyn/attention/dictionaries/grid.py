@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vars_dyn.attention.reconstruct.spectral import largest_eigenvalue
+from vars_dyn.attention.spectral import largest_eigenvalue
 from vars_dyn.dictionaries import Dictionary
 from vars_dyn.dictionaries.base import Rounding, rounded_up
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from vars_dyn.attention.base import full_precision, working
+from vars_dyn.attention.autograd import again, by_hand, plain_tensors
 from vars_dyn.attention.dictionaries.features import FeatureDictionary
+from vars_dyn.attention.precision import full_precision, working
 from vars_dyn.attention.reconstruct import triton as kernels
-from vars_dyn.attention.reconstruct.autograd import again, by_hand, plain_tensors
-from vars_dyn.attention.reconstruct.spectral import largest_eigenpair
+from vars_dyn.attention.spectral import largest_eigenpair
 from vars_dyn.dictionaries import random_features
 
 __all__ = ["reconstruct"]

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.grad import conv2d_weight
 
-from vars_dyn.attention.base import full_precision
+from vars_dyn.attention.autograd import again, by_hand, plain_tensors
 from vars_dyn.attention.dictionaries.grid import TokenConvDictionary
-from vars_dyn.attention.reconstruct.autograd import again, by_hand, plain_tensors
+from vars_dyn.attention.precision import full_precision
 from vars_dyn.attention.reconstruct.cpu_features import Steps
-from vars_dyn.attention.solvers import ista
+from vars_dyn.attention.unrolled import ista
 from vars_dyn.thresholds import soft_threshold
 
 __all__ = ["reconstruct_on_grid"]

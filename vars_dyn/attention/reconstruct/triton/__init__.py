@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vars_dyn.attention.base import full_precision
-from vars_dyn.attention.reconstruct.autograd import again, by_hand, plain_tensors
+from vars_dyn.attention.autograd import again, by_hand, plain_tensors
+from vars_dyn.attention.precision import full_precision
 
 __all__ = ["NARROW", "reconstruct", "suit"]
 

@@ -1,10 +1,8 @@
-"""Solvers of a layer's sparse reconstruction, from signals to codes: unrolled steps, an ODE, its equilibrium."""
+"""Solvers that run until time or a certificate says so: the neurons' ODE and its equilibrium."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,74 +10,14 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn.attention.reconstruct.autograd import plain_tensors, soft_step
+from vars_dyn.attention.unrolled import UNROLLED
 from vars_dyn.dynamics import Reduced, SparseRecurrent
 from vars_dyn.integration.gradients import Implicit, Mode, mode_for, through_time
 from vars_dyn.integration.integrate import integrate
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers.equilibrium import equilibrium
-from vars_dyn.thresholds import gelu_threshold, soft_threshold
 
-__all__ = ["GATES", "UNROLLED", "Equilibrium", "Ode", "fista", "ista", "solver_of"]
-
-Map = Callable[[Tensor], Tensor]
-Observe = Callable[[Tensor], None]
-Gate = Callable[[Tensor, Tensor | float], Tensor]
-
-#: Gates by the name a Variant calls them.
-GATES: dict[str, Gate] = {"soft": soft_threshold, "gelu": gelu_threshold}
-
-
-def ista(
-    gram: Map,
-    b: Tensor,
-    start: Tensor,
-    lam: Tensor | float,
-    norm: Tensor,
-    num_steps: int,
-    gate: Gate,
-    observe: Observe | None = None,
-) -> Tensor:
-    """`num_steps` steps of a <- g(a - (G a - b) / L, lam / L) from `start` (Eq. 12), with L = `norm`.
-
-    `observe`, if given, is called with every iterate.
-    """
-    a = start
-    fast = gate is soft_threshold and plain_tensors(b, start, norm)
-    for _ in range(num_steps):
-        if fast and isinstance(lam, float) and lam > 0:
-            a = soft_step(a, gram(a), b, norm, lam)
-        else:
-            a = gate(a - (gram(a) - b) / norm, lam / norm)
-        if observe is not None:
-            observe(a)
-    return a
-
-
-def fista(
-    gram: Map,
-    b: Tensor,
-    start: Tensor,
-    lam: Tensor | float,
-    norm: Tensor,
-    num_steps: int,
-    gate: Gate,
-    observe: Observe | None = None,
-) -> Tensor:
-    """As `ista`, with Nesterov's momentum (Beck & Teboulle, SIAM J. Imaging Sciences 2009)."""
-    a, y, t = start, start, 1.0
-    for _ in range(num_steps):
-        previous = a
-        a = gate(y - (gram(y) - b) / norm, lam / norm)
-        t, before = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
-        y = a + (before - 1) / t * (a - previous)
-        if observe is not None:
-            observe(a)
-    return a
-
-
-#: The unrolled solvers, which take `num_steps` steps and are backpropagated through.
-UNROLLED = {"ista": ista, "fista": fista}
+__all__ = ["Equilibrium", "Ode", "solver_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

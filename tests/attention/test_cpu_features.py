@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vars_dyn.attention import Variant, VarsAttention, solvers
-from vars_dyn.attention.reconstruct import autograd as written_out
+from vars_dyn.attention import Variant, VarsAttention, unrolled
+from vars_dyn.attention import autograd as written_out
 from vars_dyn.attention.reconstruct import cpu_features as fused
-from vars_dyn.attention.reconstruct.spectral import largest_eigenpair
+from vars_dyn.attention.spectral import largest_eigenpair
 
 KINDS = {"dynamic": {}, "static+dynamic": {"grid_size": 3, "variant": Variant(static="full")}}
 
@@ -143,7 +143,7 @@ def test_a_convolutional_layers_gradients_are_the_plain_forms(dictionary: str, m
     layer(x).square().sum().backward()
     fast = [p.grad for p in layer.parameters()]
     layer.zero_grad()
-    monkeypatch.setattr(solvers, "plain_tensors", lambda *tensors: False)
+    monkeypatch.setattr(unrolled, "plain_tensors", lambda *tensors: False)
     layer(x).square().sum().backward()
     for a, p in zip(fast, layer.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad, rtol=1e-9, atol=1e-10)

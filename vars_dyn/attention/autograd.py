@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vars_dyn.attention.base import full_precision
+from vars_dyn.attention.precision import full_precision
 from vars_dyn.thresholds import soft_threshold
 
 __all__ = ["again", "by_hand", "plain_tensors", "soft_step"]

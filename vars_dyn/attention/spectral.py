@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vars_dyn.attention.reconstruct.autograd import plain_tensors
+from vars_dyn.attention.autograd import plain_tensors
 
 __all__ = ["largest_eigenpair", "largest_eigenvalue"]
 
