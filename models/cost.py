@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -93,7 +93,7 @@ def table(stem: str = "conv", variant: str = "paper") -> list[dict[str, object]]
         family = name.split("_")[1]
         own = ["global_filter"] if family == "gfnet" else []
         for attention in [*own, *KINDS]:
-            options = {} if family == "rvt" else {"stem": stem}
+            options: dict[str, Any] = {} if family == "rvt" else {"stem": stem}
             layer = attention_class(attention, variant=variant) if attention.startswith("vars") else attention
             cost = cost_of(timm.create_model(name, attention=layer, device="meta", **options))
             baseline = attention == ("global_filter" if own else "softmax")

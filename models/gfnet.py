@@ -79,7 +79,7 @@ class Block(nn.Module):
         factory: dict[str, Any],
     ) -> None:
         super().__init__()
-        norm_layer = partial(nn.LayerNorm, eps=1e-6, **factory)
+        norm_layer: Any = partial(nn.LayerNorm, eps=1e-6, **factory)
         self.norm1 = norm_layer(dim)
         self.attn = attn_layer(dim, num_heads=num_heads, qkv_bias=True, **drops, **factory)
         self.norm2 = norm_layer(dim)
@@ -143,7 +143,7 @@ class GlobalFilterNetwork(nn.Module):
         self.pos_drop = nn.Dropout(drop_rate)
         attn_layer = resolve_attention(attention, self.patch_embed.grid_size, extra={"global_filter": GlobalFilter})
         drops = {"proj_drop": proj_drop_rate, "attn_drop": attn_drop_rate}
-        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, depth)
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, attn_layer, mlp_ratio, drops, rate, factory) for rate in rates
         )

@@ -165,7 +165,9 @@ def _kind(state_dict: Weights) -> str:
 def _measured(kind: str, state_dict: Weights) -> dict[str, Any]:
     """The construction arguments that can be read off the weights, as in a reference file's meta."""
     first = "transformers.0.blocks.0."
-    depth, heads, widths = [], [], []
+    depth: list[int] = []
+    heads: list[int] = []
+    widths: list[int] = []
     while (stage := f"transformers.{len(depth)}.blocks.") + "0.mlp.fc1.weight" in state_dict:
         depth.append(len({name.split(".")[3] for name in state_dict if name.startswith(stage)}))
         widths.append(state_dict[stage + "0.mlp.fc1.weight"].shape[1])

@@ -48,7 +48,7 @@ class ConvMlp(nn.Module):
 class GridMlp(Mlp):
     """The plain MLP, which needs no grid."""
 
-    def forward(self, x: Tensor, grid_size: Grid) -> Tensor:
+    def forward(self, x: Tensor, grid_size: Grid) -> Tensor:  # type: ignore[override]
         """(B, N, C) -> (B, N, C)."""
         return super().forward(x)
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
         super().__init__()
         self.grid_size = grid_size
         factory = {"device": device, "dtype": dtype}
-        norm_layer = partial(nn.LayerNorm, eps=1e-6, **factory)
+        norm_layer: Any = partial(nn.LayerNorm, eps=1e-6, **factory)
         self.attn = attn_layer(
             dim, num_heads=num_heads, qkv_bias=True, attn_drop=attn_drop, proj_drop=proj_drop, **factory
         )
@@ -188,7 +188,7 @@ class RobustVisionTransformer(nn.Module):
         for i, width in enumerate(widths):
             attn_layer = resolve_attention(attention, grid)
             conv = width != 768 if conv_mlp is None else conv_mlp
-            drops = {"proj_drop": proj_drop_rate, "attn_drop": attn_drop_rate}
+            drops: dict[str, Any] = {"proj_drop": proj_drop_rate, "attn_drop": attn_drop_rate}
             blocks = [
                 Block(width, heads[i], attn_layer, mlp_ratio, conv, drop_path=float(next(rates)), **drops, **factory)
                 for _ in range(depth[i])
@@ -198,14 +198,15 @@ class RobustVisionTransformer(nn.Module):
             if i + 1 < len(widths):
                 self.pools.append(HeadPooling(width, widths[i + 1], **factory))
             grid = (-(-grid[0] // 2), -(-grid[1] // 2))
-        self.norm = nn.LayerNorm(self.num_features, eps=1e-6, **factory)
+        self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6, **factory)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes, **factory) if num_classes else nn.Identity()
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass instead of storing their activations."""
-        for stage in self.transformers:
+        stages: Iterable[Any] = self.transformers
+        for stage in stages:
             stage.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -224,7 +225,8 @@ class RobustVisionTransformer(nn.Module):
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = _pooling(global_pool)
-        like = self.patch_embed.proj[0].weight
+        stem: Any = self.patch_embed.proj
+        like = stem[0].weight
         head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype) if num_classes else None
         self.head = (head or nn.Identity()).train(self.training)
 

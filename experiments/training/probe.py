@@ -84,7 +84,7 @@ def _dataset(layer: VarsAttention, x: Tensor, grid: tuple[int, int] | None) -> x
         "code": ((*names, "atom"), _array(codes), "code of the signal of a channel")
     }
     values["sparsity"] = (names, _array((codes == 0).float().mean(-1)), "share of zeros in the code")
-    if layer.variant.threshold == "soft" and not layer.variant.learned_metric:
+    if layer.variant.solves_problem:
         problem = layer.problem(x, grid)
         shape = codes.shape[1:-1]
         gaps = torch.stack([problem.relative_gap(code).reshape(shape) for code in iterates])

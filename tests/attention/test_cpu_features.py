@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vars_dyn.attention import Variant, VarsAttention, unrolled
 from vars_dyn.attention import autograd as written_out
-from vars_dyn.attention.reconstruct import cpu_features as fused
+from vars_dyn.attention.reconstruct import cpu_features, reconstruct
+from vars_dyn.attention.reconstruct.values import FeatureInputs, Steps
 from vars_dyn.attention.spectral import largest_eigenpair
 
 KINDS = {"dynamic": {}, "static+dynamic": {"grid_size": 3, "variant": Variant(static="full")}}
@@ -36,7 +37,7 @@ def both(layer: VarsAttention, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> li
     for plain in (False, True):
         with monkeypatch.context() as patch:
             if plain:
-                patch.setattr(fused, "plain_tensors", lambda *tensors: False)
+                patch.setattr(cpu_features, "plain_tensors", lambda *tensors: False)
             y = layer.heads(x)
         weight = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(5))
         assert (type(y.grad_fn).__name__ == "_ReconstructBackward") is not plain
@@ -79,7 +80,7 @@ def test_backward_under_autocast_stays_in_full_precision() -> None:
     q, v = (tokens_of(seed).float().unflatten(-1, (2, 4)).transpose(1, 2).requires_grad_() for seed in (0, 1))
     grads = []
     for half in (False, True):
-        y = fused.reconstruct(q, layer.rand_matrix, None, v, (0.05, 3), layer._decoded)
+        y = reconstruct(FeatureInputs(q, layer.rand_matrix, None, v), Steps(0.05, 3))
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             grads.append(torch.autograd.grad(y.square().sum(), (q, v)))
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-6, atol=1e-6)

@@ -11,8 +11,9 @@ from torch.autograd.functional import hessian, jacobian
 
 from vars_dyn.attention import Variant, VarsAttention
 from vars_dyn.attention import autograd as written_out
-from vars_dyn.attention.reconstruct import cpu_features as fused
-from vars_dyn.attention.reconstruct import cpu_grid as fused_grid
+from vars_dyn.attention.dictionaries.base import TokenDictionary
+from vars_dyn.attention.reconstruct import cpu_grid, plain, reconstruct
+from vars_dyn.attention.reconstruct.values import FeatureInputs, GridInputs, Steps
 from vars_dyn.attention.spectral import largest_eigenvalue
 
 KINDS = {
@@ -54,16 +55,16 @@ def loss_of(layer: VarsAttention, x: Tensor) -> tuple[Callable[..., Tensor], Giv
 @pytest.fixture
 def held_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a variant takes no derivative of L, L is what it was at first, so that differences take none either."""
-    usual, seen = VarsAttention._norm, []
+    usual, seen = plain.lipschitz, []
 
-    def norm(layer: VarsAttention, dictionary: object) -> Tensor:
-        if layer.variant.differentiate_bound:
-            return usual(layer, dictionary)
+    def lipschitz(dictionary: TokenDictionary, steps: Steps) -> Tensor:
+        if steps.variant.differentiate_bound:
+            return usual(dictionary, steps)
         if not seen:
-            seen.append(usual(layer, dictionary).detach())
+            seen.append(usual(dictionary, steps).detach())
         return seen[0]
 
-    monkeypatch.setattr(VarsAttention, "_norm", norm)
+    monkeypatch.setattr(plain, "lipschitz", lipschitz)
 
 
 def gradients(loss: Callable[..., Tensor], given: Given, create_graph: bool = False) -> tuple[Given, Given]:
@@ -130,29 +131,28 @@ def test_third_derivatives_are_those_of_torch_func(seed: int) -> None:
     torch.testing.assert_close(found.detach(), plain(leaf.detach()).detach(), rtol=1e-7, atol=1e-9)
 
 
+STEPS = Steps(0.05, 3)
+
+
 def step_of(image: Tensor, b: Tensor, step: Callable[..., Tensor]) -> Tensor:
     """A step whose inputs are all made from one another."""
     return step(b.sin(), image, b, 2 + image.square().mean((-2, -1), keepdim=True), 0.3)
-
-
-PLAIN = layer_of("dynamic")._decoded
 
 
 def on_tokens(q: Tensor, written: bool) -> Tensor:
     projection = q.mean((0, 2))[..., None] * draw(3, 1, 2, 3)
     static = torch.nn.functional.normalize(q.mean(0).cos()[..., :1], dim=-2)
     v = q.square() + projection.sum()
-    if written:
-        return fused.reconstruct(q, projection, static, v, (0.05, 3), PLAIN)
-    return fused._plainly(PLAIN, q, projection, static, v)
+    return reconstruct(FeatureInputs(q, projection, static, v), STEPS, "fastest" if written else "plain")
 
 
 def on_grid(x: Tensor, written: bool) -> Tensor:
     kernel = x.mean((0, 1))[:, None, None, None] + draw(4, 2, 3, 3, 3)
     rows = kernel.sum((-2, -1)).unsqueeze(1)
     norm = kernel.square().sum((1, 2, 3)) * 9
-    form = fused_grid.reconstruct_on_grid if written else fused_grid._plainly
-    return form(x, kernel, rows, norm, (2, 2), fused.Steps(0.05, 3))
+    if written:
+        return cpu_grid.reconstruct(GridInputs(kernel, rows, (2, 2), x.unsqueeze(1)), norm, STEPS).squeeze(1)
+    return plain.on_grid(x, kernel, rows, norm, (2, 2), STEPS.lam, STEPS.num_steps)
 
 
 def of_step(b: Tensor, written: bool) -> Tensor:
@@ -179,7 +179,7 @@ def test_second_derivatives_under_autocast_stay_in_full_precision() -> None:
     projection, found = draw(1, 2, 2, 3).float(), []
     for half in (False, True):
         q = draw(0, 2, 2, 5, 2).float().requires_grad_()
-        y = fused.reconstruct(q, projection, None, q.square(), (0.05, 3), layer_of("dynamic").float()._decoded)
+        y = reconstruct(FeatureInputs(q, projection, None, q.square()), STEPS)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             (slope,) = torch.autograd.grad(y.sin().sum(), q, create_graph=True)
         found.append((slope, *torch.autograd.grad(slope.square().sum(), q)))

@@ -16,9 +16,10 @@ from torch import Tensor
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from vars_dyn.attention import VarsAttention
-from vars_dyn.attention.reconstruct import cpu_features as fused
+from vars_dyn.attention.reconstruct import plain as plain_form
 from vars_dyn.attention.reconstruct import triton as kernels
 from vars_dyn.attention.reconstruct.triton import launch
+from vars_dyn.attention.reconstruct.values import FeatureInputs, Steps
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -27,7 +28,7 @@ pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 
 @dataclass(frozen=True)
 class Case:
-    """Images of two heads, and how their work is laid out: None as `plan_of` has it."""
+    """Images of two heads, and how their work is laid out: None as `launch_plan` has it."""
 
     tokens: int
     c: int
@@ -64,9 +65,7 @@ LARGE = {
 
 
 def plain(case: Case, q: Tensor, w: Tensor, v: Tensor) -> Tensor:
-    sizes = {"lam": case.lam, "num_steps": case.num_steps, "feature_ratio": case.m / case.c}
-    layer = VarsAttention(2 * case.c, 2, **sizes)
-    return fused._plainly(layer._decoded, q, w, None, v)
+    return plain_form.reconstruct(FeatureInputs(q, w, None, v), Steps(case.lam, case.num_steps))
 
 
 def by_kernels(case: Case, q: Tensor, w: Tensor, v: Tensor) -> Tensor:
@@ -74,9 +73,9 @@ def by_kernels(case: Case, q: Tensor, w: Tensor, v: Tensor) -> Tensor:
         if case.layout is not None:
             block, shares, part, together = case.layout
             settings = {"block": block, "shares": shares, "part": part, "together": together}
-            usual = launch.plan_of
-            patch.setattr(launch, "plan_of", lambda *given: usual(*given)._replace(**settings))
-        return kernels.reconstruct(q, w, v, (case.lam, case.num_steps), functools.partial(plain, case))
+            usual = launch.launch_plan
+            patch.setattr(launch, "launch_plan", lambda *given: usual(*given)._replace(**settings))
+        return kernels.reconstruct(FeatureInputs(q, w, None, v), Steps(case.lam, case.num_steps))
 
 
 def with_gradients(form: object, case: Case, given: list[Tensor]) -> list[Tensor]:
@@ -212,7 +211,9 @@ def test_a_layer_under_autocast_takes_them_in_half_precision() -> None:
     seen = []
     usual = kernels.reconstruct
     with pytest.MonkeyPatch.context() as patch, torch.autocast(DEVICE, torch.bfloat16):
-        patch.setattr(kernels, "reconstruct", lambda q, *rest: seen.append(q.dtype) or usual(q, *rest))
+        patch.setattr(
+            kernels, "reconstruct", lambda given, steps: seen.append(given.queries.dtype) or usual(given, steps)
+        )
         y = layer(x)
     assert seen == [torch.bfloat16]
     torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.03)

@@ -30,7 +30,7 @@ def test_the_kernels_in_the_interpreter() -> None:
 def test_shares_hold_all_tokens_and_are_several_where_a_gpu_would_stand_idle(
     tokens: int, batch: int, dtype: torch.dtype
 ) -> None:
-    plan = launch.plan_of(torch.empty(batch, 6, tokens, 32, dtype=dtype, device="meta"), 64, processors=132)
+    plan = launch.launch_plan(torch.empty(batch, 6, tokens, 32, dtype=dtype, device="meta"), 64, processors=132)
     assert plan.share % plan.block == 0
     assert plan.share * plan.shares >= tokens
     assert plan.share * (plan.shares - 1) < tokens + plan.share * plan.shares // 4
@@ -41,15 +41,15 @@ def test_shares_hold_all_tokens_and_are_several_where_a_gpu_would_stand_idle(
 
 def test_float32_is_rounded_to_tf32_only_where_torch_rounds_it() -> None:
     q, torchs = torch.empty(1, 1, 8, 32, device="meta"), torch.backends.cuda.matmul
-    assert launch.plan_of(q, 64, 1).products == "ieee"
+    assert launch.launch_plan(q, 64, 1).products == "ieee"
     before = torchs.fp32_precision
     try:
         torchs.fp32_precision = "tf32"
-        assert launch.plan_of(q, 64, 1).products == "tf32"
+        assert launch.launch_plan(q, 64, 1).products == "tf32"
     finally:
         torchs.fp32_precision = before
 
 
 def test_wide_heads_are_worked_on_in_parts() -> None:
-    plan = launch.plan_of(torch.empty(256, 6, 196, 64, device="meta"), 128, processors=132)
+    plan = launch.launch_plan(torch.empty(256, 6, 196, 64, device="meta"), 128, processors=132)
     assert (plan.shares, plan.together, plan.part, plan.widths) == (1, False, 64, {"C": 64, "M": 128})

@@ -137,7 +137,7 @@ def test_the_kernels_compile_for_gpus(
     monkeypatch.setattr(driver, "_active", Absent(arch))
     for batch, tokens, processors in ((2, 32, 1), (1, 600, 132)):
         q, w = torch.zeros(batch, 2, tokens, 16, dtype=dtype), torch.zeros(2, 16, 32)
-        plan = launch.plan_of(q, 32, processors)
+        plan = launch.launch_plan(q, 32, processors)
         _, kept = launch.reconstruction(q, w, q, 0.3, 3, plan, keep=True)
         launch.derivatives(q, w, q, q, kept, plan, in_projection=True)
     names = {f"{file}.{name}" for file, name, _ in made}

@@ -18,6 +18,7 @@ from vars_dyn import solve
 from vars_dyn.attention import Equilibrium, Ode, Variant, VarsAttention
 from vars_dyn.attention.dictionaries.features import FeatureDictionary
 from vars_dyn.attention.dictionaries.union import TokenUnion
+from vars_dyn.attention.reconstruct import plain
 
 KINDS = ("dynamic", "static", "static+dynamic")
 
@@ -83,7 +84,7 @@ def test_k_steps_are_the_plain_recursion(dictionary: str, variant: str) -> None:
         elif dictionary == "dynamic":
             norm = np.linalg.norm(matrix, 2) ** 2
         else:
-            norm = float(layer._norm(dictionary_)[index].detach())
+            norm = float(plain.lipschitz(dictionary_, layer.steps)[index].detach())
             assert norm >= np.linalg.norm(matrix, 2) ** 2 * (1 - 1e-12)
         expected = recursion(matrix, v[index], 0.05, norm, 4, learned)
         np.testing.assert_allclose(out[index], expected, rtol=1e-9, atol=1e-11)
@@ -166,7 +167,7 @@ def test_the_released_form_holds_l_constant_in_the_gradient() -> None:
         grads.append(layer.qkv.weight.grad)
     assert float((grads[0] - grads[1]).norm()) > 1e-3 * float(grads[0].norm())
     layer = layer_of("dynamic", variant="released")
-    assert not layer._norm(layer.reconstruction(x)[0]).requires_grad
+    assert not plain.lipschitz(layer.reconstruction(x)[0], layer.steps).requires_grad
 
 
 class Shapes(TorchDispatchMode):

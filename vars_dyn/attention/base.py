@@ -116,6 +116,8 @@ class TokenMixer(OnTokenGrid, nn.Module):
     def split_heads(self, x: Float[Tensor, "b n inputs_dim"]) -> tuple[Tensor, ...]:
         """A projection (B, N, k C) as k tensors (B, heads, N, head_dim)."""
         b, n, width = x.shape
+        if width == self.dim:
+            return (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2),)
         return x.reshape(b, n, width // self.dim, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
     def merge_heads(self, y: Float[Tensor, "b heads n c"]) -> Float[Tensor, "b n dim"]:

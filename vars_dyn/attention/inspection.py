@@ -15,13 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vars_dyn.attention.base import TokenMixer
+from vars_dyn.attention.dictionaries.base import TokenDictionary
 from vars_dyn.attention.dictionaries.features import FeatureDictionary
 from vars_dyn.attention.dictionaries.union import TokenUnion
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solving import Ode
 from vars_dyn.attention.token_grid import follow_grid
-from vars_dyn.attention.vars import LayerDictionary, VarsAttention
+from vars_dyn.attention.vars import VarsAttention
 from vars_dyn.recording.record import record
 
 __all__ = ["LayerInput", "LayerView", "layer_inputs", "look_inside", "record_layer", "upsampled"]
@@ -179,7 +180,7 @@ def _vars_view(layer: VarsAttention, x: Tensor, prefix: int, grid: tuple[int, in
     codes = torch.stack([layer.by_head(a) for a in iterates])
     features = _features(dictionary)
     gap = None
-    if layer.variant.threshold == "soft" and not layer.variant.learned_metric:
+    if layer.variant.solves_problem:
         gap = layer.problem(x, grid).relative_gap(iterates[-1])
         gap = gap if gap.ndim == 3 else gap.squeeze(-1)
     return LayerView(
@@ -191,7 +192,7 @@ def _vars_view(layer: VarsAttention, x: Tensor, prefix: int, grid: tuple[int, in
     )
 
 
-def _features(dictionary: LayerDictionary) -> Tensor | None:
+def _features(dictionary: TokenDictionary) -> Tensor | None:
     if isinstance(dictionary, TokenUnion):
         dictionary = dictionary.parts[0]
     return dictionary.tensors()[0] if isinstance(dictionary, FeatureDictionary) else None

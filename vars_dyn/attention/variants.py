@@ -90,6 +90,19 @@ class Variant:
         """Whether the iteration and its atoms are the paper's, whatever lam, the steps' number and the static part."""
         return dataclasses.replace(self, static="conv", lam=0.3, num_steps=3) == Variant()
 
+    @property
+    def solves_problem(self) -> bool:
+        """Whether the iteration's fixed points solve a sparse reconstruction, which then has a certificate."""
+        return self.threshold == "soft" and not self.learned_metric
+
+    def check_problem(self) -> None:
+        """Raise ValueError, with the reason, unless the variant solves a problem."""
+        if not self.solves_problem:
+            raise ValueError(
+                f"variant.threshold is {self.threshold!r} and variant.learned_metric {self.learned_metric}; only a "
+                "soft threshold with the plain Gram matrix solves a problem"
+            )
+
     def fitting(self, dictionary: str) -> Variant:
         """Itself, if it can be built for `dictionary`; ValueError with the reason otherwise."""
         fourier = dictionary == "static" and self.static == "full"

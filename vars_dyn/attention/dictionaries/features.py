@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn.attention.dictionaries.base import TokenDictionary
 from vars_dyn.attention.spectral import largest_eigenvalue
 from vars_dyn.dictionaries import DenseDictionary
 from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, rounded_up
@@ -32,11 +33,11 @@ def feature_count(head_dim: int, feature_ratio: float) -> int:
     return max(1, round(head_dim * feature_ratio))
 
 
-class FeatureDictionary(DenseDictionary):
+class FeatureDictionary(TokenDictionary, DenseDictionary):
     """Phi(X) of shape (*batch, N, m), and beside it a static matrix (*tail, N, m') where there is one: P = [Phi, S].
 
-    What a layer applies many times: the m x m Gram matrix is formed once, its static-static block once for all images,
-    nothing is N x N, and values are not inspected, so that a layer neither waits for the GPU nor breaks a graph.
+    A layer applies G many times: so the m x m Gram matrix is formed once, its static-static block once for all images.
+    Nothing is N x N.
 
     With `channels`, each batch element stands for that many, one per channel, with one signal each:
     batch_shape (*batch, channels). So it can be joined with a dictionary that differs from channel to channel.
@@ -90,19 +91,19 @@ class FeatureDictionary(DenseDictionary):
             return super().gram(a)
         return a @ self.gram_matrix()
 
-    def squared_norm(self) -> Tensor:
+    def differentiable_lipschitz(self) -> Tensor:
         """The largest eigenvalue of G, of shape `batch_shape`; differentiable, and NaN where G is not finite."""
         return self._per_element(largest_eigenvalue(self.gram_matrix()))
 
     def row_sum(self) -> Tensor:
-        """max_i sum_j |G_ij|, a bound on `squared_norm` without eigenvalues; differentiable."""
+        """max_i sum_j |G_ij|, a bound on `differentiable_lipschitz` without eigenvalues; differentiable."""
         return self._per_element(self.gram_matrix().abs().sum(-1).amax(-1))
 
     def _per_element(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1).expand(self.batch_shape) if self.channels else value
 
     def _lipschitz(self) -> Tensor:
-        return rounded_up(self.squared_norm().clamp(min=0), sum(self.weight.shape[-2:]))
+        return rounded_up(self.differentiable_lipschitz().clamp(min=0), sum(self.weight.shape[-2:]))
 
     def _largest(self) -> Tensor:
         return Dictionary._largest(self)

@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vars_dyn.attention.dictionaries.base import TokenDictionary
 from vars_dyn.attention.spectral import largest_eigenvalue
-from vars_dyn.dictionaries import Dictionary
 from vars_dyn.dictionaries.base import Rounding, rounded_up
 
 __all__ = ["GridDictionary", "TokenConvDictionary", "TokenFourierDictionary"]
 
 
-class GridDictionary(Dictionary):
+class GridDictionary(TokenDictionary):
     """Templates per channel on a grid, and rows R for prefix tokens; a subclass says what happens on the grid.
 
     Args:
@@ -63,7 +63,7 @@ class GridDictionary(Dictionary):
         """(b, G, T, H, W) -> (b, G, H, W), the adjoint of `_encode_grid`."""
 
     @abstractmethod
-    def _squared_norm_grid(self) -> Tensor:
+    def _lipschitz_grid(self) -> Tensor:
         """The largest eigenvalue of the grid's Gram map per channel, (G,), or a bound on it; differentiable."""
 
     @abstractmethod
@@ -108,12 +108,12 @@ class GridDictionary(Dictionary):
         """One value per channel as one per batch element, of shape `batch_shape`."""
         return value.expand(math.prod(self.batch_shape) // self.channels, -1).reshape(self.batch_shape)
 
-    def squared_norm(self) -> Tensor:
+    def differentiable_lipschitz(self) -> Tensor:
         """A tight bound on the largest eigenvalue of P^T P, of shape `batch_shape`; differentiable.
 
         The grid's and the prefix rows' own, summed: |P|^2 <= |P_grid|^2 + |R|^2 / (H W).
         """
-        value = self._squared_norm_grid()
+        value = self._lipschitz_grid()
         if self.rows is not None:
             value = value + largest_eigenvalue(self.rows.mT @ self.rows) / math.prod(self.grid_size)
         return self.per_element(value)
@@ -127,7 +127,7 @@ class GridDictionary(Dictionary):
         return self.per_element(value.amax(-1))
 
     def _lipschitz(self) -> Tensor:
-        return rounded_up(self.squared_norm(), self.signal_size + self.templates)
+        return rounded_up(self.differentiable_lipschitz(), self.signal_size + self.templates)
 
     def select(self, index: Tensor) -> Self:
         twin = copy.copy(self)
@@ -152,7 +152,7 @@ class TokenConvDictionary(GridDictionary):
         padding = (self.kernel.shape[-2] // 2, self.kernel.shape[-1] // 2)
         return F.conv_transpose2d(a.flatten(1, 2), weight, padding=padding, groups=self.channels)
 
-    def _squared_norm_grid(self) -> Tensor:
+    def _lipschitz_grid(self) -> Tensor:
         # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid:
         # its norm is the largest of the power spectrum, of which the derivative needs that frequency alone.
         kh, kw = self.kernel.shape[-2:]
@@ -226,7 +226,7 @@ class TokenFourierDictionary(GridDictionary):
             gram = gram + self._encode_prefix(self._decode_prefix(code))
         return self._by_element(gram.flatten(2), n)
 
-    def half_spectrum_squared_norm(self) -> Float[Tensor, " channels"]:
+    def half_spectrum_lipschitz(self) -> Float[Tensor, " channels"]:
         """The largest eigenvalue of `half_spectrum_gram`'s blocks K conj(K) over all frequencies, per channel."""
         return self.spectrum().abs().square().sum(1).flatten(1).amax(-1)
 
@@ -235,7 +235,7 @@ class TokenFourierDictionary(GridDictionary):
         kernels = torch.fft.irfft2(self.spectrum(), s=self.grid_size)
         return torch.view_as_real(torch.fft.rfft2(kernels)).square().sum((1, -1))
 
-    def _squared_norm_grid(self) -> Tensor:
+    def _lipschitz_grid(self) -> Tensor:
         return self._hermitian_power().flatten(1).amax(-1)
 
     def _rounding(self) -> Rounding:

@@ -7,6 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
+from vars_dyn.attention.dictionaries.base import TokenDictionary
 from vars_dyn.attention.dictionaries.features import FeatureDictionary
 from vars_dyn.attention.dictionaries.grid import GridDictionary
 from vars_dyn.dictionaries import UnionDictionary
@@ -14,7 +15,7 @@ from vars_dyn.dictionaries import UnionDictionary
 __all__ = ["TokenUnion"]
 
 
-class TokenUnion(UnionDictionary):
+class TokenUnion(TokenDictionary, UnionDictionary):
     """P = [Phi, S] per channel, codes flat: m features, then templates x positions.
 
     Its parts have one batch shape, (B, heads, channels), which is not checked, and bounds as they have.
@@ -27,9 +28,9 @@ class TokenUnion(UnionDictionary):
         self.signal_shape, self.batch_shape = static.signal_shape, static.batch_shape
         self.code_shape = (features.code_size + static.code_size,)
 
-    def squared_norm(self) -> Tensor:
-        """The sum of the parts' squared norms, which bounds P's: |P|^2 <= |Phi|^2 + |S|^2; differentiable."""
-        return self.parts[0].squared_norm() + self.parts[1].squared_norm()
+    def differentiable_lipschitz(self) -> Tensor:
+        """The sum of the parts' own, which bounds P's: |P|^2 <= |Phi|^2 + |S|^2; differentiable."""
+        return self.parts[0].differentiable_lipschitz() + self.parts[1].differentiable_lipschitz()
 
     def row_sum(self) -> Tensor:
         """The sum of the parts' row-sum bounds; differentiable."""

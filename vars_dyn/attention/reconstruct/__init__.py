@@ -1,1 +1,37 @@
-"""The reconstruction that a layer computes, in several forms."""
+"""The reconstruction that a layer computes, P a of its values: the only place that chooses between its forms.
+
+The plain form serves all inputs and steps. The paper's steps also have forms with their derivative written out: on the
+CPU for features of tokens (`cpu_features`) and for small kernels on a grid (`cpu_grid`), and on a GPU for features
+(`triton`). Each agrees with the plain form to the dtype's rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from vars_dyn.attention.reconstruct import cpu_features, cpu_grid, plain
+from vars_dyn.attention.reconstruct import triton as kernels
+from vars_dyn.attention.reconstruct.values import FeatureInputs, GridInputs, Inputs, Steps, are_the_papers
+
+__all__ = ["reconstruct"]
+
+
+def reconstruct(inputs: Inputs, steps: Steps, form: Literal["fastest", "plain"] = "fastest") -> Tensor:
+    """P a of shape (B, heads, N, c), in float32 at least, or in the values' own type from a GPU's kernels."""
+    if form == "plain" or not are_the_papers(steps):
+        return plain.reconstruct(inputs, steps)
+    if isinstance(inputs, FeatureInputs):
+        if inputs.static is None and kernels.suit(inputs.queries, inputs.projection, inputs.values):
+            return kernels.reconstruct(inputs, steps)
+        inputs = inputs.working()
+        norms = cpu_features.query_norms(inputs)
+        if norms is not None:
+            return cpu_features.reconstruct(inputs, norms, steps)
+    if isinstance(inputs, GridInputs) and inputs.small:
+        inputs = inputs.working()
+        norm = plain.lipschitz(inputs.dictionary(inputs.kernel.shape[:1]), steps)
+        if cpu_grid.suits(inputs, norm):
+            return cpu_grid.reconstruct(inputs, norm, steps)
+    return plain.reconstruct(inputs, steps)

@@ -1,6 +1,6 @@
 """The reconstruction of a static dictionary of small kernels with its derivative written out: fast on the CPU.
 
-It computes what `TokenConvDictionary` and `solvers.ista` do, and what autograd makes of them. Tokens (B, N, C) are an
+It computes what `plain.on_grid` does, and what autograd makes of that. Tokens (B, N, C) are an
 image with its channels last as they stand; on that layout a template at a time, one kernel per channel, is convolved
 several times as fast as all templates at once. With the iterates kept as L a_j, whose threshold is lam,
 
@@ -21,43 +21,29 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.grad import conv2d_weight
 
 from vars_dyn.attention.autograd import again, by_hand, plain_tensors
-from vars_dyn.attention.dictionaries.grid import TokenConvDictionary
 from vars_dyn.attention.precision import full_precision
-from vars_dyn.attention.reconstruct.cpu_features import Steps
-from vars_dyn.attention.unrolled import ista
-from vars_dyn.thresholds import soft_threshold
+from vars_dyn.attention.reconstruct import plain
+from vars_dyn.attention.reconstruct.values import GridInputs, Steps
 
-__all__ = ["reconstruct_on_grid"]
+__all__ = ["reconstruct", "suits"]
 
 
-def reconstruct_on_grid(
-    x: Float[Tensor, "b n c"],
-    kernel: Float[Tensor, "c templates kh kw"],
-    rows: Float[Tensor, "c prefix templates"] | None,
-    norm: Float[Tensor, " c"],
-    grid: tuple[int, int],
-    steps: Steps | tuple[float, int],
-) -> Float[Tensor, "b n c"]:
-    """P a after the steps of ISTA at L = `norm`, for tokens x of which the last are a grid's and `rows` R's the first.
+def suits(inputs: GridInputs, norm: Tensor) -> bool:
+    """Whether this form takes these tensors."""
+    given = (inputs.values, inputs.kernel, norm)
+    return plain_tensors(*(given if inputs.rows is None else (*given, inputs.rows)))
 
-    The plain form is taken for inputs that `plain_tensors` refuses and for derivatives of derivatives.
+
+def reconstruct(inputs: GridInputs, norm: Float[Tensor, " c"], steps: Steps) -> Float[Tensor, "b heads n c_head"]:
+    """P a after the paper's steps at L = `norm`, for small kernels and values in float32 or float64.
+
+    Derivatives of derivatives are the plain form's.
     """
-    given = (x, kernel, norm) if rows is None else (x, kernel, norm, rows)
-    settings = grid, Steps(*steps)
-    if not plain_tensors(*given):
-        return _plainly(x, kernel, rows, norm, *settings)
-    result: Tensor = _ReconstructOnGrid.apply(x, kernel, rows, norm, *settings)
-    return result
-
-
-def _plainly(
-    x: Tensor, kernel: Tensor, rows: Tensor | None, norm: Tensor, grid: tuple[int, int], steps: Steps
-) -> Tensor:
-    signal = x.mT.unsqueeze(-2)
-    dictionary = TokenConvDictionary(kernel, rows, grid, signal.shape[:-2])
-    b, bound = dictionary.encode(signal), norm[:, None, None]
-    code = ista(dictionary.gram, b, b, steps.lam, bound, steps.num_steps, soft_threshold)
-    return dictionary.decode(code).squeeze(-2).mT
+    batch, heads, tokens, width = inputs.values.shape
+    x = inputs.values.transpose(1, 2).reshape(batch, tokens, heads * width)
+    settings = inputs.grid, float(steps.lam), steps.num_steps
+    y: Tensor = _ReconstructOnGrid.apply(x, inputs.kernel, inputs.rows, norm, *settings)
+    return y.unflatten(-1, (heads, width)).transpose(1, 2)
 
 
 class _Signal(NamedTuple):
@@ -129,12 +115,12 @@ class _Operator:
 
     def add_slopes(self, slopes: tuple[Tensor, Tensor | None], x: _Signal, code: Code) -> None:
         """Add the derivatives of <code, P^T x> to `slopes`, (T, C, 1, kh, kw) and (T, p, C)."""
-        of_kernels, of_rows = slopes
-        for slope, part in zip(of_kernels, code, strict=True):
+        grad_kernels, grad_rows = slopes
+        for slope, part in zip(grad_kernels, code, strict=True):
             size = list(slope.shape)
             slope += conv2d_weight(x.image, size, part, padding=self.padding, groups=len(slope))
-        if of_rows is not None and x.prefix is not None:
-            of_rows += torch.einsum("bpc,tbc->tpc", x.prefix, _means(code))
+        if grad_rows is not None and x.prefix is not None:
+            grad_rows += torch.einsum("bpc,tbc->tpc", x.prefix, _means(code))
 
 
 def _means(code: Code) -> Tensor:
@@ -143,7 +129,7 @@ def _means(code: Code) -> Tensor:
 
 
 class _ReconstructOnGrid(torch.autograd.Function):
-    """`reconstruct_on_grid`, with its derivative in every tensor."""
+    """`plain.on_grid`, with its derivative in every tensor."""
 
     @staticmethod
     def forward(
@@ -153,66 +139,67 @@ class _ReconstructOnGrid(torch.autograd.Function):
         rows: Tensor | None,
         norm: Tensor,
         grid: tuple[int, int],
-        steps: Steps,
+        lam: float,
+        num_steps: int,
     ) -> Tensor:
         signal, operator, inverse = _Signal.of(x, grid), _Operator(kernel, rows), norm.reciprocal()
         codes = [[part.mul_(norm[:, None, None]) for part in operator.encode(signal)]]
-        for _ in range(steps.num_steps):
+        for _ in range(num_steps):
             residual = signal.plus(operator.decode(codes[-1]).times(-inverse))
             following = operator.encode(residual)
             for part, before in zip(following, codes[-1], strict=True):
                 part += before
-                part -= part.clamp(-steps.lam, steps.lam)
+                part -= part.clamp(-lam, lam)
             codes.append(following)
         y = operator.decode(codes[-1]).times(inverse).tokens()
         ctx.save_for_backward(x, kernel, rows, norm, y, *(part for code in codes for part in code))
-        ctx.settings = grid, steps
+        ctx.grid, ctx.lam, ctx.num_steps = grid, lam, num_steps
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         if not by_hand(grad):
-            plain = functools.partial(_plainly, grid=ctx.settings[0], steps=ctx.settings[1])
-            return (*again(plain, ctx.saved_tensors[:4], ctx.needs_input_grad, grad), None, None)
+            form = functools.partial(plain.on_grid, grid=ctx.grid, lam=ctx.lam, num_steps=ctx.num_steps)
+            return (*again(form, ctx.saved_tensors[:4], ctx.needs_input_grad, grad), None, None, None)
         with full_precision(grad):
-            return (*_backward(ctx, grad), None, None)
+            return (*_backward(ctx, grad), None, None, None)
 
 
 def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     x, kernel, rows, norm, y, *parts = ctx.saved_tensors  # type: ignore[attr-defined]
-    grid, steps = ctx.settings  # type: ignore[attr-defined]
+    grid, num_steps = ctx.grid, ctx.num_steps  # type: ignore[attr-defined]
     needs = ctx.needs_input_grad  # type: ignore[attr-defined]
     operator, inverse, templates = _Operator(kernel, rows), norm.reciprocal(), kernel.shape[1]
-    codes = [parts[j * templates : (j + 1) * templates] for j in range(steps.num_steps + 1)]
+    codes = [parts[j * templates : (j + 1) * templates] for j in range(num_steps + 1)]
     slopes = torch.zeros_like(operator.kernels), None if operator.rows is None else torch.zeros_like(operator.rows)
     add_slopes = functools.partial(operator.add_slopes, slopes) if needs[1] or needs[2] else lambda x, code: None
     signal, upper = _Signal.of(x, grid), _Signal.of(grad, grid).times(inverse)
     # y = P (L a_k) / L
-    of_norm = -upper.dot(_Signal.of(y, grid))
-    value, of_x = operator.encode(upper), None
+    grad_norm = -upper.dot(_Signal.of(y, grid))
+    value, grad_x = operator.encode(upper), None
     add_slopes(upper, codes[-1])
-    for j in reversed(range(steps.num_steps)):
+    for j in reversed(range(num_steps)):
         # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
         for part, after in zip(value, codes[j + 1], strict=True):
             part *= after.sign().square_()
-        image, of_residual = operator.decode(codes[j]).times(inverse), operator.decode(value)
-        onward = of_residual.times(-inverse)
-        of_norm -= onward.dot(image)
+        image, grad_residual = operator.decode(codes[j]).times(inverse), operator.decode(value)
+        onward = grad_residual.times(-inverse)
+        grad_norm -= onward.dot(image)
         add_slopes(signal.plus(image, alpha=-1), value)
         add_slopes(onward, codes[j])
         for part, more in zip(value, operator.encode(onward), strict=True):
             part += more
-        of_x = of_residual if of_x is None else of_x.plus(of_residual)
+        grad_x = grad_residual if grad_x is None else grad_x.plus(grad_residual)
     # L a_0 = L P^T x
     start = operator.decode(value)
-    of_norm += start.dot(signal)
+    grad_norm += start.dot(signal)
     start = start.times(norm)
     add_slopes(signal.times(norm), value)
-    of_kernels, of_rows = slopes
+    grad_kernels, grad_rows = slopes
     return [
-        (start if of_x is None else of_x.plus(start)).tokens(),
-        of_kernels.squeeze(2).transpose(0, 1),
-        None if of_rows is None else of_rows.permute(2, 1, 0),
-        of_norm,
+        (start if grad_x is None else grad_x.plus(start)).tokens(),
+        grad_kernels.squeeze(2).transpose(0, 1),
+        None if grad_rows is None else grad_rows.permute(2, 1, 0),
+        grad_norm,
     ]

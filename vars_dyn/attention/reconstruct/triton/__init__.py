@@ -1,9 +1,9 @@
 """The reconstruction of a dynamic dictionary as kernels for the GPU, written in Triton.
 
-What they compute is `vars_dyn.attention.reconstruct.cpu_features`'s, in float32 at least, from queries and values that may be of half
-precision. Tokens are read twice forward and twice back, in blocks whose features are never written to memory; the Gram
-matrix, L and the code of a pair of image and head stay in one program. With TRITON_INTERPRET=1 in the environment,
-Triton's interpreter runs them on the CPU.
+They compute what `cpu_features` does, in float32 at least, from queries and values that may be of half precision.
+Tokens are read twice forward and twice back, in blocks whose features are never written to memory. The Gram matrix, L
+and the code of a pair of image and head stay in one program. With TRITON_INTERPRET=1 in the environment, Triton's
+interpreter runs them on the CPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,15 +18,12 @@ from torch import Tensor
 
 from vars_dyn.attention.autograd import again, by_hand, plain_tensors
 from vars_dyn.attention.precision import full_precision
+from vars_dyn.attention.reconstruct import plain
+from vars_dyn.attention.reconstruct.triton.limits import NARROW, SHARED, WIDEST
+from vars_dyn.attention.reconstruct.values import FeatureInputs, Steps
 
-__all__ = ["NARROW", "reconstruct", "suit"]
+__all__ = ["reconstruct", "suit"]
 
-#: The widest head and the most features that the kernels take, ...
-_WIDEST = (64, 128)
-#: ... for which they want this much shared memory for a program, in bytes, ...
-_SHARED = 144 << 10
-#: ... and those for which half as much will do, and hold all matrices at once.
-NARROW = (32, 64)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -49,31 +45,30 @@ def _widest(device: torch.device) -> tuple[int, int]:
     if importlib.util.find_spec("triton") is None:
         return 0, 0
     if device.type == "cpu":
-        return _WIDEST
+        return WIDEST
     properties: Any = torch.cuda.get_device_properties(device)  # torch 2.14 does not declare all of them
     if torch.version.hip is not None or properties.major < 8:
         return 0, 0
-    return _WIDEST if properties.shared_memory_per_block_optin >= _SHARED else NARROW
+    return WIDEST if properties.shared_memory_per_block_optin >= SHARED else NARROW
 
 
-def reconstruct(
-    q: Tensor,
-    projection: Tensor,
-    v: Tensor,
-    steps: tuple[float, int],
-    plain: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> Tensor:
-    """P a of the shape and type of v, (B, heads, N, c); `projection` is (heads, c, m) and `steps` lam and how many.
+def reconstruct(inputs: FeatureInputs, steps: Steps) -> Tensor:
+    """P a of the shape and type of the values, (B, heads, N, c), by the paper's steps from normalised features.
 
-    Derivatives of derivatives are those of `plain`, which computes the same from q, projection and v.
+    Derivatives of derivatives are the plain form's.
     """
-    result: Tensor = _OnDevice.apply(q, projection, v, steps, plain)
+    q, projection, v = inputs.queries, inputs.projection, inputs.values
+    result: Tensor = _OnDevice.apply(q, projection, v, float(steps.lam), steps.num_steps)
     return result
 
 
 def _rows(x: Tensor) -> Tensor:
     """With the unit last stride that the kernels take."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _plain(q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int) -> Tensor:
+    return plain.on_tokens(q, projection, None, v, lam, num_steps)
 
 
 class _OnDevice(torch.autograd.Function):
@@ -85,28 +80,30 @@ class _OnDevice(torch.autograd.Function):
         q: Tensor,
         projection: Tensor,
         v: Tensor,
-        steps: tuple[float, int],
-        plain: Callable[[Tensor, Tensor, Tensor], Tensor],
+        lam: float,
+        num_steps: int,
     ) -> Tensor:
-        from vars_dyn.attention.reconstruct.triton import launch
+        from vars_dyn.attention.reconstruct.triton import launch  # deferred: Triton is optional and slow to import
 
-        plan = launch.plan_of(q, projection.shape[-1])
+        plan = launch.launch_plan(q, projection.shape[-1])
         given = _rows(q), projection.contiguous(), _rows(v)
-        y, kept = launch.reconstruction(*given, *steps, plan, keep=any(ctx.needs_input_grad))
+        y, kept = launch.reconstruction(*given, lam, num_steps, plan, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(q, projection, v, *kept)
-        ctx.plan, ctx.plain = plan, plain
+        ctx.plan, ctx.lam, ctx.num_steps = plan, lam, num_steps
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from vars_dyn.attention.reconstruct.triton import launch
+        from vars_dyn.attention.reconstruct.triton import launch  # deferred: Triton is optional and slow to import
 
         (grad,) = grads
         q, projection, v, *kept = ctx.saved_tensors
+        inputs = (q, projection, v)
         wanted = ctx.needs_input_grad
         if not by_hand(grad):
-            return (*again(ctx.plain, (q, projection, v), wanted[:3], grad), None, None)
+            found = again(functools.partial(_plain, lam=ctx.lam, num_steps=ctx.num_steps), inputs, wanted[:3], grad)
+            return (*found, None, None)
         with full_precision(grad):
             given = _rows(q), projection.contiguous(), _rows(v), _rows(grad)
-            of_q, of_v, of_projection = launch.derivatives(*given, launch.Kept(*kept), ctx.plan, wanted[1])
-        return of_q if wanted[0] else None, of_projection, of_v if wanted[2] else None, None, None
+            grad_q, grad_v, grad_projection = launch.derivatives(*given, launch.Kept(*kept), ctx.plan, wanted[1])
+        return grad_q if wanted[0] else None, grad_projection, grad_v if wanted[2] else None, None, None

@@ -1,4 +1,4 @@
-"""The kernels of the reconstruction's derivative, by the formulas of `vars_dyn.attention.reconstruct.cpu_features`.
+"""The kernels of the reconstruction's derivative, by the formulas of `cpu_features`.
 
 `whole` does all of it for one pair of image and head; `gather`, `iterate` and `spread` share each pair's tokens among
 several programs. Features are computed again from the tokens.
@@ -62,26 +62,26 @@ def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, PRO
     inverse = 1 / tl.load(kept.largest + pair)
     codes = kept.codes + pair * (num_steps + 1) * C * M + places(C, M)
     code = tl.load(codes + num_steps * C * M)
-    of_code = raw * scale[None, :]
-    after, value, total, of_norm = code, of_code, tl.zeros((C, M), tl.float32), 0.0
-    of_gram = tl.zeros((M, M), tl.float32)
+    grad_code = raw * scale[None, :]
+    after, value, total, grad_norm = code, grad_code, tl.zeros((C, M), tl.float32), 0.0
+    grad_gram = tl.zeros((M, M), tl.float32)
     for j in range(num_steps):
         before = tl.load(codes + (num_steps - 1 - j) * C * M)
         # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
         pushed = tl.where(after != 0, value, 0.0)
         total += pushed
-        of_norm += tl.sum((before - after) * pushed)
-        of_gram = tl.dot(tl.trans(before), pushed, of_gram, input_precision=PRODUCTS)
+        grad_norm += tl.sum((before - after) * pushed)
+        grad_gram = tl.dot(tl.trans(before), pushed, grad_gram, input_precision=PRODUCTS)
         value = pushed - tl.dot(pushed, tl.load(gram), input_precision=PRODUCTS) * inverse
         after = before
-    of_drive = total * inverse + value
-    both = -inverse * (of_gram + tl.trans(of_gram)) + 2 * of_norm * inverse * vector[:, None] * vector[None, :]
+    grad_drive = total * inverse + value
+    both = -inverse * (grad_gram + tl.trans(grad_gram)) + 2 * grad_norm * inverse * vector[:, None] * vector[None, :]
     # `after` is a_0 = b by now.
-    radial = tl.sum(tl.load(gram) * both, 0) + tl.sum(after * of_drive, 0) + tl.sum(of_code * code, 0)
+    radial = tl.sum(tl.load(gram) * both, 0) + tl.sum(after * grad_drive, 0) + tl.sum(grad_code * code, 0)
     # Atoms that normalisation divides by a constant keep it.
     radial = tl.where(scale * smallest_norm(sizes) < 1, radial, 0.0)
     both -= tl.where(index[:, None] == index[None, :], radial[None, :], 0.0)
-    return both * scale[:, None] * scale[None, :], of_drive * scale[None, :], code * scale[None, :]
+    return both * scale[:, None] * scale[None, :], grad_drive * scale[None, :], code * scale[None, :]
 
 
 @triton.jit
@@ -92,21 +92,21 @@ def _through(unit, f, own, v, grad, w, small, PRODUCTS: tl.constexpr):
     `w` and `small` are those features' columns.
     """
     gram, drive, code = small
-    of_own = tl.dot(f, gram, input_precision=PRODUCTS)
-    of_own = tl.dot(v, drive, of_own, input_precision=PRODUCTS)
-    of_own = tl.dot(grad, code, of_own, input_precision=PRODUCTS)
-    of_exponent = of_own * own
-    of_unit = tl.dot(of_exponent, tl.trans(w), input_precision=PRODUCTS) - unit * tl.sum(of_exponent, 1)[:, None]
-    return of_unit, tl.dot(own, tl.trans(drive), input_precision=PRODUCTS), of_exponent
+    grad_own = tl.dot(f, gram, input_precision=PRODUCTS)
+    grad_own = tl.dot(v, drive, grad_own, input_precision=PRODUCTS)
+    grad_own = tl.dot(grad, code, grad_own, input_precision=PRODUCTS)
+    grad_exponent = grad_own * own
+    grad_unit = tl.dot(grad_exponent, tl.trans(w), input_precision=PRODUCTS) - unit * tl.sum(grad_exponent, 1)[:, None]
+    return grad_unit, tl.dot(own, tl.trans(drive), input_precision=PRODUCTS), grad_exponent
 
 
 @triton.jit
 @no_type_check
-def _store(outputs, rows, sizes, unit, norm, of_unit, of_v, C: tl.constexpr):
+def _store(outputs, rows, sizes, unit, norm, grad_unit, grad_v, C: tl.constexpr):
     """Write the derivatives in q, through its normalisation, and in v."""
-    along = tl.where(norm >= EPS, tl.sum(unit * of_unit, 1), 0.0)
-    store_rows(outputs[0], rows, sizes, (of_unit - unit * along[:, None]) / tl.maximum(norm, EPS)[:, None], C)
-    store_rows(outputs[1], rows, sizes, of_v, C)
+    along = tl.where(norm >= EPS, tl.sum(unit * grad_unit, 1), 0.0)
+    store_rows(outputs[0], rows, sizes, (grad_unit - unit * along[:, None]) / tl.maximum(norm, EPS)[:, None], C)
+    store_rows(outputs[1], rows, sizes, grad_v, C)
 
 
 @triton.jit
@@ -115,7 +115,7 @@ def _spread(
     inputs,
     outputs,
     w,
-    of_w,
+    grad_w,
     small,
     start,
     stop,
@@ -131,10 +131,10 @@ def _spread(
         rows = first + tl.arange(0, BLOCK)
         v, grad = load_rows(inputs[1], rows, sizes, C), load_rows(inputs[2], rows, sizes, C)
         unit, norm, f = features(load_rows(inputs[0], rows, sizes, C), w, rows, 0, sizes, PRODUCTS)
-        of_unit, of_v, of_exponent = _through(unit, f, f, v, grad, w, small, PRODUCTS)
-        _store(outputs, rows, sizes, unit, norm, of_unit, of_v, C)
+        grad_unit, grad_v, grad_exponent = _through(unit, f, f, v, grad, w, small, PRODUCTS)
+        _store(outputs, rows, sizes, unit, norm, grad_unit, grad_v, C)
         if PROJECTION:
-            tl.atomic_add(of_w + places(C, M), tl.dot(tl.trans(unit), of_exponent, input_precision=PRODUCTS))
+            tl.atomic_add(grad_w + places(C, M), tl.dot(tl.trans(unit), grad_exponent, input_precision=PRODUCTS))
 
 
 @triton.jit
@@ -143,7 +143,7 @@ def _spread_in_parts(
     inputs,
     outputs,
     projection,
-    of_w,
+    grad_w,
     small,
     start,
     stop,
@@ -164,7 +164,7 @@ def _spread_in_parts(
         q = load_rows(inputs[0], rows, sizes, C)
         v, grad = load_rows(inputs[1], rows, sizes, C), load_rows(inputs[2], rows, sizes, C)
         unit, norm, f = features(q, w, rows, 0, sizes, PRODUCTS)
-        of_unit, of_v = tl.zeros((BLOCK, C), tl.float32), tl.zeros((BLOCK, C), tl.float32)
+        grad_unit, grad_v = tl.zeros((BLOCK, C), tl.float32), tl.zeros((BLOCK, C), tl.float32)
         for part in range(0, M, PART):
             w_part = load_projection(projection, part, sizes, C, PART)
             _, _, own = features(q, w_part, rows, part, sizes, PRODUCTS)
@@ -173,12 +173,12 @@ def _spread_in_parts(
                 tl.load(small.drive + part + wide),
                 tl.load(small.code + part + wide),
             )
-            unit_share, v_share, of_exponent = _through(unit, f, own, v, grad, w_part, matrices, PRODUCTS)
-            of_unit += unit_share
-            of_v += v_share
+            unit_share, v_share, grad_exponent = _through(unit, f, own, v, grad, w_part, matrices, PRODUCTS)
+            grad_unit += unit_share
+            grad_v += v_share
             if PROJECTION:
-                tl.atomic_add(of_w + part + wide, tl.dot(tl.trans(unit), of_exponent, input_precision=PRODUCTS))
-        _store(outputs, rows, sizes, unit, norm, of_unit, of_v, C)
+                tl.atomic_add(grad_w + part + wide, tl.dot(tl.trans(unit), grad_exponent, input_precision=PRODUCTS))
+        _store(outputs, rows, sizes, unit, norm, grad_unit, grad_v, C)
 
 
 @triton.jit
@@ -187,7 +187,7 @@ def whole(
     inputs,
     outputs,
     projection,
-    of_projection,
+    grad_projection,
     kept,
     sizes,
     num_steps,
@@ -204,8 +204,8 @@ def whole(
     w = load_projection(projection, 0, sizes, C, M)
     raw = _gathered(inputs[0], inputs[2], w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
     small = _iterated(raw, kept, sizes, num_steps, C, M, PRODUCTS)
-    of_w = of_projection + pair_id() * C * M
-    _spread(inputs, outputs, w, of_w, small, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
+    grad_w = grad_projection + pair_id() * C * M
+    _spread(inputs, outputs, w, grad_w, small, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
 
 
 @triton.jit
@@ -249,7 +249,7 @@ def spread(
     inputs,
     outputs,
     projection,
-    of_projection,
+    grad_projection,
     small,
     sizes,
     share,
@@ -267,14 +267,14 @@ def spread(
     pair = pair_id()
     start = tl.program_id(1) * share
     stop = tl.minimum(start + share, sizes.tokens)
-    of_w = of_projection + (pair * tl.num_programs(1) + tl.program_id(1)) * C * M
+    grad_w = grad_projection + (pair * tl.num_programs(1) + tl.program_id(1)) * C * M
     own = Small(small.gram + pair * M * M, small.drive + pair * C * M, small.code + pair * C * M)
     if PART == M:
         w = load_projection(projection, 0, sizes, C, M)
         gram = tl.load(own.gram + places(M, M))
         matrices = (gram, tl.load(own.drive + places(C, M)), tl.load(own.code + places(C, M)))
-        _spread(inputs, outputs, w, of_w, matrices, start, stop, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
+        _spread(inputs, outputs, w, grad_w, matrices, start, stop, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
     else:
         _spread_in_parts(
-            inputs, outputs, projection, of_w, own, start, stop, sizes, C, M, PART, BLOCK, PRODUCTS, PROJECTION
+            inputs, outputs, projection, grad_w, own, start, stop, sizes, C, M, PART, BLOCK, PRODUCTS, PROJECTION
         )

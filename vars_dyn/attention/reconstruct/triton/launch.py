@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vars_dyn.attention.reconstruct.triton import NARROW, backward, forward
+from vars_dyn.attention.reconstruct.triton import backward, forward
 from vars_dyn.attention.reconstruct.triton.device import Kept, Rows, Sizes
+from vars_dyn.attention.reconstruct.triton.limits import NARROW
 
-__all__ = ["Kept", "Plan", "derivatives", "plan_of", "reconstruction"]
+__all__ = ["Kept", "LaunchPlan", "derivatives", "launch_plan", "reconstruction"]
 
 #: Features whose share of a derivative's matrices a program holds where it does not hold all.
 _PART = 64
@@ -22,7 +23,7 @@ _PART = 64
 _LEAST, _MOST = 4, 64
 
 
-class Plan(NamedTuple):
+class LaunchPlan(NamedTuple):
     """What a launch is compiled for.
 
     Attributes:
@@ -75,7 +76,7 @@ def padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def plan_of(q: Tensor, m: int, processors: int | None = None) -> Plan:
+def launch_plan(q: Tensor, m: int, processors: int | None = None) -> LaunchPlan:
     """The plan for queries (B, heads, N, c) and m features on a GPU of so many processors; None: the GPU of q."""
     batch, heads, tokens, c = q.shape
     # Float32 is left as it is unless torch itself may round it; TF32 holds what a half-precision number does.
@@ -86,7 +87,7 @@ def plan_of(q: Tensor, m: int, processors: int | None = None) -> Plan:
     wanted = math.ceil(2 * processors / (batch * heads)) if batch * heads < processors else 1
     shares = max(1, min(wanted, tokens // (_LEAST * block), _MOST))
     together = shares == 1 and c <= NARROW[0] and m <= NARROW[1]
-    return Plan(tokens, c, m, block, shares, min(padded(m), _PART), together, products)
+    return LaunchPlan(tokens, c, m, block, shares, min(padded(m), _PART), together, products)
 
 
 @functools.cache
@@ -102,7 +103,7 @@ def _rows(x: Tensor) -> Rows:
     return Rows(x, *x.stride()[:3])
 
 
-def _sizes(q: Tensor, plan: Plan) -> Sizes:
+def _sizes(q: Tensor, plan: LaunchPlan) -> Sizes:
     return Sizes(q.shape[1], plan.tokens, plan.c, plan.m, math.sqrt(plan.m))
 
 
@@ -112,7 +113,7 @@ def _like(q: Tensor) -> Tensor:
     return q.new_empty(batch, tokens, heads, c).transpose(1, 2)
 
 
-def _space(q: Tensor, plan: Plan) -> Callable[..., Tensor]:
+def _space(q: Tensor, plan: LaunchPlan) -> Callable[..., Tensor]:
     """Float32 memory of a shape for each pair of image and head; sizes of the plan by their letters."""
     pairs = q.shape[0] * q.shape[1]
     return lambda *shape: torch.empty(
@@ -121,7 +122,7 @@ def _space(q: Tensor, plan: Plan) -> Callable[..., Tensor]:
 
 
 def reconstruction(
-    q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int, plan: Plan, keep: bool
+    q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int, plan: LaunchPlan, keep: bool
 ) -> tuple[Tensor, Kept]:
     """P a of the shape and type of v, and what its derivative needs, which is only there if asked for by `keep`."""
     y, space, sizes = _like(v), _space(q, plan), _sizes(q, plan)
@@ -155,12 +156,12 @@ def reconstruction(
 
 
 def derivatives(
-    q: Tensor, projection: Tensor, v: Tensor, grad: Tensor, kept: Kept, plan: Plan, in_projection: bool
+    q: Tensor, projection: Tensor, v: Tensor, grad: Tensor, kept: Kept, plan: LaunchPlan, in_projection: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The derivatives in q, v and, if asked for, the projection, from that in P a."""
-    of_q, of_v, space, sizes = _like(q), _like(v), _space(q, plan), _sizes(q, plan)
-    of_projection = space(plan.shares, "C", "M").zero_() if in_projection else space(0)
-    inputs, outputs = (_rows(q), _rows(v), _rows(grad)), (_rows(of_q), _rows(of_v))
+    grad_q, grad_v, space, sizes = _like(q), _like(v), _space(q, plan), _sizes(q, plan)
+    grad_projection = space(plan.shares, "C", "M").zero_() if in_projection else space(0)
+    inputs, outputs = (_rows(q), _rows(v), _rows(grad)), (_rows(grad_q), _rows(grad_v))
     pairs, num_steps = len(kept.codes), kept.codes.shape[1] - 1
     with _on(q):
         if plan.together:
@@ -168,7 +169,7 @@ def derivatives(
                 inputs,
                 outputs,
                 projection,
-                of_projection,
+                grad_projection,
                 kept,
                 sizes,
                 num_steps,
@@ -185,7 +186,7 @@ def derivatives(
                 inputs,
                 outputs,
                 projection,
-                of_projection,
+                grad_projection,
                 small,
                 sizes,
                 plan.share,
@@ -194,6 +195,6 @@ def derivatives(
                 PROJECTION=in_projection,
             )
     if not in_projection:
-        return of_q, of_v, None
-    by_head = of_projection.unflatten(0, q.shape[:2]).sum((0, 2))[:, : plan.c, : plan.m]
-    return of_q, of_v, by_head.to(projection.dtype)
+        return grad_q, grad_v, None
+    by_head = grad_projection.unflatten(0, q.shape[:2]).sum((0, 2))[:, : plan.c, : plan.m]
+    return grad_q, grad_v, by_head.to(projection.dtype)

@@ -1,0 +1,29 @@
+"""The contract of a dictionary whose signals are the tokens of a layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from vars_dyn.dictionaries.base import Dictionary
+
+__all__ = ["TokenDictionary"]
+
+
+class TokenDictionary(Dictionary):
+    """A batched dictionary for layers: flat signals (N,), flat codes (d',), and bounds that gradients flow through.
+
+    Values are not inspected, so that a layer neither waits for the GPU nor breaks a graph.
+    """
+
+    @abstractmethod
+    def differentiable_lipschitz(self) -> Tensor:
+        """L, the largest eigenvalue of P^T P or a tight bound on it, of shape `batch_shape`.
+
+        Unlike `lipschitz`, it is part of the autograd graph, and it is not raised by what rounding may take off it.
+        """
+
+    @abstractmethod
+    def row_sum(self) -> Tensor:
+        """A bound on max_i sum_j |G_ij| without eigenvalues, of shape `batch_shape`; differentiable."""
