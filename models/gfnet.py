@@ -151,7 +151,7 @@ class GlobalFilterNetwork(nn.Module):
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": reduction} for i in range(depth)
         ]
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6, **factory)
+        self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=1e-6, **factory)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes, **factory) if num_classes else nn.Identity()
         self.reset_parameters()

@@ -137,7 +137,7 @@ def _attention_class(meta: Mapping[str, Any], state_dict: Weights, prefix: str) 
     if kind == "softmax":
         return attention_class(kind)
     if kind == "vars_s":
-        options = {"templates": state_dict[prefix + "kernel"].shape[1]}
+        options: dict[str, Any] = {"templates": state_dict[prefix + "kernel"].shape[1]}
     else:
         random = state_dict[prefix + "rand_matrix"]
         options = {"feature_ratio": random.shape[2] / random.shape[1]}

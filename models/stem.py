@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from timm.layers import PatchEmbed, to_2tuple
@@ -19,7 +20,7 @@ class ConvPatchEmbed(PatchEmbed):
     def __init__(
         self,
         img_size: int | tuple[int, int] | None = 224,
-        patch_size: int | tuple[int, int] = 16,
+        patch_size: Any = 16,
         in_chans: int = 3,
         embed_dim: int = 768,
         bias: bool = True,
@@ -33,7 +34,7 @@ class ConvPatchEmbed(PatchEmbed):
         factory = {"device": device, "dtype": dtype}
         super().__init__(img_size, patch_size, in_chans, embed_dim, bias=bias, **factory, **options)
         last = (height // 4, width // 4)
-        self.proj = nn.Sequential(
+        self.proj = nn.Sequential(  # type: ignore[assignment]
             nn.Conv2d(in_chans, 32, kernel_size=7, stride=2, padding=2, **factory),
             nn.BatchNorm2d(32, **factory),
             nn.MaxPool2d(3, stride=2, padding=1),
@@ -47,9 +48,9 @@ class ConvPatchEmbed(PatchEmbed):
         super().set_input_size(img_size)
 
 
-def patch_embedding(stem: str) -> type[PatchEmbed]:
+def patch_embedding(stem: str) -> Callable[..., PatchEmbed]:
     """The patch embedding called "conv" (the paper's modified baselines) or "patch" (the originals)."""
-    options = {"conv": ConvPatchEmbed, "patch": PatchEmbed}
+    options: dict[str, type[PatchEmbed]] = {"conv": ConvPatchEmbed, "patch": PatchEmbed}
     if stem not in options:
         raise ValueError(f"stem is {stem!r}; one of {', '.join(options)} is wanted")
     return options[stem]

@@ -1,4 +1,4 @@
-"""Derivatives written out by hand: when they are used, how they are differentiated again, and a step of ISTA."""
+"""Derivatives written out by hand: where they may be used, how to differentiate them again, and a step of ISTA."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def plain_tensors(*tensors: Tensor, device: str = "cpu") -> bool:
 
 
 def by_hand(grad: Tensor) -> bool:
-    """Whether a hand-written derivative suits this gradient; else `again` takes it by autograd of the plain form.
+    """Whether a hand-written derivative suits this gradient. If not, `again` differentiates the plain form instead.
 
-    It does not where derivatives are taken of it in turn (create_graph=True), nor for many gradients at once
+    It does not suit a gradient that will be differentiated in turn (create_graph=True), nor many gradients at once
     (is_grads_batched=True).
     """
     many = torch._C._functorch.is_legacy_batchedtensor(grad)
@@ -39,9 +39,9 @@ def by_hand(grad: Tensor) -> bool:
 def again(
     plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], wanted: Sequence[bool], grad: Tensor
 ) -> list[Tensor | None]:
-    """The derivatives by autograd of the plain form; None where none is wanted.
+    """The derivatives by autograd of the plain form; None for inputs where none is wanted.
 
-    They can be differentiated again in the inputs, in what the inputs were made from, and in `grad`.
+    They can be differentiated again in the inputs, in whatever the inputs were made from, and in `grad`.
     """
     once_more = torch.is_grad_enabled()
     with torch.enable_grad(), full_precision(grad):
@@ -94,6 +94,6 @@ class _SoftStep(torch.autograd.Function):
         with full_precision(grad):
             a, _, _, norm = inputs
             passed = grad * (after != 0)
-            of_b = passed / norm
-            of_norm = torch.sub(a, after).mul_(of_b).sum_to_size(norm.shape) if ctx.needs_input_grad[3] else None
-            return passed, -of_b, of_b, of_norm, None
+            grad_b = passed / norm
+            grad_norm = torch.sub(a, after).mul_(grad_b).sum_to_size(norm.shape) if ctx.needs_input_grad[3] else None
+            return passed, -grad_b, grad_b, grad_norm, None

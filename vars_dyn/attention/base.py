@@ -1,4 +1,4 @@
-"""What the attention layers share: timm's protocol for an attention class, and the projections around the heads."""
+"""The base of the attention layers: timm's protocol for an attention class, and the projections around the heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class AttentionOptions(TypedDict, total=False):
-    """What timm hands every attention class, all optional.
+    """The arguments that timm gives every attention class, all optional.
 
     qk_norm: normalise queries and keys per head with `norm_layer` (a static dictionary has none to normalise).
     scale_norm: normalise the heads' merged output with `norm_layer` before the projection.
@@ -43,7 +43,7 @@ class AttentionOptions(TypedDict, total=False):
 
 
 class TokenMixer(OnTokenGrid, nn.Module):
-    """Base of the attention layers, (B, N, C) -> (B, N, C): a subclass gives `heads`.
+    """Base of the attention layers, (B, N, C) -> (B, N, C). A subclass computes `heads`.
 
     Args:
         dim: C, divisible by `num_heads`.
@@ -99,18 +99,18 @@ class TokenMixer(OnTokenGrid, nn.Module):
     def configured(cls, **options: Any) -> type[Self]:
         """A subclass with `options` as its constructor's defaults: a class, as timm's `attn_layer` wants one.
 
-        The layers that it makes are of the class itself, so that they can be pickled.
+        Its instances are of the class itself, so that they can be pickled.
         """
         return with_defaults(cls, **options)
 
     @classmethod
     def on_grid(cls, grid_size: tuple[int, int], num_prefix_tokens: int) -> type[Self]:
-        """The class for sequences of `num_prefix_tokens` tokens and a grid; itself where that makes no difference."""
+        """The class with this grid and number of prefix tokens as defaults; itself where it needs neither."""
         return cls
 
     @property
     def own_norm(self) -> bool:
-        """Whether the layer normalises in place of the block's norm ahead of it."""
+        """Whether the layer normalises by itself, so that its block needs no norm before it."""
         return False
 
     def split_heads(self, x: Float[Tensor, "b n inputs_dim"]) -> tuple[Tensor, ...]:
@@ -131,15 +131,15 @@ class TokenMixer(OnTokenGrid, nn.Module):
 
 def with_defaults(cls: type[Any], **options: Any) -> type[Any]:
     """A subclass of `cls` with `options` as its constructor's defaults, whose instances become those of `cls`."""
-    plain = getattr(cls, "_plain", cls)
+    original = getattr(cls, "_original", cls)
 
     class Configured(cls):
-        _plain = plain
+        _original = original
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**options, **kwargs})
             if type(self) is Configured:
-                self.__class__ = plain
+                self.__class__ = original
 
     Configured.__name__ = Configured.__qualname__ = cls.__name__
     Configured.__doc__ = cls.__doc__
@@ -161,7 +161,7 @@ class TokenBatchNorm(nn.Module):
 
 
 def refuse_mask(layer: nn.Module, attn_mask: Tensor | None, is_causal: bool) -> None:
-    """ValueError if a mask came to a layer in which no token attends to a single other token."""
+    """Raise ValueError if a mask came to a layer that forms no token-by-token attention matrix."""
     if attn_mask is not None or is_causal:
         raise ValueError(
             f"{type(layer).__name__} got {'an attn_mask' if attn_mask is not None else 'is_causal=True'}; it forms no "

@@ -1,4 +1,4 @@
-"""What goes on inside the attention layers of a model: maps, atoms, codes, sparsity, certificates."""
+"""Views into the attention layers of a model: maps, atoms, codes, sparsity, certificates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LayerView:
         maps: attention maps (iterations, B, heads, H, W). VARS: the Euclidean norm over the head's channels of the
             reconstruction P a at each token. Softmax and Performer, with one iteration: the attention that each token
             receives from the average query, that is the attention matrix averaged over its rows (the paper's "global
-            average of tokens", Sec. 4.3). Prefix tokens are left out of the map, not out of the average.
+            average of tokens", Sec. 4.3). The average includes prefix tokens; the map leaves them out.
         codes: every iterate, (iterations, B, heads, channels, d'); None without a reconstruction.
         sparsity: share of zeros in the codes, (iterations, B, heads); None without a reconstruction.
         atoms: atoms of the dynamic dictionary on the grid, (B, heads, m, H, W); None without one.
@@ -63,9 +63,8 @@ class LayerView:
 def look_inside(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str, LayerView]:
     """A view of every attention layer of `model` at `images`, by its module name, in the order of the forward pass.
 
-    The model runs once as it is (call `model.eval()` first for its behaviour in use), and is left unchanged but for
-    `follow_grid`. Raises ValueError for a model without this package's attention layers, and where the grid of a
-    layer's tokens is not known.
+    The model runs once in its present mode, so call `model.eval()` first. Only `follow_grid` changes it. Raises
+    ValueError for a model without this package's attention layers, and where the grid of a layer's tokens is not known.
     """
     return {name: _view(seen) for name, seen in layer_inputs(model, images).items()}
 
@@ -83,7 +82,7 @@ def record_layer(
     """The neurons of one layer at `images`, integrated from rest and recorded to a zarr store: one labelled dataset.
 
     Args:
-        model: a model with VARS layers, which runs once.
+        model: a model with VARS layers. It runs once.
         images: its input.
         name: module name of the layer, such as "blocks.0.attn".
         store: folder of the store.
@@ -92,10 +91,10 @@ def record_layer(
         options: arguments of `vars_dyn.record`: variables, every, method, rtol, overwrite, ...
 
     Returns:
-        The dataset, with a signal per image, head and channel, which are coordinates of it.
+        The dataset. It has a signal for each image, head and channel, and these three as coordinates.
 
     Raises:
-        ValueError: no such layer, a layer that solves no problem, or arguments that do not fit.
+        ValueError: there is no such layer, the layer solves no problem, or arguments do not fit.
     """
     seen = layer_inputs(model, images)
     if name not in seen or not isinstance(seen[name].layer, VarsAttention):
@@ -111,9 +110,9 @@ def record_layer(
 
 
 class LayerInput(NamedTuple):
-    """A layer, the tokens it was called with, and how they lie: prefix tokens first, then a grid.
+    """A layer, the tokens it was called with, their number of prefix tokens and their grid.
 
-    Both are None where the layer needs no grid and none is known.
+    The last two are None where the layer needs no grid and none is known.
     """
 
     layer: Any
@@ -164,7 +163,7 @@ def upsampled(maps: Float[Tensor, "*lead h w"], size: tuple[int, int]) -> Float[
 def _view(seen: LayerInput) -> LayerView:
     layer, x, prefix, grid = seen
     if prefix is None or grid is None:
-        prefix, grid = layer.layout(x.shape[1])  # says why there is none
+        prefix, grid = layer.layout(x.shape[1])  # raises with the reason
     if isinstance(layer, VarsAttention):
         return _vars_view(layer, x, prefix, grid)
     if isinstance(layer, SoftmaxAttention | PerformerAttention):

@@ -20,7 +20,7 @@ __all__ = ["Replacement", "replace_attention"]
 
 _logger = logging.getLogger(__name__)
 
-#: What other attention layers do that would be lost, by the attribute that shows it.
+#: What other attention layers do that a replacement would lose, by the attribute that shows it.
 _REFUSALS = {
     "relative_position_bias_table": "adds a relative position bias to its attention matrix",
     "rel_pos": "adds a relative position bias to its attention matrix",
@@ -35,7 +35,7 @@ _REFUSALS = {
 #: The names of classes and of modules that attend.
 _CLASSES, _NAMES = re.compile(r"attention|attn", re.IGNORECASE), ("attn", "token_mixer", "self_att", "attention")
 _HOLDERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
-#: What a module keeps its hooks in.
+#: The attributes in which a module keeps its hooks.
 _HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -53,9 +53,9 @@ class Replacement:
     """What `replace_attention` did, kept as the model's `attention_report`.
 
     Attributes:
-        kind: of the attention that came.
-        replaced: names of the layers in whose place it came.
-        left: the attention that was left alone, by name, and why.
+        kind: the kind of the new attention.
+        replaced: names of the layers that it replaced.
+        left: names of the attention layers that were left alone, and why.
     """
 
     kind: str
@@ -72,9 +72,9 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
 
     Weights that carry over are kept: values and output projections always, queries (and keys) where the new attention
     has them, and norms. Device, dtype, training mode, hooks of the layers and which parameters are frozen are kept too.
-    Hooks of an input projection that changes its width are not, which is logged as a warning, as is any attention that
-    was left alone; `model.attention_report`, a `Replacement`, names all. The layers are told the token grid of every
-    pass (`follow_grid`).
+    An input projection that changes its width loses its hooks, and some attention may be left alone: both are logged as
+    warnings. `model.attention_report`, a `Replacement`, lists what happened. The layers are told the token grid of
+    every pass (`follow_grid`).
 
     Args:
         model: any model whose attention layers have timm's interface (timm.layers.Attention), or this package's.
@@ -82,8 +82,8 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
         kwargs: arguments of the attention class, such as lam=0.1 or variant="released".
 
     Raises:
-        ValueError: unknown kind, a model without such layers (the message says what its attention is or does instead),
-            or a `model` that is an attention layer itself, in whose place nothing can be put. It is then unchanged.
+        ValueError: the kind is unknown, the model has no such layers (the message says what its attention does
+            instead), or the model is itself an attention layer and cannot be replaced in place. It is then unchanged.
     """
     _checks.choice("kind", kind, tuple(KINDS))
     if _is_ours_or_timms(model):
@@ -111,20 +111,20 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
     _logger.log(logging.WARNING if left else logging.INFO, "%s", report)
     follow_grid(model)
     for layer in new.values():
-        # A layer that nothing tells the grid does not take its tokens for a square, as one does that stands alone.
+        # A layer in a model must be told its grid. Only a layer that stands alone takes its tokens for a square.
         layer.token_grid = layer.token_grid or TokenGrid()
     return model
 
 
 def _is_ours_or_timms(layer: nn.Module) -> bool:
     """Whether this is exactly timm's Attention, or a layer of this package."""
-    from timm.layers.attention import Attention  # timm takes a second to import, and only this function needs it
+    from timm.layers.attention import Attention  # deferred: timm takes a second to import
 
     return isinstance(layer, TokenMixer) or type(layer) is Attention
 
 
 def _more(layer: Any) -> str | None:
-    """What a layer of timm's class, or of this package, has beside what can be carried over; None if nothing."""
+    """What a layer of timm's class, or of this package, has that cannot be carried over; None if nothing."""
     if isinstance(layer, TokenMixer):
         return None
     if getattr(layer, "gate", None) is not None:  # older versions of timm have no gates
@@ -137,9 +137,9 @@ def _more(layer: Any) -> str | None:
 
 
 def _left_alone(model: nn.Module, found: dict[str, nn.Module]) -> dict[str, str]:
-    """Every attention of `model` but the `found` layers, by name, with what it is or does that keeps it from being one.
+    """Every attention layer of `model` that is not in `found`, by name, and why it is not.
 
-    Of attention within attention, the innermost that has parameters.
+    Where one attention layer holds another, the innermost with parameters counts.
     """
     named = {
         name: layer
@@ -191,7 +191,7 @@ def _on_grid(
 
 
 def _converted(old: Any, cls: type[TokenMixer]) -> TokenMixer:
-    """The new layer. What it has in common with the old one is the same module, with its hooks, mode and flags."""
+    """The new layer. It takes over the modules that both have, with their hooks, modes and flags."""
     projection = old.v if hasattr(old, "v") else old.qkv
     norm = next((m for m in (getattr(old, name, None) for name in ("norm", "q_norm")) if _norms(m)), None)
     new = cls(
@@ -226,7 +226,7 @@ def _converted(old: Any, cls: type[TokenMixer]) -> TokenMixer:
 
 
 def _hooked_in_vain(projection: nn.Module | None, new: nn.Module) -> bool:
-    """Whether a projection with hooks is not part of the new layer."""
+    """Whether a projection has hooks and is not part of the new layer."""
     hooked = projection is not None and any(projection.__dict__.get(name) for name in _HOOKS)
     return hooked and not any(module is projection for module in new.modules())
 

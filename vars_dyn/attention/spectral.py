@@ -16,10 +16,10 @@ _CHECK_EVERY, _MOST, _TOLERANCE = 5, 30, 200
 def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The largest eigenvalue (n,) of positive semi-definite matrices (n, d, d), and its unit eigenvector (n, d).
 
-    A power iteration with Rayleigh quotient rho and residual r has an eigenvalue within |r| of rho, and no other can be
-    as large if 2 (rho - |r|)^2 > |G|_F^2, as the squares of all eigenvalues sum to |G|_F^2. Matrices for which that
-    does not hold, or |r| stays above some hundred roundings of rho, are decomposed. Not differentiable. Both are NaN
-    for a matrix that is not finite, and the others' are what they are without it.
+    A power iteration with Rayleigh quotient rho and residual r has an eigenvalue within |r| of rho. No other can be as
+    large if 2 (rho - |r|)^2 > |G|_F^2, as the squares of all eigenvalues sum to |G|_F^2. Matrices for which that does
+    not hold, or for which |r| stays above some hundred roundings of rho, are decomposed. Not differentiable. A matrix
+    that is not finite gets NaN, and does not change the results of the others.
     """
     with torch.no_grad():
         size = gram.square().sum((-2, -1))
@@ -47,11 +47,11 @@ def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
 def largest_eigenvalue(gram: Tensor) -> Tensor:
     """The largest eigenvalue of symmetric matrices (*batch, d, d), of shape `batch`; differentiable three times.
 
-    NaN where a matrix is not finite: LAPACK would refuse the whole batch for it.
+    A matrix that is not finite gets NaN. LAPACK would refuse the whole batch for it.
 
     Torch's `eigvalsh` is differentiable once: its second derivative divides by the differences of all eigenvalues, and
-    is NaN where any two are equal, as those of a Gram matrix of low rank are. Here only the differences from the
-    largest count: with w the eigenvector to first order in G, w^T G w / |w|^2 is the eigenvalue to third order.
+    is NaN where any two are equal, as in a Gram matrix of low rank. Here only the differences from the largest count:
+    with w the eigenvector to first order in G, w^T G w / |w|^2 is the eigenvalue to third order.
     """
     finite = gram.isfinite().all(-1).all(-1)
     gram = torch.where(finite[..., None, None], gram, 0.0)

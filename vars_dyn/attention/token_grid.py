@@ -1,7 +1,7 @@
-"""The grid of each forward pass, as the model's own patch embedding makes it and its attention layers are told it.
+"""The token grid of each forward pass, from a model's patch embedding to its attention layers.
 
-A layer sees a sequence of tokens, and 144 of them may be 12 x 12 or 16 x 9. `follow_grid` hooks a model, so that what
-embeds the patches says the grid and the layers of the same pass know it.
+A layer sees a sequence of tokens, and 144 of them may be 12 x 12 or 16 x 9. `follow_grid` hooks a model: the module
+that embeds the patches then tells the grid to the layers of the same pass.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["OnTokenGrid", "TokenGrid", "follow_grid", "grid_of"]
 
 
 class OnTokenGrid:
-    """What a layer on a token grid knows of it; base of the attention layers.
+    """Base of the attention layers: what a layer knows about its token grid.
 
     Attributes:
         grid_size: the (H, W) that the layer was made for, or None.
         num_prefix_tokens: class and register tokens ahead of the image tokens, or None.
-        token_grid: what the model around says of each pass (`follow_grid`); None without a model that does.
+        token_grid: the grid of each pass, from the model around (`follow_grid`); None where no model tells it.
     """
 
     grid_size: Grid | None = None
@@ -34,11 +34,11 @@ class OnTokenGrid:
     token_grid: TokenGrid | None = None
 
     def layout(self, tokens: int, grid_size: int | Grid | None = None) -> tuple[int, Grid]:
-        """(number of prefix tokens, (H, W)) of the `tokens` tokens of the present call, of a `grid_size` if given.
+        """(number of prefix tokens, (H, W)) of the `tokens` tokens of the present call.
 
-        Otherwise the grid is the one that the model's patch embedding made in this pass; outside of a pass, and in no
-        model that says, it is the layer's own, where None stands for a square. ValueError where the grid cannot be
-        known, or does not go with the number of tokens.
+        The grid is `grid_size` if given. Else it is the one that the model's patch embedding made in this pass. Outside
+        of a pass, or in a model that does not tell it, it is the layer's own, where None stands for a square. Raises
+        ValueError where the grid is not known or does not fit the number of tokens.
         """
         followed, prefix = self.token_grid, self.num_prefix_tokens
         if followed is not None and prefix is None:
@@ -62,11 +62,11 @@ class OnTokenGrid:
 
 
 class TokenGrid:
-    """The token grid of one model (or one stage of it) in the forward pass under way, for each thread its own.
+    """The token grid of one model (or of one stage of it) in the forward pass under way, separate for each thread.
 
-    What embeds the patches sets it for the pass. Blocks that are recomputed in the backward pass (checkpointing) may
-    run when another pass was the last one, perhaps in another thread; so the grid also goes along with the tensors
-    between the blocks: it is known by the storage of a block's input, for as long as that lives.
+    The patch embedding sets it for the pass. Checkpointing recomputes blocks in the backward pass, when another pass
+    may have been the last one, and perhaps in another thread. So the grid also travels with the tensors between the
+    blocks: the storage of a block's input identifies it for as long as the storage lives.
 
     Args:
         num_prefix_tokens: of the model, or None.
@@ -104,7 +104,7 @@ class TokenGrid:
     # Hooks. They are bound methods, so that models with them are copied and pickled.
 
     def begin(self, module: nn.Module, args: Any) -> None:
-        """Ahead of the whole model: keep what a pass around this one has."""
+        """Before the whole model: keep the state of a pass around this one."""
         state = self._pass
         before = (getattr(state, "grid", None), getattr(state, "block", None), getattr(state, "embedded", False))
         state.around = (*getattr(state, "around", ()), before)
@@ -122,11 +122,11 @@ class TokenGrid:
         self._set(_embedded_grid(module, args, output))
 
     def entered_stage(self, module: nn.Module, args: Any) -> None:
-        """Ahead of a stage that is called with (map, prefix tokens)."""
+        """Before a stage that is called with (map, prefix tokens)."""
         self._set_pair(args[0])
 
     def left_pool(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After what gives (map, prefix tokens)."""
+        """After a module that gives (map, prefix tokens)."""
         self._set_pair(output)
 
     def _set_pair(self, pair: Any) -> None:
@@ -134,12 +134,12 @@ class TokenGrid:
         self.num_prefix_tokens = pair[1].shape[1]
 
     def entered_mobilevit(self, module: Any, args: Any) -> None:
-        """Ahead of a MobileViT block, which cuts its map into patches; equal places in all patches are a sequence."""
+        """Before a MobileViT block. It cuts its map into patches, and equal places in all patches are a sequence."""
         (height, width), (down, across) = _sides(args[0]), module.patch_size
         self._set((-(-height // down), -(-width // across)))
 
     def enter(self, module: nn.Module, args: Any) -> None:
-        """Ahead of what holds a layer."""
+        """Before a module that holds a layer."""
         state = self._pass
         state.block = None
         x: Any = args[0] if args else None
@@ -150,13 +150,13 @@ class TokenGrid:
             self._remember(x, getattr(state, "grid", None))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After what holds a layer, however it ended."""
+        """After a module that holds a layer, however it ended."""
         if _has_identity(output):
             self._remember(output, self.present())
         self._pass.block = None
 
     def finish(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After the last of them: where the model's methods are called, nothing else ends the pass."""
+        """After the last of them: where the model's methods are called one by one, nothing else ends the pass."""
         self._set(None, embedded=False)
 
     def _find(self, x: Tensor) -> Grid | None:
@@ -167,7 +167,7 @@ class TokenGrid:
         if grid is None:
             return
         with self._lock:
-            # A key keeps its storage's address, not its memory, so that no other storage can be taken for it.
+            # A key keeps its storage's address reserved, so that no other storage can be taken for it.
             self._known[StorageWeakRef(x.untyped_storage())] = (x.shape, grid)
             if len(self._known) > self._purge_at:
                 self._known = {key: value for key, value in self._known.items() if not key.expired()}
@@ -177,11 +177,11 @@ class TokenGrid:
 def follow_grid(model: nn.Module) -> nn.Module:
     """Let the attention layers of `model` know the token grid of each forward pass; returns the same model.
 
-    `replace_attention` does this, and so do the models of this project. It is for models that were built with an
-    attention class, such as timm's `VisionTransformer(attn_layer=...)`. The grid comes from what embeds the patches:
-    `patch_embed`, or `embeds` of timm's NaFlexVit, the stages of PiT, the blocks of MobileViT. Layers without anything
-    of the kind around them go by their own `grid_size`, as do those of a model that hands every call its grid
-    (`passes_grid`). To call it again is harmless.
+    `replace_attention` and the models of this project call it themselves. Call it for a model that was built with an
+    attention class, such as timm's `VisionTransformer(attn_layer=...)`. The grid comes from the module that embeds the
+    patches: `patch_embed`, or `embeds` of timm's NaFlexVit, the stages of PiT, the blocks of MobileViT. Layers without
+    such a module around them use their own `grid_size`, and so do those of a model that gives every call its grid
+    (`passes_grid`). Calling it again is harmless.
     """
     modules: dict[str, Any] = dict(model.named_modules())
     last: dict[int, tuple[TokenGrid, nn.Module]] = {}
@@ -204,7 +204,7 @@ def follow_grid(model: nn.Module) -> nn.Module:
 
 
 def grid_of(model: nn.Module, name: str) -> tuple[Grid | None, int | None]:
-    """(grid, number of prefix tokens) that the model around the layer called `name` is made for; None where unsaid."""
+    """(grid, number of prefix tokens) that the model around the layer called `name` is made for; None where unknown."""
     for path in _ancestors(name):
         module: Any = model.get_submodule(path)
         grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
@@ -224,7 +224,7 @@ def _ancestors(name: str) -> Iterator[str]:
 
 
 def _stage(module: Any) -> str | None:
-    """Which kind of stage with a grid of its own this is: PiT's, a MobileViT block, or none."""
+    """The name "pit" or "mobilevit" for a stage of that family, which has a grid of its own; else None."""
     if not isinstance(module, nn.Module):
         return None
     if all(hasattr(module, name) for name in ("conv_kxk", "transformer", "patch_size", "patch_area")):
@@ -235,7 +235,7 @@ def _stage(module: Any) -> str | None:
 
 
 def _follow(module: Any, root: nn.Module) -> TokenGrid | None:
-    """What knows the grid of the passes through `module`, hooked to what makes it; None if nothing in it does."""
+    """The `TokenGrid` of `module`, hooked to the part that makes the grid; None if no part of it does."""
     stage = _stage(module)
     embed = getattr(module, "patch_embed", None)
     if not isinstance(embed, nn.Module):
@@ -260,7 +260,7 @@ def _follow(module: Any, root: nn.Module) -> TokenGrid | None:
 
 
 def _hook(module: Any, state: TokenGrid, before: Any = None, after: Any = None, always: Any = None) -> None:
-    """Hook methods of `state` to `module`, each once."""
+    """Register methods of `state` as hooks of `module`, each of them once."""
     for method in (before, after, always):
         kept = module._forward_pre_hooks if method is before else module._forward_hooks
         if method is None or any(hook == method.__get__(state) for hook in kept.values()):

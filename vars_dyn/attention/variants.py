@@ -1,4 +1,4 @@
-"""The choices in which the paper and its authors' released code differ, each with the paper's form as default."""
+"""The choices in which the paper and its authors' released code differ. The defaults are the paper's."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Variant:
         threshold: the gate. "soft" is Eq. 9's; "gelu" is sgn(u) gelu(|u| - theta), which stands for no penalty.
         start: where the iteration starts. "encode": at P^T x (Sec. 3.3); "threshold": at its threshold.
         bound: L of the step 1/L. "spectral": the largest eigenvalue of P^T P (Eq. 12; for a convolution, a tight bound
-            on it); "row_sum": max_i sum_j |G_ij|, which needs no eigenvalues and so can be exported;
+            on it); "row_sum": max_i sum_j |G_ij|, which can be exported, as it needs no eigenvalues;
             "row_sum_plus_one": that plus 1; "stored": a buffer, refreshed by `VarsAttention.update_bound`.
         differentiate_bound: whether gradients flow through L.
         learned_metric: learned scalars on lam and L, and a learned matrix K in K G K, as in LISTA.
         static: the learned dictionary. "conv": a convolution with small kernels; "full": as large as the token grid, by
             FFT where it stands alone, a free matrix per head beside a dynamic one.
         output_filter: a second learned global filter and batch norm between the reconstruction and the projection.
-        half_spectrum_gram: multiply the half-spectra K conj(K) as stored, which in the DC and Nyquist columns is not
+        half_spectrum_gram: multiply the half-spectra K conj(K) as stored. In the DC and Nyquist columns that is not
             P^T P.
         normalize_atoms: L2-normalise atoms (features and free matrices over tokens, small kernels over their pixels).
         lam: weight of the penalty where the layer is not given one.
@@ -104,7 +104,7 @@ class Variant:
             )
 
     def fitting(self, dictionary: str) -> Variant:
-        """Itself, if it can be built for `dictionary`; ValueError with the reason otherwise."""
+        """The variant itself if it can be built for `dictionary`; ValueError with the reason otherwise."""
         fourier = dictionary == "static" and self.static == "full"
         for name, wanted in (("output_filter", True), ("half_spectrum_gram", True), ("bound", "stored")):
             if getattr(self, name) == wanted and not fourier:

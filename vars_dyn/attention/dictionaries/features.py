@@ -18,7 +18,7 @@ from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, rounded
 
 __all__ = ["FeatureDictionary", "feature_count"]
 
-#: More make a Gram matrix of terabytes.
+#: The most features of a head. More make a Gram matrix of terabytes.
 _MOST_FEATURES = 2**20
 
 
@@ -39,8 +39,8 @@ class FeatureDictionary(TokenDictionary, DenseDictionary):
     A layer applies G many times: so the m x m Gram matrix is formed once, its static-static block once for all images.
     Nothing is N x N.
 
-    With `channels`, each batch element stands for that many, one per channel, with one signal each:
-    batch_shape (*batch, channels). So it can be joined with a dictionary that differs from channel to channel.
+    With `channels`, each batch element stands for that many elements, one per channel and with one signal each, and
+    batch_shape is (*batch, channels). So it can be joined with a dictionary that differs from channel to channel.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Learned dictionaries on a token grid, one set of templates per channel, with prefix tokens as further rows of P.
 
-A signal is one channel over p prefix tokens and H x W image tokens; a code holds, for each of T templates m, a map a_m
-over the grid. On the grid P is a convolution; at prefix token t, (P a)_t = sum_m R_tm mean(a_m), and encode is the
-exact adjoint.
+A signal is one channel over p prefix tokens and H x W image tokens. A code holds a map a_m over the grid for each of
+T templates m. On the grid P is a convolution. At prefix token t, (P a)_t = sum_m R_tm mean(a_m). `encode` is the exact
+adjoint.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["GridDictionary", "TokenConvDictionary", "TokenFourierDictionary"]
 
 
 class GridDictionary(TokenDictionary):
-    """Templates per channel on a grid, and rows R for prefix tokens; a subclass says what happens on the grid.
+    """Templates per channel on a grid, and rows R for prefix tokens. A subclass gives the maps on the grid.
 
     Args:
         kernel: templates of G channels, (G, T, ...).
         rows: R of shape (G, p, T), or None without prefix tokens.
         grid_size: (H, W).
-        batch_shape: whose elements are the channels, repeated for every image: the product of the batch shape is a
+        batch_shape: its elements are the channels, repeated for every image. The product of the batch shape is a
             multiple of G, and element i has channel i mod G.
 
     Signals are (*batch_shape, n, p + H W) and codes (*batch_shape, n, T H W), template by template.
@@ -153,8 +153,8 @@ class TokenConvDictionary(GridDictionary):
         return F.conv_transpose2d(a.flatten(1, 2), weight, padding=padding, groups=self.channels)
 
     def _lipschitz_grid(self) -> Tensor:
-        # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid:
-        # its norm is the largest of the power spectrum, of which the derivative needs that frequency alone.
+        # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid.
+        # So the largest entry of the power spectrum bounds L, and the derivative needs that frequency alone.
         kh, kw = self.kernel.shape[-2:]
         down, across = self._frequencies()
         with torch.no_grad():
@@ -214,9 +214,9 @@ class TokenFourierDictionary(GridDictionary):
         return torch.fft.irfft2(spectrum, s=self.grid_size)
 
     def half_spectrum_gram(self, a: Tensor) -> Tensor:
-        """What the released code takes for P^T P: on the grid, one product with the half-spectra's K conj(K) as stored.
+        """The released code's stand-in for P^T P: on the grid, a product with the half-spectra's K conj(K) as stored.
 
-        Where K is not Hermitian in the DC and Nyquist columns the two differ.
+        The two differ where K is not Hermitian in the DC and Nyquist columns.
         """
         n = a.shape[-2]
         code = self._by_channel(a).unflatten(-1, (self.templates, *self.grid_size))

@@ -1,4 +1,4 @@
-"""A trained static dictionary or filter, carried to another token grid."""
+"""Trained static dictionaries and filters on another token grid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def resize_half_spectrum(
 ) -> Float[Tensor, "*lead h2 v2 complex"]:
     """The half-spectra (H, W // 2 + 1, real and imaginary part) of transfer functions, from an `old` to a `new` grid.
 
-    Frequencies are counted in cycles per image: those that both grids hold keep their value, those that only the new
-    one holds are zero. The operator then does to a band-limited image what it did before, and its norm does not grow.
+    Frequencies are counted in cycles per image. Those that both grids hold keep their value, and those that only the
+    new one holds are zero. The operator then acts on a band-limited image as before, and its norm does not grow.
     """
     if old == new:
         return spectrum

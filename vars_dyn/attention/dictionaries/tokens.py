@@ -1,4 +1,4 @@
-"""Tokens and the grid they lie on: prefix tokens (class, register) first, then H x W image tokens, row by row."""
+"""Tokens and their grid: prefix tokens (class, register) come first, then H x W image tokens, row by row."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def grid_pair(grid_size: int | tuple[int, int] | None) -> Grid | None:
 def exact_layout(tokens: int, num_prefix_tokens: int | None, grid: Grid) -> tuple[int, Grid]:
     """(number of prefix tokens, `grid`) of a sequence of `tokens` tokens on a grid that is known.
 
-    With num_prefix_tokens=None, all that the grid leaves over are prefix tokens. ValueError if they do not fit, as
-    where patches were dropped.
+    With num_prefix_tokens=None, all tokens that the grid leaves over are prefix tokens. Raises ValueError if the tokens
+    do not fit, for example where patches were dropped.
     """
     rest = tokens - grid[0] * grid[1]
     if rest < 0 or (num_prefix_tokens is not None and rest != num_prefix_tokens):
@@ -37,8 +37,8 @@ def exact_layout(tokens: int, num_prefix_tokens: int | None, grid: Grid) -> tupl
 def grid_tokens(tokens: int, num_prefix_tokens: int | None, grid: Grid | None) -> tuple[int, Grid]:
     """(number of prefix tokens, (H, W)) of a sequence of `tokens` tokens where only the layer's own `grid` is known.
 
-    None stands for a square. With num_prefix_tokens=None the grid is the largest that the tokens allow, and what is
-    left over are prefix tokens; with a `grid`, that has to be it. ValueError if the tokens do not fit.
+    None stands for a square. With num_prefix_tokens=None the grid is the largest that the tokens allow, and the tokens
+    left over are prefix tokens; a given `grid` has to be that largest one. Raises ValueError if the tokens do not fit.
     """
     if grid is not None and num_prefix_tokens is not None:
         return exact_layout(tokens, num_prefix_tokens, grid)

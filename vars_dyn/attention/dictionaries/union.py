@@ -18,7 +18,7 @@ __all__ = ["TokenUnion"]
 class TokenUnion(TokenDictionary, UnionDictionary):
     """P = [Phi, S] per channel, codes flat: m features, then templates x positions.
 
-    Its parts have one batch shape, (B, heads, channels), which is not checked, and bounds as they have.
+    The parts have one batch shape, (B, heads, channels), which is not checked.
     """
 
     parts: tuple[FeatureDictionary, GridDictionary]

@@ -1,4 +1,4 @@
-"""The reconstruction of a dynamic dictionary with its derivative written out: the layer's fast form on the CPU.
+"""The reconstruction by features of tokens with its derivative written out: the fast form on the CPU.
 
 It computes what `plain.on_tokens` does, and what autograd makes of that, in fewer passes over the tokens: the features
 F = exp(w.q) stay unnormalised, their norms n come from the diagonal of F^T F, and the derivative's share of those norms
@@ -124,8 +124,9 @@ def _repeated(matrix: Tensor, batch: int) -> Tensor:
 
 
 def _images(batch: int, heads: int) -> Iterator[slice]:
-    """Where each image's heads are in (B heads, ...): products with one matrix per head are taken image by image, as a
-    batched product would copy the matrices for every image.
+    """Where each image's heads are in (B heads, ...).
+
+    Products with one matrix per head go image by image, as a batched product would copy the matrices for every image.
     """
     return (slice(i * heads, (i + 1) * heads) for i in range(batch))
 

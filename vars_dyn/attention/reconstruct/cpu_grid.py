@@ -1,4 +1,4 @@
-"""The reconstruction of a static dictionary of small kernels with its derivative written out: fast on the CPU.
+"""The reconstruction by small kernels on a grid with its derivative written out: the fast form on the CPU.
 
 It computes what `plain.on_grid` does, and what autograd makes of that. Tokens (B, N, C) are an
 image with its channels last as they stand; on that layout a template at a time, one kernel per channel, is convolved
