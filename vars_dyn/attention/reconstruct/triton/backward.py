@@ -117,8 +117,7 @@ def _spread(
     w,
     grad_w,
     small,
-    start,
-    stop,
+    span,
     sizes,
     C: tl.constexpr,
     M: tl.constexpr,
@@ -126,8 +125,8 @@ def _spread(
     PRODUCTS: tl.constexpr,
     PROJECTION: tl.constexpr,
 ):
-    """Write the derivatives in q and v for the tokens from `start` to `stop`, and add up those in w."""
-    for first in range(start, stop, BLOCK):
+    """Write the derivatives in q and v for the tokens of `span`, (start, stop), and add up those in w."""
+    for first in range(span[0], span[1], BLOCK):
         rows = first + tl.arange(0, BLOCK)
         v, grad = load_rows(inputs[1], rows, sizes, C), load_rows(inputs[2], rows, sizes, C)
         unit, norm, f = features(load_rows(inputs[0], rows, sizes, C), w, rows, 0, sizes, PRODUCTS)
@@ -142,11 +141,9 @@ def _spread(
 def _spread_in_parts(
     inputs,
     outputs,
-    projection,
-    grad_w,
+    projections,
     small,
-    start,
-    stop,
+    span,
     sizes,
     C: tl.constexpr,
     M: tl.constexpr,
@@ -156,10 +153,11 @@ def _spread_in_parts(
     PROJECTION: tl.constexpr,
 ):
     """As `_spread`, with the matrices of PART features at a time on chip, read again for every block of tokens."""
+    projection, grad_w = projections
     w = load_projection(projection, 0, sizes, C, M)
     cols = tl.arange(0, PART)[None, :]
     tall, wide = tl.arange(0, M)[:, None] * M + cols, tl.arange(0, C)[:, None] * M + cols
-    for first in range(start, stop, BLOCK):
+    for first in range(span[0], span[1], BLOCK):
         rows = first + tl.arange(0, BLOCK)
         q = load_rows(inputs[0], rows, sizes, C)
         v, grad = load_rows(inputs[1], rows, sizes, C), load_rows(inputs[2], rows, sizes, C)
@@ -205,7 +203,7 @@ def whole(
     raw = _gathered(inputs[0], inputs[2], w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
     small = _iterated(raw, kept, sizes, num_steps, C, M, PRODUCTS)
     grad_w = grad_projection + pair_id() * C * M
-    _spread(inputs, outputs, w, grad_w, small, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
+    _spread(inputs, outputs, w, grad_w, small, (0, sizes.tokens), sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
 
 
 @triton.jit
@@ -248,8 +246,7 @@ def iterate(raws, small, kept, sizes, num_steps, shares, C: tl.constexpr, M: tl.
 def spread(
     inputs,
     outputs,
-    projection,
-    grad_projection,
+    projections,
     small,
     sizes,
     share,
@@ -262,8 +259,9 @@ def spread(
 ):
     """The derivatives in one share of the tokens from a `Small`; grid (pairs, shares).
 
-    That in the projection is added to (pairs, shares, C, M).
+    `projections` are the projection and its derivative, (pairs, shares, C, M), which is added to.
     """
+    projection, grad_projection = projections
     pair = pair_id()
     start = tl.program_id(1) * share
     stop = tl.minimum(start + share, sizes.tokens)
@@ -273,8 +271,8 @@ def spread(
         w = load_projection(projection, 0, sizes, C, M)
         gram = tl.load(own.gram + places(M, M))
         matrices = (gram, tl.load(own.drive + places(C, M)), tl.load(own.code + places(C, M)))
-        _spread(inputs, outputs, w, grad_w, matrices, start, stop, sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
+        _spread(inputs, outputs, w, grad_w, matrices, (start, stop), sizes, C, M, BLOCK, PRODUCTS, PROJECTION)
     else:
         _spread_in_parts(
-            inputs, outputs, projection, grad_w, own, start, stop, sizes, C, M, PART, BLOCK, PRODUCTS, PROJECTION
+            inputs, outputs, (projection, grad_w), own, (start, stop), sizes, C, M, PART, BLOCK, PRODUCTS, PROJECTION
         )

@@ -92,8 +92,7 @@ def _decoded(
 @triton.jit
 @no_type_check
 def whole(
-    q,
-    v,
+    tokens,
     y,
     projection,
     kept,
@@ -106,7 +105,8 @@ def whole(
     PRODUCTS: tl.constexpr,
     KEEP: tl.constexpr,
 ):
-    """The reconstruction of one pair of image and head; grid (pairs,)."""
+    """The reconstruction of one pair of image and head; grid (pairs,). `tokens` are q and v."""
+    q, v = tokens
     w = load_projection(projection, 0, sizes, C, M)
     gram, drive = _gathered(q, v, w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
     code = _iterated(gram, drive, kept, sizes, lam, num_steps, C, M, PRODUCTS, KEEP)

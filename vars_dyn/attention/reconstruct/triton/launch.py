@@ -134,7 +134,7 @@ def reconstruction(
     with _on(q):
         if plan.together:
             forward.whole[(pairs,)](
-                *tokens,
+                tokens,
                 _rows(y),
                 projection,
                 kept,
@@ -185,8 +185,7 @@ def derivatives(
             backward.spread[grid](
                 inputs,
                 outputs,
-                projection,
-                grad_projection,
+                (projection, grad_projection),
                 small,
                 sizes,
                 plan.share,
