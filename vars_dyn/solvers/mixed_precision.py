@@ -154,19 +154,20 @@ def _widest(problem: SparseProblem) -> int:
 def _shared(problem: SparseProblem, tol: float | None, max_iterations: int, *, grow: bool) -> Proposal:
     """The proposal where all signals share one dictionary: supports, and the codes refined on them."""
     single = SinglePrecision.of(problem)
-    gram = padded(single.gram[0])
-    supports, iterations = _supports(problem, single, gram, max_iterations, grow)
-    return _refined(problem, _OnSupports(problem, single, gram, supports.compact()), tol, iterations)
+    gram, drive = padded(single.gram[0]), padded(single.drive[0], rows=False)
+    supports, iterations = _supports(problem, single, gram, drive, max_iterations, grow)
+    conditions = _OnSupports(problem, single, gram, supports.compact())
+    return _refined(problem, conditions, conditions.first_code(drive), tol, iterations)
 
 
 def _supports(
-    problem: SparseProblem, single: SinglePrecision, gram: Tensor, max_iterations: int, grow: bool
+    problem: SparseProblem, single: SinglePrecision, gram: Tensor, drive: Tensor, max_iterations: int, grow: bool
 ) -> tuple[Supports, Tensor]:
     """The supports of codes, by an active set grown from nothing and by ADMM, and the steps that each signal took.
 
-    `gram` is the `padded` Gram matrix.
+    `gram` and `drive` are the `padded` Gram matrix and P^T x.
     """
-    drive, lam = padded(single.drive[0], rows=False), single.lam[0]
+    lam = single.lam[0]
     left = (single.critical()[0] > lam).squeeze(-1).nonzero().squeeze(-1)
     supports = Supports.empty(len(drive), len(gram) - 1, drive)
     iterations = torch.zeros(len(drive), dtype=torch.long, device=drive.device)
@@ -203,11 +204,10 @@ class _OnSupports:
         self.sign = supports.sign.to(problem.x.dtype)
         self.pull = problem.penalty.slope(self.sign, problem.lam[:, None])
 
-    def first_code(self) -> Tensor:
-        """The codes that solve the systems, to single precision."""
+    def first_code(self, drive: Tensor) -> Tensor:
+        """The codes that solve the systems, to single precision; `drive` is the `padded` P^T x."""
         single, supports = self.single, self.supports
         code = self.problem.x.new_zeros(len(self.index), *self.problem.dictionary.code_shape)
-        drive = padded(single.drive[0], rows=False)
         missing = supports.gather(drive) - single.penalty.slope(supports.sign, single.lam[0])
         return self.correct(code, missing * single.descent_scale[0])
 
@@ -222,9 +222,11 @@ class _OnSupports:
         return code
 
 
-def _refined(problem: SparseProblem, conditions: _OnSupports, tol: float | None, iterations: Tensor) -> Proposal:
+def _refined(
+    problem: SparseProblem, conditions: _OnSupports, code: Tensor, tol: float | None, iterations: Tensor
+) -> Proposal:
     """The codes and their certificates, corrected as long as each correction makes the conditions fail by far less."""
-    code, scale = conditions.first_code(), conditions.single.rounding_scale(problem)
+    scale = conditions.single.rounding_scale(problem)
     rounding = _ROUNDING * torch.finfo(code.dtype).eps
     last = math.inf
     while True:
