@@ -156,7 +156,10 @@ class _Watch:
     """The function that the solver calls: counts evaluations and steps, and knows the norm of the error."""
 
     def __init__(self, field: Field, plan: Plan, start: Snapshot) -> None:
-        self.field, self.lead, self.emphasis = field, field.signal_batch, plan.emphasis
+        self.field, self.lead = field, field.signal_batch
+        # An infinite one, where the stiffness overflows, would turn the error of a signal at rest into a NaN.
+        self.bounded = math.isfinite(plan.emphasis)
+        self.emphasis = plan.emphasis if self.bounded else 1.0
         self.before = start.statistics
         self.left = plan.max_steps - start.statistics.accepted - start.statistics.rejected
         self.evaluations = self.attempts = self.rejected = 0
@@ -189,11 +192,14 @@ class _Watch:
         self.rejected += 1
 
     def norm(self, error: State) -> Tensor:
-        """The largest over signals and parts of the RMS over a signal's entries, times the plan's emphasis."""
+        """The largest over signals and parts of the RMS over a signal's entries, times the plan's emphasis.
+
+        NaN where the emphasis is infinite, so that no step is taken.
+        """
         flat = [part.detach().reshape(math.prod(self.lead), -1) for part in error]
         sizes = [torch.linalg.vector_norm(part, dim=1) * (self.emphasis / math.sqrt(part.shape[1])) for part in flat]
         self._norms = torch.stack(sizes).amax(0)
-        return self._norms.max()
+        return self._norms.max() if self.bounded else self._norms.new_tensor(math.nan)
 
     def worst(self) -> list[int]:
         """The signal whose error was the largest at the last attempt."""

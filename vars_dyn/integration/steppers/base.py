@@ -14,7 +14,19 @@ from torch import Tensor
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
 
-__all__ = ["Control", "Follow", "Stepper", "Taken", "Watched", "combined", "landing", "march", "rows_of", "tolerated"]
+__all__ = [
+    "Control",
+    "Follow",
+    "Stepper",
+    "Taken",
+    "Watched",
+    "combined",
+    "for_parts",
+    "landing",
+    "march",
+    "rows_of",
+    "tolerated",
+]
 
 
 @runtime_checkable
@@ -76,7 +88,8 @@ class Stepper(ABC):
 
     Args:
         rtol: relative tolerance of a step's error.
-        atol: absolute tolerance of every part of the state, numbers or tensors that broadcast against the parts.
+        atol: absolute tolerance: a number, or for every part of the state a number or a tensor that broadcasts
+            against the part.
         norm: the size of an error relative to what is tolerated.
         longest: no step is longer.
     """
@@ -84,7 +97,7 @@ class Stepper(ABC):
     control: Control
 
     def __init__(
-        self, rtol: float, atol: Tolerance, norm: Callable[[State], Tensor], longest: float = math.inf
+        self, rtol: float, atol: float | Tolerance, norm: Callable[[State], Tensor], longest: float = math.inf
     ) -> None:
         self.rtol, self.atol, self.norm, self.longest = rtol, atol, norm, longest
 
@@ -176,7 +189,12 @@ def combined(y: State, slopes: list[State], weights: tuple[float, ...], h: float
     return tuple(parts)
 
 
-def tolerated(estimate: State, y: State, new: State, rtol: float, atol: Tolerance) -> State:
+def for_parts(atol: float | Tolerance, state: State) -> Tolerance:
+    """The absolute tolerance of every part of the state: a number stands for all parts."""
+    return atol if isinstance(atol, tuple) else (atol,) * len(state)
+
+
+def tolerated(estimate: State, y: State, new: State, rtol: float, atol: float | Tolerance) -> State:
     """The estimate of a step's error, which it overwrites, relative to what is tolerated."""
-    ratio = zip(estimate, y, new, atol, strict=True)
+    ratio = zip(estimate, y, new, for_parts(atol, y), strict=True)
     return tuple(e.div_(torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(least)) for e, a, b, least in ratio)

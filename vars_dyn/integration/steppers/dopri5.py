@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.base import Control, Stepper, Taken, Watched, combined, rows_of, tolerated
+from vars_dyn.integration.steppers.base import Control, Stepper, Taken, Watched, combined, for_parts, rows_of, tolerated
 
 __all__ = ["Dopri5", "retake_dopri5"]
 
@@ -98,7 +98,7 @@ def _weights(q: float) -> tuple[float, ...]:
 
 
 def _first_step(
-    func: Watched, y: State, f: State, t0: Tensor, rtol: float, atol: Tolerance, norm: Callable[[State], Tensor]
+    func: Watched, y: State, f: State, t0: Tensor, rtol: float, atol: float | Tolerance, norm: Callable[[State], Tensor]
 ) -> float:
     """A quarter of the step within which the state and its derivative change by little, as the tolerances measure it.
 
@@ -106,7 +106,7 @@ def _first_step(
     are not in the derivatives here, and an error made first is carried along the whole way.
     """
     with torch.no_grad():
-        scale = tuple(part.abs().mul_(rtol).add_(least) for part, least in zip(y, atol, strict=True))
+        scale = tuple(part.abs().mul_(rtol).add_(least) for part, least in zip(y, for_parts(atol, y), strict=True))
 
         def size(value: State) -> float:
             return float(norm(tuple(part / s for part, s in zip(value, scale, strict=True))))

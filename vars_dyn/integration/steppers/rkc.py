@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.base import Control, Stepper, Taken, Watched, tolerated
+from vars_dyn.integration.steppers.base import Control, Stepper, Taken, Watched, for_parts, tolerated
 
 __all__ = ["MAX_STAGES", "Rkc", "stability_interval", "stages_for"]
 
@@ -85,7 +85,7 @@ class Rkc(Stepper):
 
     control = Control(aim=0.5, proportional=0.2, integral=0.1, order=3)
 
-    def __init__(self, rtol: float, atol: Tolerance, norm: Callable[[State], Tensor], rho: float) -> None:
+    def __init__(self, rtol: float, atol: float | Tolerance, norm: Callable[[State], Tensor], rho: float) -> None:
         super().__init__(rtol, atol, norm, 0.98 * stability_interval(MAX_STAGES) / rho)
         self.rho = rho
 
@@ -113,14 +113,14 @@ def _first_step(
     f: State,
     t0: Tensor,
     rtol: float,
-    atol: Tolerance,
+    atol: float | Tolerance,
     rho: float,
     norm: Callable[[State], Tensor],
 ) -> float:
     """One over the spectral radius, or less if the derivative changes much within it."""
     h = 1 / rho
     ahead = func(t0 + h, tuple(a + h * b for a, b in zip(y, f, strict=True)))
-    changes = zip(y, ahead, f, atol, strict=True)
+    changes = zip(y, ahead, f, for_parts(atol, y), strict=True)
     scaled = tuple((b - c) / (least + rtol * a.abs()) for a, b, c, least in changes)
     change = h * float(norm(scaled))
     return 0.1 * h / math.sqrt(change) if 0.1 < math.sqrt(change) < math.inf else h
