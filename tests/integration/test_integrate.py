@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import warnings
@@ -17,18 +18,17 @@ from torch import Tensor
 
 import vars_dyn as vd
 from tests import strategies
+from tests.integration.methods import ADAPTIVE_METHODS, FIXED_METHODS, STABILISED_METHODS
 from tests.references import Array
 from tests.strategies import normal, seeds, signals_for, states_for
 from vars_dyn.integration import (
-    ADAPTIVE_METHODS,
-    FIXED_METHODS,
     METHODS,
-    STABILISED_METHODS,
     Snapshot,
     Statistics,
     start_of,
 )
 from vars_dyn.integration.integrate import stream
+from vars_dyn.integration.steppers import REGISTRY
 
 
 def grid(end: float, count: int) -> Tensor:
@@ -127,6 +127,11 @@ def test_fixed_steps_are_those_asked_for(method: str, growth: Callable[[float], 
         assert found.statistics.rejected == 0
 
 
+def move_limit(monkeypatch: pytest.MonkeyPatch, method: str, limit: float) -> None:
+    """Hold `limit` for the method's stability limit."""
+    monkeypatch.setitem(REGISTRY, method, dataclasses.replace(REGISTRY[method], limit=limit))
+
+
 def path_of(field: vd.Field, start: tuple[Tensor, ...], times: Tensor, method: str, step: float) -> vd.Trajectory:
     """The path, that of a runaway too."""
     try:
@@ -147,11 +152,11 @@ def test_stability_limits_are_where_they_are_said_to_be(method: str, monkeypatch
         start = (torch.ones(1, 1, dtype=torch.float64),)
         if method in FIXED_METHODS:
             # A step past the limit is refused, so the limit is moved.
-            monkeypatch.setitem(FIXED_METHODS, method, h)
+            move_limit(monkeypatch, method, h)
             found = path_of(field, start, times, method, h)
         else:
             # No error is too large for these tolerances: the cap alone holds the step.
-            monkeypatch.setitem(ADAPTIVE_METHODS, method, h)
+            move_limit(monkeypatch, method, h)
             found = vd.integrate(field, start, times, method=method, rtol=1e30, atol=1e30, step=h, cap_steps=True)
             assert steps <= found.statistics.accepted <= steps + 1
         return abs(float(found.states[0][-1]))
@@ -463,7 +468,7 @@ def test_a_step_limit_names_the_signal_and_keeps_the_path(method: str, limit: in
 
 def runaway(monkeypatch: pytest.MonkeyPatch) -> tuple[vd.SparseRecurrent, Tensor]:
     """A field of which signal 3 runs away from time to time, with the limit that forbids it out of the way."""
-    monkeypatch.setitem(FIXED_METHODS, "rk4", 1e9)
+    move_limit(monkeypatch, "rk4", 1e9)
     x = torch.zeros(5, 3, dtype=torch.float64)
     x[3] = 1.0
     return vd.SparseRecurrent(vd.DenseDictionary(torch.eye(3, dtype=torch.float64)), x, 0.1), grid(3000, 301)

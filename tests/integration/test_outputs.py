@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vars_dyn as vd
+from tests.integration.methods import ADAPTIVE_METHODS, STABILISED_METHODS
 from tests.references import Array
 from tests.strategies import normal, seeds, signals_for
-from vars_dyn.integration import ADAPTIVE_METHODS, STABILISED_METHODS
 
 END = 4.0
 

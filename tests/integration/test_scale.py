@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vars_dyn as vd
+from tests.integration.methods import ADAPTIVE_METHODS, STABILISED_METHODS
 from tests.references import Array
 from tests.strategies import normal, seeds, states_for
 from vars_dyn import simulate
 from vars_dyn.attention.solving import Ode
-from vars_dyn.integration import ADAPTIVE_METHODS, METHODS, STABILISED_METHODS, start_of
+from vars_dyn.integration import METHODS, start_of
 from vars_dyn.integration.integrate import stream
 from vars_dyn.integration.scale import tolerances
 

@@ -3,17 +3,20 @@
 Stopped at equilibrium, counted and watched.
 """
 
-from vars_dyn.integration.plan import ADAPTIVE_METHODS, FIXED_METHODS, METHODS, STABILISED_METHODS
+from vars_dyn.integration.plan import Options
 from vars_dyn.integration.results import IntegrationError, Snapshot, Statistics, Trajectory, start_of
+from vars_dyn.integration.steppers import METHODS, Method, method_for
+from vars_dyn.integration.streaming import stream
 
 __all__ = [
-    "ADAPTIVE_METHODS",
-    "FIXED_METHODS",
     "METHODS",
-    "STABILISED_METHODS",
     "IntegrationError",
+    "Method",
+    "Options",
     "Snapshot",
     "Statistics",
     "Trajectory",
+    "method_for",
     "start_of",
+    "stream",
 ]

@@ -1,57 +1,54 @@
-"""The methods, how far each may step, and the options that one segment gives it."""
+"""How to integrate: what was asked for, and what a field makes of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from vars_dyn.dynamics.base import State
-from vars_dyn.integration.scale import Tolerance
+from vars_dyn import _checks
+from vars_dyn.dynamics.base import Field
+from vars_dyn.integration.scale import Tolerance, tolerances
+from vars_dyn.integration.steppers import Method, method_for
 from vars_dyn.problems import SparseProblem
 
-__all__ = [
-    "ADAPTIVE_METHODS",
-    "COARSE_METHODS",
-    "FIXED_METHODS",
-    "METHODS",
-    "MILD_CURVATURE",
-    "STABILISED_METHODS",
-    "UNSAFE_METHODS",
-    "Plan",
-    "method_options",
-]
+__all__ = ["MILD_CURVATURE", "Options", "Plan", "plan_for"]
 
-#: The largest h rho at which a method damps y' = -rho y, as it is implemented (found by running it; see tests).
-ADAPTIVE_METHODS = {"dopri5": 3.3066, "dopri8": 5.1666, "bosh3": 2.5127, "fehlberg2": 2.0, "adaptive_heun": 1.0}
-FIXED_METHODS = {
-    "euler": 2.0,
-    "midpoint": 2.0,
-    "heun2": 2.0,
-    "heun3": 2.5127,
-    "rk4": 2.7852,
-    "explicit_adams": 0.0035,
-    "implicit_adams": 0.075,
-}
-#: Methods whose error estimate lets growth pass, so that their steps are always capped, at this share of the limit.
-UNSAFE_METHODS = {"fehlberg2": 0.25}
-#: Methods of torchdiffeq's that interpolate to a lower order than they step: they end a step on every output.
-COARSE_METHODS = ("dopri8", "bosh3", "fehlberg2", "adaptive_heun")
-#: Methods that take as many stages as the stiffness asks for ("auto" where that is cheaper than "dopri5").
-STABILISED_METHODS = ("rkc", "auto")
 #: A V whose second derivatives exceed this lets an error of the size that rtol allows raise it by more than about
 #: 10 rtol^2 of its value: beyond, errors are weighed by the square root of the excess, as V weighs them.
 MILD_CURVATURE = 20.0
-METHODS = (*ADAPTIVE_METHODS, *FIXED_METHODS, *STABILISED_METHODS)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments that `integrate` and `stream` share, checked; `integrate` says what each one means."""
+
+    method: str = "dopri5"
+    rtol: float = 1e-6
+    atol: float = 1e-8
+    gap: float | None = None
+    step: float | None = None
+    cap_steps: bool | None = None
+    check_every: float | None = None
+    max_steps: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        method_for(self.method)
+        _checks.number("rtol", self.rtol, positive=True)
+        _checks.number("atol", self.atol, positive=True)
+        _checks.count("max_steps", self.max_steps)
+        for name in ("gap", "step", "check_every"):
+            if getattr(self, name) is not None:
+                _checks.number(name, getattr(self, name), positive=True)
 
 
 class Plan(NamedTuple):
     """How to integrate: what stays the same from segment to segment."""
 
-    method: str
+    method: Method
     rtol: float
     atol: float
     #: `atol` for every part of the state, and signal where their sizes differ
@@ -68,34 +65,49 @@ class Plan(NamedTuple):
     stable: bool
 
 
-def method_options(
-    plan: Plan, times: Tensor, end: float, first_step: float | None, norm: Callable[[State], Tensor]
-) -> dict[str, object]:
-    """The options for a segment with states wanted at `times`, named as torchdiffeq's: it steps onto `end`, or onto
-    every time of a grid. To "rkc" `stiffness` tells the Jacobian's size.
+def plan_for(field: Field, options: Options, capped: bool) -> Plan:
+    """The plan for a field, with steps `capped` at the stability limit or, with a gap, in any case.
+
+    Raises ValueError for options that do not fit the field; warns of a field without a proved stable equilibrium.
     """
-    if plan.method in FIXED_METHODS:
-        grid = _grid(times, plan.step)
-        return {"grid_constructor": lambda func, y0, t: grid.to(t)}
-    options: dict[str, object] = {"norm": norm, "step_t": torch.tensor([end], dtype=torch.float64)}
-    options["dtype"] = torch.float64
-    if math.isfinite(plan.cap):
-        options["max_step"] = plan.cap
-    if first_step is not None:
-        options["first_step"] = first_step
-    if plan.method in STABILISED_METHODS:
-        options["stiffness"] = plan.stiffness
-    return options
+    method, gap = method_for(options.method), options.gap
+    _checks.full_precision("x", field.x)
+    reason = field.instability()
+    problem = None
+    if gap is not None:
+        if reason:
+            raise ValueError(f"gap is {gap}, but {reason}")
+        with torch.no_grad():
+            problem = field.detach().problem().flat()
+    elif reason:
+        warnings.warn(reason, stacklevel=4)
+    stiffness = float(field.stiffness().max())
+    cap = method.limit / stiffness if (capped or gap is not None) else math.inf
+    if method.always_capped is not None and not capped:
+        cap = method.always_capped * method.limit / stiffness
+    fastest = min((_checks.plain(v) for name, v in field.constants.items() if name.startswith("tau")), default=1.0)
+    return Plan(
+        method=method,
+        rtol=float(options.rtol),
+        atol=float(options.atol),
+        tolerance=tolerances(field.flat(), float(options.atol)),
+        cap=cap,
+        stiffness=stiffness,
+        emphasis=math.sqrt(max(1.0, stiffness * fastest / MILD_CURVATURE)),
+        step=options.step if method.adaptive else _fixed_step(method, field, options.step),
+        gap=gap,
+        problem=problem,
+        max_steps=options.max_steps,
+        stable=not reason,
+    )
 
 
-def _grid(times: Tensor, step: float | None) -> Tensor:
-    """Every interval of `times` cut evenly into steps of at most `step`."""
-    if step is None:
-        return times
-    pieces = [times[:1]]
-    for low, high in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        count = max(1, math.ceil((high - low) / step * (1 - 1e-12)))
-        piece = low + (high - low) * torch.arange(1, count + 1, dtype=torch.float64) / count
-        piece[-1] = high
-        pieces.append(piece)
-    return torch.cat(pieces)
+def _fixed_step(method: Method, field: Field, step: float | None) -> float:
+    """The step asked for, or nine tenths of the longest stable one; ValueError for a step that is longer than that."""
+    longest = method.limit / float(field.decay().max())
+    if step is not None and step > longest * (1 + 1e-9):
+        raise ValueError(
+            f"step is {step:.6g}, which {method.name} is not stable at: its limit over the field's fastest decay is "
+            f"{longest:.6g}; a step of at most that is wanted, or none, for steps that end at the times asked for"
+        )
+    return 0.9 * longest if step is None else step

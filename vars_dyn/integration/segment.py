@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integration.plan import FIXED_METHODS, Plan, method_options
+from vars_dyn.integration.plan import Plan
 from vars_dyn.integration.results import IntegrationError, Snapshot, Statistics
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.odeint import odeint
+from vars_dyn.integration.steppers.method import Settings, Solver
 
 __all__ = ["Segment", "failure"]
 
@@ -47,39 +45,42 @@ class Segment:
         self,
         field: Field,
         state: State,
-        solver: Callable[..., Any] = odeint,
-        again: Callable[..., Any] = odeint,
+        solver: Solver | None = None,
+        again: Solver | None = None,
         stops: Tensor | None = None,
     ) -> tuple[State, State]:
         """The states at the outputs and at the end; called again (to recompute), it takes the same steps.
 
-        `solver` is called as `vars_dyn.integration.steppers.odeint.odeint` is, `again` takes the same steps without a gradient,
-        and `stops` are further times to hold the state at meanwhile.
+        `solver` is the method's own by default. `again` takes the same steps without a gradient, and `stops` are
+        further times to hold the state at meanwhile.
         """
+        own = self.plan.method.odeint
         watch = _Watch(field, self.plan, self.start)
         ends = torch.tensor([self.start.time, self.end], dtype=torch.float64)
         times = torch.cat([ends, self.outputs, *([] if stops is None else [stops])]).unique()
         try:
-            solution = self._call(solver, watch, state, times)
+            solution = self._call(solver or own, watch, state, times)
         except (_StopError, AssertionError):
-            raise self._failure(field, state, watch, times, again) from None
+            raise self._failure(field, state, watch, times, again or own) from None
         self._check_finite(solution, times, watch)
         self.statistics = watch.statistics()
         self.next_step = watch.proposed
         wanted = torch.searchsorted(times, self.outputs).to(solution[0].device)
         return tuple(part[wanted] for part in solution), tuple(part[-1] for part in solution)
 
-    def _call(self, solver: Callable[..., Any], watch: _Watch, state: State, times: Tensor) -> State:
-        solution: State = solver(
-            watch,
-            state,
-            times.to(state[0].device),
-            rtol=self.plan.rtol,
+    def _call(self, solver: Solver, watch: _Watch, state: State, times: Tensor) -> State:
+        plan = self.plan
+        settings = Settings(
+            rtol=plan.rtol,
             atol=self.tolerance(state),
-            method=self.plan.method,
-            options=method_options(self.plan, times, self.end, self.start.step, watch.norm),
+            norm=watch.norm,
+            stiffness=plan.stiffness,
+            end=self.end,
+            first_step=self.start.step,
+            longest=plan.cap,
+            grid_step=plan.step,
         )
-        return solution
+        return solver(watch, state, times.to(state[0].device), settings)
 
     def tolerance(self, state: State) -> Tolerance:
         """The absolute tolerance of every part of the segment's state: a number, or shaped like the part."""
@@ -103,9 +104,7 @@ class Segment:
         error.partial = self._kept(solution, times[:bad])
         raise error
 
-    def _failure(
-        self, field: Field, state: State, watch: _Watch, times: Tensor, again: Callable[..., Any]
-    ) -> IntegrationError:
+    def _failure(self, field: Field, state: State, watch: _Watch, times: Tensor, again: Solver) -> IntegrationError:
         """What went wrong, and the states up to there, which the same steps give again."""
         largest = torch.finfo(state[0].dtype).max
         with torch.no_grad():
@@ -144,7 +143,7 @@ def failure(what: str, time: float, signals: list[int], plan: Plan) -> Integrati
     if len(signals) > 1:
         named += f" and {len(signals) - 1} more"
     counted = f" ({plan.max_steps} steps)" if what == "the step limit is reached" else ""
-    text = f"{named}: {what}{counted} at t = {time:.6g} with {plan.method}; {_REMEDIES[what]}"
+    text = f"{named}: {what}{counted} at t = {time:.6g} with {plan.method.name}; {_REMEDIES[what]}"
     return IntegrationError(text, time, signals)
 
 
@@ -167,7 +166,7 @@ class _Watch:
         self.last_time, self.last_finite, self.last_state = start.time, -math.inf, start.state
         self._norms: Tensor | None = None
         self._prepared: Field | None = None
-        self.adaptive = plan.method not in FIXED_METHODS
+        self.adaptive = plan.method.adaptive
         if self.adaptive:
             # torchdiffeq looks it up by name, and warns where the method does not call it.
             self.callback_reject_step = self._on_reject

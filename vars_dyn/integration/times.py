@@ -1,13 +1,19 @@
-"""Times: what is asked for."""
+"""Times: what is asked for, and where the way past them is cut into segments."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn.dynamics.base import Field
+from vars_dyn.integration.plan import Plan
 
-__all__ = ["checked_times"]
+__all__ = ["Cut", "Spacing", "checked_times", "cuts", "looks_at_gap"]
 
 
 def checked_times(times: Tensor) -> Tensor:
@@ -20,3 +26,51 @@ def checked_times(times: Tensor) -> Tensor:
     if not bool(torch.isfinite(times).all()) or not bool((times.diff() > 0).all()):
         raise ValueError("times are not finite and strictly increasing; times that are both are wanted")
     return times
+
+
+class Spacing(NamedTuple):
+    """The time between restarts: even, or doubling whenever the time since zero has, so that long steps stay
+    possible.
+    """
+
+    every: float = math.inf
+    doubles: bool = False
+
+    def after(self, time: float) -> float:
+        """The next restart after `time`, a whole multiple of the spacing there, wherever a run is taken up again."""
+        if not math.isfinite(self.every):
+            return math.inf
+        every = self.every
+        if self.doubles:
+            every *= 2.0 ** max(0, math.floor(math.log2(max(abs(time) / (8 * every), 1.0)) + 1e-9))
+        cut = (math.floor(time / every * (1 + 1e-12)) + 1) * every
+        return cut if cut > time else math.inf
+
+
+def looks_at_gap(plan: Plan, field: Field, check_every: float | None) -> Spacing:
+    """The time between looks at the gap; endless where the plan has none."""
+    if plan.gap is None:
+        return Spacing()
+    if check_every is not None:
+        return Spacing(float(check_every))
+    constant = _checks.plain(field.constants.get("tau_u", field.constants.get("tau_z", 1.0)))
+    if plan.method.stabilised:
+        return Spacing(constant, doubles=True)
+    return Spacing(max(constant, 10 * plan.cap if plan.method.adaptive else 0.0))
+
+
+class Cut(NamedTuple):
+    """A segment's end and the outputs on it."""
+
+    end: float
+    outputs: Tensor
+
+
+def cuts(start: float, outputs: Tensor, spacing: Spacing) -> Iterator[Cut]:
+    """Cut the way from `start` past all `outputs` where `spacing` says."""
+    time, first = start, 0
+    while first < len(outputs):
+        end = min(float(outputs[-1]), spacing.after(time))
+        inside = int(torch.searchsorted(outputs, end, right=True))
+        yield Cut(end, outputs[first:inside])
+        time, first = end, inside

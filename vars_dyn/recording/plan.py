@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integration import FIXED_METHODS, Snapshot, start_of
+from vars_dyn.integration import Snapshot, method_for, start_of
 from vars_dyn.integration.integrate import stream
 from vars_dyn.integration.times import checked_times
 from vars_dyn.problems import SparseProblem
@@ -91,7 +91,7 @@ class RecordingPlan:
     @property
     def start(self) -> Snapshot:
         """The snapshot at the first time, before anything is integrated."""
-        step = None if self.integration["method"] in FIXED_METHODS else self.integration["step"]
+        step = self.integration["step"] if method_for(self.integration["method"]).adaptive else None
         return start_of(self.field, self.state, float(self.times[0]), step)
 
     def chunks(self, snapshot: Snapshot, index: int) -> Iterator[tuple[Tensor, State, Snapshot]]:

@@ -14,7 +14,7 @@ from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
 from vars_dyn.dictionaries.gabor import GaborBank
 from vars_dyn.dynamics import EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
 from vars_dyn.images import Signals
-from vars_dyn.integration import FIXED_METHODS
+from vars_dyn.integration import method_for
 from vars_dyn.simulate.inputs import real_array
 from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
 
@@ -205,7 +205,7 @@ def times_of(options: IntegratorOptions) -> Tensor:
 def integration_of(options: IntegratorOptions) -> dict[str, Any]:
     """The integrator's arguments. A fixed-step method steps by --dt unless told or, with a gap, left to choose."""
     step = options.step
-    if step is None and options.method in FIXED_METHODS and options.gap is None:
+    if step is None and not method_for(options.method).adaptive and options.gap is None:
         step = options.dt
     return {
         "method": options.method,

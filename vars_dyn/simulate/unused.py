@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vars_dyn.images import Signals
-from vars_dyn.integration import FIXED_METHODS
+from vars_dyn.integration import method_for
 from vars_dyn.simulate.inputs import is_array
 from vars_dyn.simulate.options import Options
 
@@ -14,8 +14,6 @@ __all__ = ["check_used", "idle_options"]
 
 _BANK = ("orientations", "scales", "phases", "places", "wavelength")
 _TOLERANCES = ("rtol", "atol")
-#: Methods without tolerances: all fixed-step methods but the implicit one, which iterates to a tolerance.
-_WITHOUT_TOLERANCE = set(FIXED_METHODS) - {"implicit_adams"}
 _IMAGES = ("crop", "scale", "patch", "stride", "patches", "colour", "background")
 
 
@@ -54,7 +52,7 @@ def idle_options(options: Options, signals: Signals) -> Iterator[tuple[str, str]
         yield "places", "with --whole, where templates are at all places"
     if options.integrator.gap is None:
         yield "check_every", "with --gap none"
-    if options.integrator.method in _WITHOUT_TOLERANCE:
+    if not method_for(options.integrator.method).uses_tolerance:
         yield from ((name, f"with --method {options.integrator.method}, which steps by --step") for name in _TOLERANCES)
     if recording.record is not None:
         if "z" not in recording.record:

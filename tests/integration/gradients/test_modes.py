@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 import vars_dyn as vd
 from experiments.benchmark.exact import exact_flow
+from tests.integration.methods import FIXED_METHODS
 from tests.strategies import normal
-from vars_dyn.integration import FIXED_METHODS, METHODS, gradients
+from vars_dyn.integration import METHODS, gradients
 from vars_dyn.integration.gradients import replay
 
 Leaves = dict[str, Tensor]

@@ -159,7 +159,7 @@ def test_gradients_through_its_steps(field: vd.SparseRecurrent) -> None:
     for mode in ("backprop", "checkpoint"):
         leaf = x.clone().requires_grad_()
         found.append(float((torch.autograd.grad(loss(leaf, mode), leaf)[0] * along).sum()))
-    # The two runs take other steps, which moves the loss by some 1e-7: far apart, that is nothing beside the difference.
+    # The two runs take other steps, which moves the loss by some 1e-7: the points must lie far apart beside that.
     difference = float(loss(x + 1e-3 * along) - loss(x - 1e-3 * along)) / 2e-3
     assert found[0] == pytest.approx(found[1], rel=1e-10)
     assert found[0] == pytest.approx(difference, rel=1e-4)

@@ -9,11 +9,13 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
+from vars_dyn.dynamics.base import State
 from vars_dyn.integration.gradients.first_order import once_only, refuse_transforms
+from vars_dyn.integration.results import IntegrationError
+from vars_dyn.integration.steppers.method import Method, Settings
+from vars_dyn.integration.steppers.odeint import odeint_onto
 
 __all__ = ["Size", "as_given", "odeint_guarded", "to_unit"]
-
-State = tuple[Tensor, ...]
 
 _WHAT = 'The gradient of the continuous adjoint (gradient="adjoint")'
 _INSTEAD = 'gradient="backprop" can be'
@@ -94,7 +96,15 @@ class _ToUnit(_Passed):
 
 
 def odeint_guarded(
-    func: Any, y0: State, t: Tensor, *, max_steps: int, adjoint_options: dict[str, Any], **rest: Any
+    func: Any,
+    y0: State,
+    t: Tensor,
+    settings: Settings,
+    *,
+    method: Method,
+    max_steps: int,
+    adjoint_options: dict[str, Any],
+    **rest: Any,
 ) -> State:
     """`torchdiffeq.odeint_adjoint`, its error norm the largest over signals, of the state and of its adjoint.
 
@@ -120,14 +130,10 @@ def odeint_guarded(
         return largest
 
     func.callback_step_adjoint = watch
-    from vars_dyn.integration.steppers.odeint import odeint_onto
-
-    options = {**adjoint_options, "norm": norm}
-    return odeint_onto(torchdiffeq.odeint_adjoint, func, y0, t, adjoint_options=options, **rest)
+    rest["adjoint_options"] = {**adjoint_options, "norm": norm}
+    return odeint_onto(torchdiffeq.odeint_adjoint, func, y0, t, settings, method=method, **rest)
 
 
-def _error(what: str, time: float) -> Exception:
-    from vars_dyn.integration.results import IntegrationError
-
+def _error(what: str, time: float) -> IntegrationError:
     advice = 'try gradient="checkpoint", or an Adjoint with a larger rtol or a smaller growth'
     return IntegrationError(f"the gradient: {what} at t = {time:.6g} on the way back; {advice}", time, [])

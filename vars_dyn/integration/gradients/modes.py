@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torchdiffeq
@@ -13,21 +13,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vars_dyn import _checks
+from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration.gradients.continuous import Size, as_given, odeint_guarded, to_unit
 from vars_dyn.integration.gradients.replay import odeint_replayed
-
-if TYPE_CHECKING:
-    from vars_dyn.dynamics.base import Field, State
-    from vars_dyn.integration.plan import Plan
-    from vars_dyn.integration.segment import Segment
+from vars_dyn.integration.plan import Plan
+from vars_dyn.integration.segment import Segment
+from vars_dyn.integration.steppers.dopri5 import DOPRI5
+from vars_dyn.integration.steppers.method import Method, Replay
+from vars_dyn.integration.steppers.odeint import odeint_onto
 
 __all__ = ["MODES", "Adjoint", "Backprop", "Checkpoint", "Implicit", "Mode", "is_wanted", "mode_for", "through_time"]
-
-
-#: Methods whose steps lean on more than the state they begin at (their history, or a last stage that is not f there):
-#: they are restarted on the way, under backpropagation too, or taken again whole.
-_RESTARTED = ("rkc", "auto", "fehlberg2", "adaptive_heun")
-_WHOLE = ("explicit_adams", "implicit_adams")
 
 
 @dataclass(frozen=True)
@@ -38,9 +33,9 @@ class Backprop:
     inexact times leave an error of about sqrt(rtol).
     """
 
-    def segment(self, plan: Plan, horizon: float) -> float:
+    def between_restarts(self, plan: Plan, horizon: float) -> float:
         """The time between restarts of an integration over `horizon` that looks at no gap."""
-        return _recomputable(plan, horizon)
+        return _between_restarts(plan, horizon)
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
         """The states at the segment's outputs and at its end, differentiably."""
@@ -57,16 +52,18 @@ class Checkpoint:
     nothing.
     """
 
-    def segment(self, plan: Plan, horizon: float) -> float:
-        return _recomputable(plan, horizon)
+    def between_restarts(self, plan: Plan, horizon: float) -> float:
+        return _between_restarts(plan, horizon)
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
-        if segment.plan.method in (*_RESTARTED, *_WHOLE):
+        method = segment.plan.method
+        if method.replay is not Replay.STEPS:
             return _recomputed(segment, field, state)
         # Nodes of their own: a gradient with respect to one tensor must not pass through another made from it.
         tensors = tuple(t.view_as(t) if t.requires_grad else t for t in field.tensors())
         own = tuple(t for t in tensors if t.requires_grad)
-        return segment.solve(field.with_tensors(tensors), state, functools.partial(odeint_replayed, parameters=own))
+        solver = functools.partial(odeint_replayed, method=method, parameters=own)
+        return segment.solve(field.with_tensors(tensors), state, solver)
 
 
 @dataclass(frozen=True)
@@ -99,12 +96,14 @@ class Adjoint:
         if not _checks.number("growth", self.growth) > 1:
             raise ValueError(f"growth is {self.growth}; a number above one is wanted")
 
-    def segment(self, plan: Plan, horizon: float) -> float:
+    def fits(self, method: Method) -> bool:
+        """Whether torchdiffeq has the method, so that its adjoint can integrate with it."""
+        return method.in_torchdiffeq
+
+    def between_restarts(self, plan: Plan, horizon: float) -> float:
         return math.inf
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
-        from vars_dyn.integration.steppers.odeint import odeint_onto
-
         plan = segment.plan
         rtol = 0.1 * math.sqrt(plan.rtol) if self.rtol is None else self.rtol
         atol = rtol * plan.atol / plan.rtol if self.atol is None else self.atol
@@ -116,6 +115,7 @@ class Adjoint:
         parameters = tuple(t for t in tensors if t.requires_grad)
         odeint = functools.partial(
             odeint_guarded,
+            method=plan.method,
             max_steps=plan.max_steps,
             adjoint_params=parameters,
             adjoint_rtol=rtol,
@@ -123,7 +123,7 @@ class Adjoint:
             adjoint_atol=(atol, _of_state(segment, state, atol), size.tolerance, *(atol for _ in parameters)),
             **_backwards(plan),
         )
-        again = functools.partial(odeint_onto, torchdiffeq.odeint)
+        again = functools.partial(odeint_onto, torchdiffeq.odeint, method=plan.method)
         stops = self._stops(segment, field)
         states, last = segment.solve(field.with_tensors(tensors), state, odeint, again, stops)
         joined = to_unit(size, *(torch.cat([s, end[None]]) for s, end in zip(states, last, strict=True)))
@@ -174,11 +174,11 @@ def is_wanted(field: Field, state: State) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in (*field.tensors(), *state))
 
 
-def _recomputable(plan: Plan, horizon: float) -> float:
+def _between_restarts(plan: Plan, horizon: float) -> float:
     """The time between restarts of a method that goes on from more than a state: alike for backpropagation and for
     checkpointing, so that they take the same steps.
     """
-    return horizon / 16 if plan.method in _RESTARTED and horizon > 0 else math.inf
+    return horizon / 16 if plan.method.replay is Replay.RESTARTS and horizon > 0 else math.inf
 
 
 def _recomputed(segment: Segment, field: Field, state: State) -> tuple[State, State]:
@@ -206,11 +206,9 @@ def _of_state(segment: Segment, state: State, atol: float) -> Tensor:
 
 def _backwards(plan: Plan) -> dict[str, Any]:
     """The backward integration's method and options: the forward one's if it is adaptive, dopri5 otherwise."""
-    from vars_dyn.integration.plan import ADAPTIVE_METHODS
-
-    method = plan.method if plan.method in ADAPTIVE_METHODS else "dopri5"
+    method = plan.method if plan.method.adaptive else DOPRI5
     options: dict[str, Any] = {"dtype": torch.float64}
-    cap = plan.cap if plan.method in ADAPTIVE_METHODS else ADAPTIVE_METHODS[method] / plan.stiffness
+    cap = plan.cap if plan.method.adaptive else method.limit / plan.stiffness
     if math.isfinite(cap):
         options["max_step"] = cap
-    return {"adjoint_method": method, "adjoint_options": options}
+    return {"adjoint_method": method.name, "adjoint_options": options}

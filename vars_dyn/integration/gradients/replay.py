@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vars_dyn.dynamics.base import State
 from vars_dyn.integration.gradients.first_order import once_only, refuse_transforms
+from vars_dyn.integration.steppers.method import Method, Piece, Settings
 
 __all__ = ["odeint_replayed"]
-
-State = tuple[Tensor, ...]
 
 _WHAT = 'The gradient of checkpointed steps (gradient="checkpoint")'
 _INSTEAD = 'gradient="backprop" can be'
@@ -22,27 +22,15 @@ _INSTEAD = 'gradient="backprop" can be'
 _STRIDE, _MARKS_PER_STEP = 8, 4
 
 
-def odeint_replayed(
-    func: Any,
-    y0: State,
-    t: Tensor,
-    *,
-    parameters: State,
-    rtol: float,
-    atol: Any,
-    method: str,
-    options: dict[str, Any],
-) -> State:
-    """`vars_dyn.integration.steppers.odeint.odeint`, whose backward pass takes the very same steps again, in pieces, from states
-    it kept.
+def odeint_replayed(func: Any, y0: State, t: Tensor, settings: Settings, *, method: Method, parameters: State) -> State:
+    """`method.odeint`, whose backward pass takes the very same steps again, in pieces, from states it kept.
 
     For N steps it keeps at most 4 sqrt(N) states, and holds what backpropagation needs of about sqrt(N) steps at a
     time. The gradients with respect to y0 and `parameters`, every tensor that `func` depends on, are those of
-    backpropagation through the whole to rounding. For one-step methods: a multi-step method's history is not kept.
+    backpropagation through the whole to rounding. For methods that take single steps again (`Replay.STEPS`).
     """
     refuse_transforms(_WHAT, 'gradient="backprop" has them', (*y0, *parameters))
-    solve = _Solve(func, rtol, atol, method, options)
-    result: State = _Replayed.apply(solve, t, len(y0), *y0, *parameters)
+    result: State = _Replayed.apply(_Solve(func, method, settings), t, len(y0), *y0, *parameters)
     return result
 
 
@@ -77,14 +65,11 @@ class _Marks:
 class _Solve:
     """One integration and the pieces of it."""
 
-    def __init__(self, func: Any, rtol: float, atol: Any, method: str, options: dict[str, Any]) -> None:
-        self.func, self.options = func, options
-        self.settings: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": method}
+    def __init__(self, func: Any, method: Method, settings: Settings) -> None:
+        self.func, self.method, self.settings = func, method, settings
 
     def whole(self, y0: State, t: Tensor, marks: _Marks) -> State:
         """The states at `t`, every step told to `marks`."""
-        from vars_dyn.integration.steppers.odeint import odeint
-
         told = self.func.callback_step
 
         def tell(t0: float | Tensor, state: State, dt: float | Tensor) -> None:
@@ -93,31 +78,19 @@ class _Solve:
 
         self.func.callback_step = tell
         try:
-            return odeint(self.func, y0, t, options=self.options, **self.settings)
+            return self.method.odeint(self.func, y0, t, self.settings)
         finally:
             self.func.callback_step = told
 
     def piece(self, mark: _Mark, y0: State, t: Tensor, whole: Tensor, ends: Sequence[float]) -> State:
         """The states at `t`, which begins at `mark` and ends where a step of the whole did, the last of `ends`."""
-        from vars_dyn.integration.plan import COARSE_METHODS
-        from vars_dyn.integration.steppers.dopri5 import retake_dopri5
-        from vars_dyn.integration.steppers.odeint import odeint
 
-        # A function without callbacks: these steps have been counted.
-        function: Callable[[Tensor, State], State] = lambda t, y: self.func(t, y)  # noqa: E731
-        if self.settings["method"] == "dopri5":  # whose lengths depend on the steps before
-            return retake_dopri5(function, y0, t, ends)
-        options = dict(self.options)
-        if "grid_constructor" in options:
-            grid = options["grid_constructor"](self.func, y0, whole)
-            grid = grid[(grid >= t[0]) & (grid <= t[-1])]
-            options["grid_constructor"] = lambda func, y0, t: grid
-        else:
-            options["first_step"] = mark.step
-            if self.settings["method"] in COARSE_METHODS:
-                # Not at the piece's end, which a step that was rejected may have overshot.
-                options["stops"] = whole
-        return odeint(function, y0, t, options=options, **self.settings)
+        # Without callbacks, as these steps have been counted.
+        def function(t: Tensor, y: State) -> State:
+            state: State = self.func(t, y)
+            return state
+
+        return self.method.retake(function, y0, t, self.settings, Piece(mark.step, ends, whole))
 
 
 class _Replayed(torch.autograd.Function):

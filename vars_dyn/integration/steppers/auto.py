@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from vars_dyn.integration.steppers.base import Stepper
-from vars_dyn.integration.steppers.dopri5 import Dopri5
-from vars_dyn.integration.steppers.rkc import Rkc, stages_for
+from torch import Tensor
 
-__all__ = ["Switch"]
+from vars_dyn.dynamics.base import State
+from vars_dyn.integration.steppers.base import Stepper, march
+from vars_dyn.integration.steppers.dopri5 import DOPRI5, Dopri5, dopri5_for
+from vars_dyn.integration.steppers.method import Method, Replay, Settings, Watched
+from vars_dyn.integration.steppers.rkc import Rkc, rkc_for, stages_for
+
+__all__ = ["AUTO", "Switch"]
 
 #: h rho from which "dopri5" may be held by stability ("rho" is a bound; its limit is 3.3), so that "rkc" is tried.
 _STIFF = 2.0
@@ -49,3 +54,14 @@ class Switch:
             return stepper, proposed
         self.patience, self.stiff = 2 * self.patience, 0
         return self.dopri5, self.left
+
+
+@dataclass(frozen=True)
+class _Auto(Method):
+    def odeint(self, func: Watched, y0: State, t: Tensor, settings: Settings) -> State:
+        switch, first = Switch(dopri5_for(settings), rkc_for(settings)), settings.first_step
+        return march(func, y0, t, switch.begin(first), end=settings.end, first_step=first, follow=switch.follow)
+
+
+#: Where steps are capped, it is those of "dopri5".
+AUTO = _Auto("auto", DOPRI5.limit, stabilised=True, replay=Replay.RESTARTS)

@@ -1,4 +1,16 @@
-"""What this package's own integrators share: the loop over steps of controlled error."""
+"""What this package's own integrators share: the loop over steps of controlled error.
+
+A method of one step with an error estimate is a subclass of `Stepper` and a `Marched` value that builds it:
+
+    class Heun(Stepper):
+        control = Control(aim=0.5, proportional=0.35, integral=0.2, order=2)
+        def first(self, func, y, f, t0): ...    # the first step to try
+        def take(self, func, y, f, t0, h): ...  # a step: its end, the slope there, the error, the states inside
+
+    HEUN = Marched("heun", limit=2.0, build=lambda s: Heun(s.rtol, s.atol, s.norm, s.longest))
+
+`vars_dyn.integration.steppers.REGISTRY` lists the value, and every part of the package knows the method.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +18,22 @@ import bisect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
+from vars_dyn.integration.steppers.method import Function, Method, Piece, Settings, Watched
 
 __all__ = [
     "Control",
     "Follow",
+    "Marched",
     "Stepper",
     "Taken",
-    "Watched",
     "combined",
     "for_parts",
     "landing",
@@ -27,18 +41,6 @@ __all__ = [
     "rows_of",
     "tolerated",
 ]
-
-
-@runtime_checkable
-class Watched(Protocol):
-    """The function to integrate, as torchdiffeq's solvers take it too: it is told of every step.
-
-    Own integrators tell it times and steps as numbers, torchdiffeq's as tensors.
-    """
-
-    def __call__(self, t: Tensor, state: State) -> State: ...
-    def callback_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None: ...
-    def callback_reject_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None: ...
 
 
 class Taken(NamedTuple):
@@ -106,7 +108,7 @@ class Stepper(ABC):
         """The first step to try from y, where the derivative is f."""
 
     @abstractmethod
-    def take(self, func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float) -> Taken:
+    def take(self, func: Function, y: State, f: State, t0: Tensor, h: float) -> Taken:
         """The step of h from y, where the derivative is f."""
 
 
@@ -156,6 +158,26 @@ def march(
             before = before if stepper is last else None
         time, y, f = new, taken.following, taken.slope
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+
+
+@dataclass(frozen=True)
+class Marched(Method):
+    """A method that `march` steps with, with the stepper that `build` makes for a segment's settings."""
+
+    build: Callable[[Settings], Stepper] = field(kw_only=True)
+
+    def odeint(self, func: Watched, y0: State, t: Tensor, settings: Settings) -> State:
+        return march(func, y0, t, self.build(settings), end=settings.end, first_step=settings.first_step)
+
+    def retake(self, func: Function, y0: State, t: Tensor, settings: Settings, piece: Piece) -> State:
+        stepper, times = self.build(settings), t.tolist()
+        rows: list[State] = [y0]
+        time, y, f = times[0], y0, func(t[0], y0)
+        for new in piece.ends:
+            taken = stepper.take(func, y, f, t[0], new - time)
+            rows.extend(rows_of(taken, time, new, times, len(rows)))
+            time, y, f = new, taken.following, taken.slope
+        return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
 
 def rows_of(taken: Taken, time: float, new: float, times: list[float], first: int) -> list[State]:

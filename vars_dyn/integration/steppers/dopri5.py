@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.base import Control, Stepper, Taken, Watched, combined, for_parts, rows_of, tolerated
+from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken, combined, for_parts, rows_of, tolerated
+from vars_dyn.integration.steppers.method import Function, Piece, Settings, Watched
 
-__all__ = ["Dopri5", "retake_dopri5"]
+__all__ = ["DOPRI5", "Dopri5", "dopri5_for", "retake_dopri5"]
 
 _STAGES = (
     (1 / 5,),
@@ -50,7 +52,7 @@ class Dopri5(Stepper):
     def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
         return _first_step(func, y, f, t0, self.rtol, self.atol, self.norm)
 
-    def take(self, func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float) -> Taken:
+    def take(self, func: Function, y: State, f: State, t0: Tensor, h: float) -> Taken:
         following, slopes = _step(func, y, f, t0, h)
         with torch.no_grad():
             nothing = tuple(torch.zeros_like(part) for part in y)
@@ -58,7 +60,7 @@ class Dopri5(Stepper):
         return Taken(following, slopes[-1], error, functools.partial(_between, y, slopes, h))
 
 
-def retake_dopri5(func: Callable[[Tensor, State], State], y0: State, t: Tensor, ends: Sequence[float]) -> State:
+def retake_dopri5(func: Function, y0: State, t: Tensor, ends: Sequence[float]) -> State:
     """The states at the times `t`, from y0 at t[0], by the very steps that end at `ends`: to the same bits."""
     times = t.tolist()
     rows: list[State] = [y0]
@@ -71,9 +73,23 @@ def retake_dopri5(func: Callable[[Tensor, State], State], y0: State, t: Tensor, 
     return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
 
-def _step(
-    func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float
-) -> tuple[State, list[State]]:
+def dopri5_for(settings: Settings) -> Dopri5:
+    """The pair's stepper for a segment."""
+    return Dopri5(settings.rtol, settings.atol, settings.norm, settings.longest)
+
+
+@dataclass(frozen=True)
+class _Pair(Marched):
+    """Its steps are taken again without their error estimates, which costs less."""
+
+    def retake(self, func: Function, y0: State, t: Tensor, settings: Settings, piece: Piece) -> State:
+        return retake_dopri5(func, y0, t, piece.ends)
+
+
+DOPRI5 = _Pair("dopri5", 3.3066, in_torchdiffeq=True, build=dopri5_for)
+
+
+def _step(func: Function, y: State, f: State, t0: Tensor, h: float) -> tuple[State, list[State]]:
     """The state after a step of h from y, where the derivative is f, and the seven slopes."""
     slopes = [f]
     for weights in _STAGES:

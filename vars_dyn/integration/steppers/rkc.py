@@ -18,9 +18,10 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.base import Control, Stepper, Taken, Watched, for_parts, tolerated
+from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken, for_parts, tolerated
+from vars_dyn.integration.steppers.method import Function, Replay, Settings, Watched
 
-__all__ = ["MAX_STAGES", "Rkc", "stability_interval", "stages_for"]
+__all__ = ["MAX_STAGES", "RKC", "Rkc", "rkc_for", "stability_interval", "stages_for"]
 
 _DAMPING = 2 / 13
 #: More stages than this are not taken in one step: rounding grows with their square.
@@ -92,7 +93,7 @@ class Rkc(Stepper):
     def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
         return _first_step(func, y, f, t0, self.rtol, self.atol, self.rho, self.norm)
 
-    def take(self, func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float) -> Taken:
+    def take(self, func: Function, y: State, f: State, t0: Tensor, h: float) -> Taken:
         following = _step(func, y, f, t0, h, stages_for(h * self.rho))
         slope = func(t0, following)
         error = self.error(y, following, f, slope, h)
@@ -105,6 +106,14 @@ class Rkc(Stepper):
         for a, b, c, d in zip(y, new, f, slope, strict=True):
             estimate.append(torch.sub(a, b).mul_(0.8).add_(c, alpha=0.4 * h).add_(d, alpha=0.4 * h))
         return tolerated(tuple(estimate), y, new, self.rtol, self.atol)
+
+
+def rkc_for(settings: Settings) -> Rkc:
+    """The method's stepper for a segment."""
+    return Rkc(settings.rtol, settings.atol, settings.norm, settings.stiffness)
+
+
+RKC = Marched("rkc", math.inf, stabilised=True, replay=Replay.RESTARTS, build=rkc_for)
 
 
 def _first_step(
@@ -126,7 +135,7 @@ def _first_step(
     return 0.1 * h / math.sqrt(change) if 0.1 < math.sqrt(change) < math.inf else h
 
 
-def _step(func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
+def _step(func: Function, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
     """One step of `stages` stages from y, where the derivative is f."""
     if not torch.is_grad_enabled():
         return _step_in_place(func, y, f, t0, h, stages)
@@ -143,9 +152,7 @@ def _step(func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor
     return newer
 
 
-def _step_in_place(
-    func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float, stages: int
-) -> State:
+def _step_in_place(func: Function, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
     """`_step` where no gradient is wanted, in the same three tensors from stage to stage and to the same bits.
 
     A function that kept the state it is called with would see it change.

@@ -1,0 +1,127 @@
+"""A run: a field as it is integrated, flat and scaled near one, and the way back to what the user gave."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vars_dyn.dynamics.base import Field, State, half_square
+from vars_dyn.integration.live import SegmentSolver, advance
+from vars_dyn.integration.plan import Options, Plan, plan_for
+from vars_dyn.integration.results import IntegrationError, Snapshot, Trajectory
+from vars_dyn.integration.scale import field_times, power_of, state_times
+from vars_dyn.integration.segment import failure
+from vars_dyn.integration.times import Spacing, cuts
+
+__all__ = ["Run", "run_for"]
+
+#: A V that has risen by this many times its size is a runaway; a tolerance of a tenth was seen to raise it by one.
+_RUNAWAY = 10.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A field and how to integrate it.
+
+    Attributes:
+        field: as the user gave it.
+        flat: with one dimension of signals, for x and lam times two to the `power`.
+        power: brings the largest number near one.
+        plan: the method and its settings, for `flat`.
+    """
+
+    field: Field
+    flat: Field
+    power: int
+    plan: Plan
+
+    def entered(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot of the field as one of `flat`."""
+        scaled = snapshot._replace(state=state_times(snapshot.state, self.power))
+        return _reshaped(scaled, self.flat.signal_batch, self.field.event_shapes)
+
+    def left(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot of `flat` as one of the field."""
+        own = snapshot._replace(state=state_times(snapshot.state, -self.power))
+        return _reshaped(own, self.field.signal_batch, self.field.event_shapes)
+
+    def states(self, rows: list[State]) -> State:
+        """The rows, of `flat` and with time first, as the field's states at all their times."""
+        joined = state_times(tuple(torch.cat(parts) for parts in zip(*rows, strict=True)), -self.power)
+        batch, shapes = self.field.signal_batch, self.field.event_shapes
+        return tuple(part.reshape(len(part), *batch, *event) for part, event in zip(joined, shapes, strict=True))
+
+    def carry(
+        self, snapshot: Snapshot, times: Tensor, spacing: Spacing, solve: SegmentSolver
+    ) -> tuple[list[State], Snapshot]:
+        """From a snapshot of `flat` past all `times`: the states there, in rows, and the snapshot at the last one.
+
+        It ends early once all signals have settled. An IntegrationError carries the trajectory up to there.
+        """
+        begun, rows = snapshot.state, list[State]()
+        if float(times[0]) == snapshot.time:
+            rows.append(tuple(part[None] for part in begun))
+        try:
+            for cut in cuts(snapshot.time, times[len(rows) :], spacing):
+                states, snapshot = advance(self.plan, self.flat, snapshot, cut, solve)
+                rows.append(states)
+                if not bool(snapshot.live.any()):
+                    break
+            self._check_range(rows, snapshot.time)
+            self._check_end(begun, snapshot)
+        except IntegrationError as error:
+            rows.extend([] if error.partial is None else [error.partial])
+            error.trajectory = self.trajectory(times, rows, snapshot)
+            raise
+        return rows, snapshot
+
+    def trajectory(self, times: Tensor, rows: list[State], snapshot: Snapshot) -> Trajectory:
+        """The trajectory of the rows, which are at the first of `times`."""
+        states = self.states(rows or [tuple(part.new_zeros(0, *part.shape) for part in snapshot.state)])
+        count = len(states[0])
+        snapshot = self.left(snapshot)
+        gap = snapshot.relative_gap
+        if count and bool(gap.isnan().any()) and self.field.instability() is None:
+            with torch.no_grad():
+                fixed = self.field.detach()
+                gap = fixed.problem().relative_gap(fixed.code(tuple(part[-1].detach() for part in states)))
+        return Trajectory(times[:count], states, snapshot.statistics, gap, snapshot.settled_at)
+
+    def _check_range(self, rows: list[State], time: float) -> None:
+        """IntegrationError where states that were scaled down are beyond the dtype once they are scaled back."""
+        if self.power < 0:
+            parts = [part.detach() for row in rows for part in row if part.numel()]
+            largest = max((float(part.abs().max()) for part in parts), default=0.0)
+            if parts and math.frexp(largest)[1] - self.power > math.frexp(torch.finfo(parts[0].dtype).max)[1]:
+                raise failure("the state grows out of range", time, [], self.plan)
+
+    def _check_end(self, start: State, snapshot: Snapshot) -> None:
+        """IntegrationError where V, which never rises, is far above where it began: fixed steps have nothing else that
+        would notice a runaway, and stability limits are known for linear fields.
+        """
+        if self.plan.method.adaptive or not self.plan.stable:
+            return
+        with torch.no_grad():
+            first, last = (
+                self.flat.lyapunov(tuple(part.detach() for part in state)) for state in (start, snapshot.state)
+            )
+            allowed = first + _RUNAWAY * (first.abs() + half_square(self.flat.x, self.flat.dictionary.signal_shape))
+            rows = (~(last <= allowed)).flatten().nonzero().flatten().tolist()
+        if rows:
+            raise failure("the state runs away", snapshot.time, rows, self.plan)
+
+
+def run_for(field: Field, state: State, options: Options, capped: bool) -> Run:
+    """The run of a field from `state`; `capped` and what is raised are as for `plan_for`."""
+    power = power_of(field, state)
+    near = field_times(field, power)
+    return Run(field, near.flat(), power, plan_for(near, options, capped))
+
+
+def _reshaped(snapshot: Snapshot, batch: tuple[int, ...], events: tuple[tuple[int, ...], ...]) -> Snapshot:
+    state = tuple(part.reshape(*batch, *event) for part, event in zip(snapshot.state, events, strict=True))
+    live, gap, settled = (t.reshape(batch) for t in (snapshot.live, snapshot.relative_gap, snapshot.settled_at))
+    return snapshot._replace(state=state, live=live, relative_gap=gap, settled_at=settled)

@@ -1,0 +1,65 @@
+"""Integrate in chunks, as a stream that can be taken up again from any of its snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vars_dyn import _checks
+from vars_dyn.dynamics.base import Field, State
+from vars_dyn.integration.plan import Options
+from vars_dyn.integration.results import Snapshot
+from vars_dyn.integration.run import Run, run_for
+from vars_dyn.integration.segment import Segment
+from vars_dyn.integration.times import Spacing, checked_times, looks_at_gap
+
+__all__ = ["stream"]
+
+
+def stream(
+    field: Field,
+    snapshot: Snapshot,
+    times: Tensor,
+    *,
+    method: str = "dopri5",
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    gap: float | None = None,
+    chunk: int = 64,
+    step: float | None = None,
+    cap_steps: bool | None = None,
+    check_every: float | None = None,
+    max_steps: int = 1_000_000,
+) -> Iterator[tuple[Tensor, State, Snapshot]]:
+    """Integrate in chunks of `chunk` times, yielding (times, states, snapshot at the chunk's end) for each.
+
+    The memory needed does not depend on len(times). The method is restarted at each chunk's end, and at each look at
+    the gap, from what the snapshot holds and from nothing else: a run that goes on from a stored snapshot takes the
+    very steps that it would have taken. `times` are those after `snapshot.time` (a first one equal to it yields the
+    state there as part of the first chunk). It ends early once all signals have settled, with a chunk that is shorter,
+    and empty where that was before its first time. Other arguments, and what is raised, are as for `integrate`, an
+    error's trajectory being that of its chunk; there is no gradient.
+    """
+    options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps)
+    _checks.count("chunk", chunk)
+    field.checked(snapshot.state)
+    times = checked_times(times)
+    if float(times[0]) < snapshot.time:
+        raise ValueError(f"times begin at {float(times[0])}, before the snapshot's time {snapshot.time}")
+    run = run_for(field.detach(), snapshot.state, options, capped=bool(cap_steps))
+    return _chunks(run, snapshot, times, looks_at_gap(run.plan, field, check_every), chunk)
+
+
+def _chunks(
+    run: Run, snapshot: Snapshot, times: Tensor, spacing: Spacing, chunk: int
+) -> Iterator[tuple[Tensor, State, Snapshot]]:
+    current = run.entered(snapshot)
+    for part in times.split(chunk):
+        with torch.no_grad():
+            rows, current = run.carry(current, part, spacing, Segment.solve)
+        states = run.states(rows)
+        yield part[: len(states[0])], states, run.left(current)
+        if not bool(current.live.any()):
+            return
