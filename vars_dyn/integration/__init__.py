@@ -1,6 +1,7 @@
-"""Fields to states: own integrators and torchdiffeq's, restarted at known times.
+"""Integration of fields: own methods and torchdiffeq's, restarted at known times.
 
-Stopped at equilibrium, counted and watched.
+A run counts its work, watches for failures, and lets signals leave once they have settled. The files build on each
+other in this order: results and scale, steppers, plan, times, segment, live, run, streaming, gradients, integrate.
 """
 
 from vars_dyn.integration.plan import Options

@@ -1,8 +1,4 @@
-"""The public call: integrate a field to times or to equilibrium, with or without a gradient.
-
-The package's order, each knowing those before it: results and scale, steppers, plan, times, segment, live, run,
-streaming, gradients, integrate.
-"""
+"""The public call: integrate a field to times or to equilibrium, with or without a gradient."""
 
 from __future__ import annotations
 

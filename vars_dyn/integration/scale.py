@@ -80,7 +80,7 @@ def tolerances(field: Field, atol: float) -> Tolerance:
 
 
 def _sizes(field: Field) -> Tensor:
-    """Of every signal, of the shape of `signal_batch`."""
+    """The size of every signal, of the shape of `signal_batch`."""
     event = len(field.dictionary.signal_shape)
     size = field.x.abs().flatten(-event).amax(-1) if field.x.numel() else field.x.new_ones(field.signal_batch)
     size = torch.where(size > 0, size, field.lam.to(size.dtype))
@@ -98,7 +98,7 @@ def _shares(field: Field) -> list[float]:
 
 
 def _norm_of(field: Field, enough: float) -> float:
-    """A bound on |P|, or on from where it is `enough` any number that is: one signal mostly shows that it is."""
+    """A bound on |P|, or `enough` where |P| is at least that, which one signal mostly shows."""
     dictionary = field.dictionary
     one = field.x[:, :1] if dictionary.batch_shape else field.x[:1]
     one = one / one.abs().max() if one.numel() else one

@@ -120,7 +120,7 @@ class Adjoint:
             adjoint_params=parameters,
             adjoint_rtol=rtol,
             # Of time, the state, its adjoint, which is known on the way back only, and the parameters' gradients.
-            adjoint_atol=(atol, _of_state(segment, state, atol), size.tolerance, *(atol for _ in parameters)),
+            adjoint_atol=(atol, _state_tolerance(segment, state, atol), size.tolerance, *(atol for _ in parameters)),
             **_backwards(plan),
         )
         again = functools.partial(odeint_onto, torchdiffeq.odeint, method=plan.method)
@@ -193,7 +193,7 @@ def _recomputed(segment: Segment, field: Field, state: State) -> tuple[State, St
     return tuple(parts[:n]), tuple(parts[n:])
 
 
-def _of_state(segment: Segment, state: State, atol: float) -> Tensor:
+def _state_tolerance(segment: Segment, state: State, atol: float) -> Tensor:
     """For every entry of the state, flat, `atol` in the place of the plan's."""
     shares = zip(segment.tolerance(state), state, strict=True)
     return torch.cat(

@@ -1,4 +1,4 @@
-"""Between the Dormand-Prince pair and the stabilised method, whichever needs fewer evaluations for the time ahead."""
+"""The method that changes between "dopri5" and "rkc", to the one that needs fewer evaluations for the time ahead."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ class _Auto(Method):
         return march(func, y0, t, switch.begin(first), end=settings.end, first_step=first, follow=switch.follow)
 
 
-#: Where steps are capped, it is those of "dopri5".
+#: A cap holds the steps of "dopri5"; those of "rkc" are stable at any length.
 AUTO = _Auto("auto", DOPRI5.limit, stabilised=True, replay=Replay.RESTARTS)

@@ -28,11 +28,11 @@ _STAGES = (
     (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
 )
-#: Of the step itself; the seventh slope, at its end, is the next one's first.
+#: Weights of the step itself. The seventh slope, at its end, is the first one of the next step.
 _STEP = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 #: Two thirds of the difference to the embedded step of order four, as Shampine and torchdiffeq weigh it.
 _ERROR = tuple(2 / 3 * e for e in (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40))
-#: Of the state in the middle of the step, to order five.
+#: Weights of the state in the middle of the step, to order five.
 _MIDDLE = (
     6025192743 / 60171106304,
     0.0,
@@ -127,12 +127,12 @@ def _first_step(
         def size(value: State) -> float:
             return float(norm(tuple(part / s for part, s in zip(value, scale, strict=True))))
 
-        of_state, of_slope = size(y), size(f)
-        if not math.isfinite(of_slope):
+        state_size, slope_size = size(y), size(f)
+        if not math.isfinite(slope_size):
             return math.nan
-        h = 0.01 * of_state / of_slope if min(of_state, of_slope) >= 1e-5 else 1e-6
+        h = 0.01 * state_size / slope_size if min(state_size, slope_size) >= 1e-5 else 1e-6
         ahead = func(t0, combined(y, [f], (1.0,), h))
         change = size(tuple(b - a for a, b in zip(f, ahead, strict=True))) / h
-        steepest = max(of_slope, change)
+        steepest = max(slope_size, change)
         bound = (0.01 / steepest) ** (1 / 5) if steepest > 1e-15 else max(1e-6, 1e-3 * h)
     return min(100 * h, bound) / 4

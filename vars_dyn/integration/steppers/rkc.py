@@ -29,7 +29,7 @@ MAX_STAGES = 250
 
 
 class _Coefficients(NamedTuple):
-    """Of the s stages: Y_j = (1 - mu - nu) Y_0 + mu Y_(j-1) + nu Y_(j-2) + h mu~ F_(j-1) + h gamma~ F_0."""
+    """The s stages: Y_j = (1 - mu - nu) Y_0 + mu Y_(j-1) + nu Y_(j-2) + h mu~ F_(j-1) + h gamma~ F_0."""
 
     first: float
     rows: tuple[tuple[float, float, float, float], ...]
