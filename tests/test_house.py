@@ -28,6 +28,7 @@ ALLOWED = {
 ORDER = (
     ("vars_dyn._",),
     ("vars_dyn.dictionaries",),
+    ("vars_dyn.shapes",),
     ("vars_dyn.penalties", "vars_dyn.thresholds"),
     ("vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.raw_problems", "vars_dyn.certificates", "vars_dyn.units"),
     ("vars_dyn.dynamics",),

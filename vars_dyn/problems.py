@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks, _scaling
-from vars_dyn._signals import expand_trailing, per_signal
 from vars_dyn.certificates import Certificate, Evaluated, certify, least_pull
 from vars_dyn.dictionaries.base import Dictionary, Rounding
 from vars_dyn.penalties import L1, NonNegativeL1, Penalty
 from vars_dyn.raw_problems import RawProblem, Residuals
+from vars_dyn.shapes import expand_trailing, per_signal
 from vars_dyn.units import Units, flat_rounding, narrowed, units
 
 __all__ = ["Prepared", "SparseProblem"]
@@ -91,7 +91,7 @@ class SparseProblem(RawProblem):
     def critical_lam(self) -> Tensor:
         """The smallest lam at which the code is zero: max_i |P^T x|_i, or max(0, max_i (P^T x)_i) for a >= 0."""
         twin, own = self.normalised()
-        return own.descent(twin._dual_norm(twin.dictionary.encode(twin.x)))
+        return own.descent(twin.dual_norm(twin.dictionary.encode(twin.x)))
 
     def objective(self, a: Float[Tensor, "*shape"]) -> Tensor:
         """E(a); infinite where a code that must not be negative is."""
@@ -126,7 +126,7 @@ class SparseProblem(RawProblem):
         is added.
         """
         own, code, residuals, found = self._evaluate(a)
-        return self._kkt_of(own, a, _through(own.problem._violation(code, residuals), found.kkt), found.kkt)
+        return self._kkt_of(own, a, _through(own.problem.raw_violation(code, residuals), found.kkt), found.kkt)
 
     def _kkt_of(self, own: Prepared, a: Tensor, value: Tensor, bound: Tensor) -> Tensor:
         return self._with_outside(a, narrowed(own.units.descent(value), bound, a.dtype))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn._signals import expand_trailing, flat_lead
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.penalties import Penalty
+from vars_dyn.shapes import expand_trailing, flat_lead
 
 __all__ = ["RawProblem", "Residuals"]
 
@@ -81,7 +81,11 @@ class RawProblem:
             raise ValueError(f"the code has shape {tuple(a.shape)}; (*any, *{wanted}) is wanted")
         _checks.same_kind("the code", a, self.x, "x")
 
-    def _dual_norm(self, c: Tensor) -> Tensor:
+    def dual_norm(self, c: Tensor) -> Tensor:
+        """The penalty's dual norm of c, shaped like codes: the smallest lam at which c lies within its conjugate's box.
+
+        Shape: one value per signal.
+        """
         shape = self.dictionary.code_shape
         return self.penalty.flattened(shape).dual_norm(c.flatten(-len(shape)))
 
@@ -113,7 +117,7 @@ class RawProblem:
     def raw_gap(self, a: Tensor, residuals: Residuals) -> Tensor:
         """The duality gap as computed, from `residuals(a)`."""
         r, c = residuals
-        norm = self._dual_norm(c)
+        norm = self.dual_norm(c)
         s = torch.where(norm > self.lam, self.lam / norm.clamp(min=torch.finfo(norm.dtype).tiny), 1.0)
         square = self.sum_signal(r.square())
         if self._has_ridge:
@@ -126,13 +130,13 @@ class RawProblem:
         outside = self.penalty.outside(a)
         return kkt if outside is None else torch.maximum(kkt, self.max_code(outside))
 
-    def _violation(self, a: Tensor, residuals: Residuals) -> Tensor:
+    def raw_violation(self, a: Tensor, residuals: Residuals) -> Tensor:
         """The largest violation of the entries' optimality conditions, their signs aside."""
         return self.max_code(self.penalty.violation(residuals.code, a.sign(), self.per_code(self.lam)).clamp(min=0))
 
     def raw_kkt(self, a: Tensor, residuals: Residuals) -> Tensor:
         """The KKT residual as computed, from `residuals(a)`."""
-        return self._with_outside(a, self._violation(a, residuals))
+        return self._with_outside(a, self.raw_violation(a, residuals))
 
     def raw_relative_gap(self, a: Tensor, residuals: Residuals) -> Tensor:
         """The relative gap as computed, from `residuals(a)`; the scaled KKT residual where lam = 0."""
@@ -140,7 +144,7 @@ class RawProblem:
         relative = torch.where(gap == 0, gap, gap / (0.5 * self.sum_signal(self.x.square())))
         if bool((self.lam > 0).all()):
             return relative
-        kkt = self._violation(a, residuals)
+        kkt = self.raw_violation(a, residuals)
         scale = self.max_code(self.dictionary.encode(self.x).abs())
         return torch.where(self.lam > 0, relative, torch.where(kkt == 0, kkt, kkt / scale))
 

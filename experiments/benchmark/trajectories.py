@@ -107,9 +107,9 @@ def _torchode(end: float, rtol: float) -> Callable[[], _Result]:
 
 def _diffrax(end: float, rtol: float) -> Callable[[], _Result]:
     """Tsit5 mapped over signals, each with its own steps, compiled beforehand."""
-    import diffrax  # deferred, as jax is: peers that need not be installed
-    import jax  # deferred: see above
-    import jax.numpy as jnp  # deferred: see above
+    import diffrax  # deferred: a peer that need not be installed
+    import jax  # deferred: diffrax needs it
+    import jax.numpy as jnp  # deferred: diffrax needs it
 
     jax.config.update("jax_enable_x64", True)
     weight, signals = (jnp.asarray(part.numpy()) for part in _data())

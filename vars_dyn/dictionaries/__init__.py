@@ -4,7 +4,7 @@ from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.dictionaries.convolutional import ConvDictionary
 from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.dictionaries.fourier import FourierDictionary
-from vars_dyn.dictionaries.random_features import RandomFeatureDictionary, random_features
+from vars_dyn.dictionaries.positive_features import RandomFeatureDictionary, random_features
 from vars_dyn.dictionaries.union import UnionDictionary
 
 __all__ = [

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn._signals import expand_trailing, flat_lead, per_signal
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.problems import SparseProblem
+from vars_dyn.shapes import expand_trailing, flat_lead, per_signal
 
 __all__ = ["Field", "State"]
 

@@ -13,7 +13,7 @@ from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.dictionaries.identity import ScaledIdentity
-from vars_dyn.dictionaries.random_features import RandomFeatureDictionary
+from vars_dyn.dictionaries.positive_features import RandomFeatureDictionary
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
 from vars_dyn.problems import SparseProblem
 from vars_dyn.quadratic import identity_problem, matrix_problem

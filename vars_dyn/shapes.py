@@ -10,6 +10,8 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary
 
+__all__ = ["expand_trailing", "flat_lead", "per_signal"]
+
 
 def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int, ...], Dictionary]:
     """The leading shape of flattened signals, (signals,) or (elements, n), and the dictionary that goes with it."""
