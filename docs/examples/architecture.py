@@ -23,6 +23,7 @@ PICTURES = ROOT / "docs" / "_static" / "architecture"
 ORDER = (
     "basics (vars_dyn/_*.py)",
     "dictionaries",
+    "shapes",
     "penalties",
     "thresholds",
     "units",
