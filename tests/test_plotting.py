@@ -54,7 +54,14 @@ def drawn(ax: Axes) -> np.ndarray:
     return np.asarray(ax.images[0].get_array())
 
 
+def figures_of_pyplot() -> list[int]:
+    """The figures that pyplot keeps, those of other tests among them."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return [] if pyplot is None else pyplot.get_fignums()
+
+
 def test_a_summary_has_every_panel_with_labels(patch_run: xr.Dataset) -> None:
+    before = figures_of_pyplot()
     figure = summary(patch_run)
     titles = " ".join(ax.get_title() for ax in axes_of(figure))
     for word in (
@@ -73,7 +80,7 @@ def test_a_summary_has_every_panel_with_labels(patch_run: xr.Dataset) -> None:
     for ax in courses:
         assert "time (membrane time constants)" in ax.get_xlabel()
         assert ax.get_ylabel()
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    assert figures_of_pyplot() == before
 
 
 def test_no_text_overlaps(patch_run: xr.Dataset) -> None:

@@ -14,14 +14,25 @@ from hypothesis import strategies as st
 
 from vars_dyn._yaml import load, value_of
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+#: PyYAML, which writes YAML 1.1, leaves texts such as 0E0 without quotes. YAML 1.2 takes them for numbers.
+TEXTS = st.text().filter(lambda text: not is_number(text))
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
 VALUES = st.recursive(
-    SCALARS, lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(), each, max_size=4), max_leaves=8
+    SCALARS, lambda each: st.lists(each, max_size=4) | st.dictionaries(TEXTS, each, max_size=4), max_leaves=8
 )
 
 
 @settings(max_examples=50)
-@given(st.dictionaries(st.text(), VALUES, max_size=4))
+@given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_what_others_write_is_read_back(document: dict[str, Any]) -> None:
     # Anchors are off: PyYAML writes them where one object stands twice.
     dumper = type("Plain", (yaml.SafeDumper,), {"ignore_aliases": lambda *_: True})
