@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -139,10 +139,12 @@ def test_nearly_equal_atoms_without_a_penalty_are_not_claimed_better_than_they_a
     assert np.median(claimed / true) < 1e3
 
 
+@pytest.mark.parametrize("kind", strategies.KINDS)
 @settings(max_examples=20)
-@given(P=strategies.dictionaries(), seed=seeds)
-def test_a_dictionarys_rounding_is_within_its_bound(P: vd.Dictionary, seed: int) -> None:
-    """In single precision, against the same maps in double."""
+@given(data=st.data(), seed=seeds)
+def test_a_dictionarys_rounding_is_within_its_bound(kind: str, data: st.DataObject, seed: int) -> None:
+    """In single precision, against the same maps in double. Every kind by itself, for few draws show a bad bound."""
+    P = data.draw(strategies.KINDS[kind]())
     single = P.to(dtype=torch.float32)
     double, bound = single.to(dtype=torch.float64), single._rounding()
     u = torch.finfo(torch.float32).eps / 2
@@ -160,10 +162,11 @@ def test_a_dictionarys_rounding_is_within_its_bound(P: vd.Dictionary, seed: int)
     assert (norms * (1 + 1e-5) >= (true.unsqueeze(len(P.batch_shape)) if P.batch_shape else true)).all()
     wrong = (single.encode(x) - double.encode(x.double())).abs()
     size = x.double().square().sum(signals).sqrt().reshape(*x.shape[: x.ndim - len(signals)], *(1,) * len(codes))
-    assert (wrong <= 1.01 * bound.encode * u * norms * size).all()
+    assert (wrong <= 1.01 * bound.encode * u * norms * size).all(), "encode rounds more than _rounding() says"
     wrong = (single.decode(a) - double.decode(a.double())).square().sum(signals).sqrt()
     terms = (a != 0).sum(codes).clamp(max=bound.decode) if bound.sparse else bound.decode
-    assert (wrong <= 1.01 * terms * u * (norms * a.abs()).sum(codes)).all()
+    allowed = 1.01 * terms * u * (norms * a.abs()).sum(codes)
+    assert (wrong <= allowed).all(), "decode rounds more than _rounding() says"
 
 
 def test_a_certificate_of_a_large_problem_stays_useful() -> None:
@@ -246,15 +249,11 @@ def test_the_lipschitz_bound_holds_at_every_scale(P: vd.Dictionary, by: int) -> 
 
 
 @pytest.mark.parametrize("kind", strategies.KINDS)
-def test_a_bound_beyond_the_dtype_is_infinite_and_one_below_it_is_not_zero(kind: str) -> None:
-    P = {
-        "dense": vd.DenseDictionary(normal(0, 3, 4)),
-        "batched dense": vd.DenseDictionary(normal(0, 2, 3, 4)),
-        "conv": vd.ConvDictionary(normal(0, 2, 1, 2, 2), (1, 4, 4)),
-        "fourier": vd.FourierDictionary(normal(0, 2, 1, 3, 3)),
-        "random features": vd.RandomFeatureDictionary(normal(0, 3, 2), normal(1, 4, 2)),
-        "union": vd.UnionDictionary(vd.DenseDictionary(normal(0, 3, 4)), vd.DenseDictionary(normal(1, 2, 3, 2))),
-    }[kind]
+@settings(max_examples=10)
+@given(data=st.data())
+def test_a_bound_beyond_the_dtype_is_infinite_and_one_below_it_is_not_zero(kind: str, data: st.DataObject) -> None:
+    P = data.draw(strategies.KINDS[kind]())
+    assume((P.lipschitz() > 1e-6).all())
     small, large = (P.with_tensors(tuple(t * by for t in P.tensors())).lipschitz() for by in (1e-200, 1e200))
     assert (small > 0).all()
     assert small.isfinite().all()
