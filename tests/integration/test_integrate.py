@@ -84,10 +84,12 @@ ACCURACY = {
 
 
 def test_all_methods_are_tested() -> None:
-    assert set(ACCURACY) == set(METHODS) == {*ADAPTIVE_METHODS, *FIXED_METHODS, *STABILISED_METHODS}
+    unlike = sorted(set(METHODS) ^ set(ACCURACY))
+    assert not unlike, f"ACCURACY in this file wants an entry for every registered method and no other; see {unlike}"
+    assert set(METHODS) == {*ADAPTIVE_METHODS, *FIXED_METHODS, *STABILISED_METHODS}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ACCURACY)
 def test_every_method_follows_scipys_path(method: str) -> None:
     field, (arguments, end, error) = small_field(), ACCURACY[method]
     # Times that fall between a fixed-step method's steps too.
@@ -647,11 +649,15 @@ def same(one: Snapshot, other: Snapshot) -> bool:
     return equal and (one.time, one.step, one.statistics) == (other.time, other.step, other.statistics)
 
 
+#: Methods that take many small steps; a test of resuming takes seconds with them.
+SLOW = ("explicit_adams", "implicit_adams")
+
+
 @pytest.mark.parametrize("gap", [None, 1e-5])
 @pytest.mark.parametrize(
     ("name", "method"),
     [(name, "dopri5") for name in FIELDS]
-    + [("dense", method) for method in ("dopri8", "bosh3", "rkc", "auto", "rk4")]
+    + [("dense", method) for method in METHODS if method not in ("dopri5", *SLOW)]
     + [("batched", method) for method in ("dopri8", "bosh3")],
 )
 def test_a_run_resumed_from_any_snapshot_is_the_same_bit_for_bit(name: str, method: str, gap: float | None) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "Stepper",
     "Taken",
     "combined",
+    "cubic",
     "for_parts",
     "landing",
     "march",
@@ -61,7 +62,10 @@ class Control(NamedTuple):
     depend on how errors are rounded in a batch of some size.
 
     Attributes:
-        order: after a rejection errors are taken to go with this power of the step.
+        aim: the error that steps are to have, as a share of what is tolerated.
+        proportional, integral: the exponents above; 0.4 to 0.7 over `order`, and about half of that.
+        order: the power of the step that the estimated error goes with, such as 2 where Euler's step is compared with
+            Heun's, and 5 for orders 5(4). It says how much shorter the step is after a rejection.
     """
 
     aim: float
@@ -93,7 +97,7 @@ class Stepper(ABC):
         atol: absolute tolerance: a number, or for every part of the state a number or a tensor that broadcasts
             against the part.
         norm: the size of an error relative to what is tolerated.
-        longest: no step is longer.
+        longest: no step is longer; `Settings.longest` for all but stabilised methods.
     """
 
     control: Control
@@ -109,7 +113,7 @@ class Stepper(ABC):
 
     @abstractmethod
     def take(self, func: Function, y: State, f: State, t0: Tensor, h: float) -> Taken:
-        """The step of h from y, where the derivative is f."""
+        """The step of h from y, where the derivative is f. Leave y and f as they are."""
 
 
 #: From the method, the length of the step taken and the one proposed next: the method and the step to go on with.
@@ -209,6 +213,14 @@ def combined(y: State, slopes: list[State], weights: tuple[float, ...], h: float
                 total = total.add_(slope[i], alpha=h * weight)
         parts.append(total)
     return tuple(parts)
+
+
+def cubic(y: State, new: State, f: State, slope: State, h: float, share: float) -> State:
+    """The state at `share` of a step: the cubic through both ends' states and derivatives, of third order."""
+    q = share
+    h00, h01 = (1 + 2 * q) * (1 - q) ** 2, q**2 * (3 - 2 * q)
+    h10, h11 = h * q * (1 - q) ** 2, h * q**2 * (q - 1)
+    return tuple(h00 * a + h01 * b + h10 * c + h11 * d for a, b, c, d in zip(y, new, f, slope, strict=True))
 
 
 def for_parts(atol: float | Tolerance, state: State) -> Tolerance:

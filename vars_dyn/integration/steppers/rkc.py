@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken, for_parts, tolerated
+from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken, cubic, for_parts, tolerated
 from vars_dyn.integration.steppers.method import Function, Replay, Settings, Watched
 
 __all__ = ["MAX_STAGES", "RKC", "Rkc", "rkc_for", "stability_interval", "stages_for"]
@@ -97,7 +97,7 @@ class Rkc(Stepper):
         following = _step(func, y, f, t0, h, stages_for(h * self.rho))
         slope = func(t0, following)
         error = self.error(y, following, f, slope, h)
-        return Taken(following, slope, error, functools.partial(_between, y, following, f, slope, h))
+        return Taken(following, slope, error, functools.partial(cubic, y, following, f, slope, h))
 
     @torch.no_grad()
     def error(self, y: State, new: State, f: State, slope: State, h: float) -> State:
@@ -167,11 +167,3 @@ def _step_in_place(func: Function, y: State, f: State, t0: Tensor, h: float, sta
             out.add_(b, alpha=mu).add_(c, alpha=nu).add_(d, alpha=mu_tilde * h).add_(e, alpha=gamma_tilde * h)
         older, newer, spare = newer, spare, other if older is y else older
     return newer
-
-
-def _between(y: State, new: State, f: State, slope: State, h: float, share: float) -> State:
-    """The cubic Hermite interpolant at `share` of the step."""
-    q = share
-    h00, h01 = (1 + 2 * q) * (1 - q) ** 2, q**2 * (3 - 2 * q)
-    h10, h11 = h * q * (1 - q) ** 2, h * q**2 * (q - 1)
-    return tuple(h00 * a + h01 * b + h10 * c + h11 * d for a, b, c, d in zip(y, new, f, slope, strict=True))
