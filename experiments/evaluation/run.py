@@ -81,8 +81,9 @@ class Evaluation:
         for name in self.on:
             if name not in SUITES:
                 raise ValueError(f"on has {name!r}; of {', '.join(SUITES)}, separated by commas, is wanted")
-        for group in (self.corruptions, self.attacks, self.pacs, self.segmentation, self.gaze):
-            group.check()
+        for group in dict.fromkeys(group for suite in SUITES.values() for group in suite.groups):
+            if hasattr(getattr(self, group), "check"):
+                getattr(self, group).check()
         whole("seed", self.seed, 0, 2**63 - 1)
         whole("batch_size", self.batch_size, 1)
         whole("workers", self.workers, 0, 1024)

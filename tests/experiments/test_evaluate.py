@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from experiments import evaluate as command
 from experiments import records as record_table
 from experiments.data.images import Labelled
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corrupt_all
-from experiments.evaluation.run import Attacks, Corruptions, Evaluation, evaluate
-from experiments.evaluation.suites import corrupted
+from experiments.evaluation.run import ON_VALIDATION_IMAGES, Attacks, Corruptions, Evaluation, evaluate
+from experiments.evaluation.suites import SUITES, corrupted
 from experiments.report.records import latest
+from experiments.report.summaries import ALL_COLUMNS, VALIDATION_COLUMNS
 from experiments.settings import Data, Optimization, Settings
 from experiments.training.loop import train
 
@@ -50,10 +52,28 @@ class Constant(nn.Module):
 def test_guessing_gives_chance_everywhere() -> None:
     how = Evaluation(corruptions=Corruptions(["fog", "contrast"], [1, 5]), batch_size=100, progress=False)
     found = list(evaluate(Guess(), _labelled(400), DATA, how))
+    assert {record["on"] for record in found} == set(ON_VALIDATION_IMAGES)
     accuracies = [record["value"] for record in found if record["metric"] == "accuracy"]
-    assert len(accuracies) == 1 + 4 + 2
+    counts = Counter(record["on"] for record in found if record["metric"] == "accuracy")
+    assert [counts[name] for name in ("clean", "corruptions", "fgsm", "pgd")] == [1, 2 * 2, 1, 1]
     assert all(abs(value - 0.25) < 5 * (0.25 * 0.75 / 400) ** 0.5 for value in accuracies)
     assert len(set(accuracies)) > 1
+
+
+@pytest.mark.parametrize("name", ON_VALIDATION_IMAGES)
+def test_no_validation_images_are_refused_by_every_suite_on_them(name: str) -> None:
+    none = Labelled([], [], list("abcd"), lambda image: image)
+    with pytest.raises(ValueError, match="^there are no validation images; at least one is wanted$"):
+        list(evaluate(Constant(), none, DATA, Evaluation(on=(name,), progress=False)))
+
+
+def test_every_suite_has_a_column() -> None:
+    lacking = set(SUITES) - {column.on for column in ALL_COLUMNS.values()}
+    assert not lacking, f"ALL_COLUMNS in experiments/report/summaries.py wants a column for {sorted(lacking)}"
+    lacking = set(ON_VALIDATION_IMAGES) ^ {column.on for column in VALIDATION_COLUMNS.values()}
+    assert not lacking, (
+        f"VALIDATION_COLUMNS is for the suites on validation images alone; see {sorted(lacking)}"
+    )
 
 
 def test_one_answer_to_all_gives_exactly_one_class() -> None:

@@ -133,12 +133,13 @@ def chunks(name: str, images: Labelled, size: int = IMAGES_OF_A_PART) -> Iterato
 
 
 class Suite(ABC):
-    """A measurement on a data set. A new one is a class in a file of this folder, named in `SUITES`.
+    """A measurement on a data set. A new one is a class in a file of this folder, named in `_ALL` of its `__init__`.
 
     Attributes:
         name: its name in `--on` and in the records' field "on".
         needs: the folder below `Subject.root` that it reads; None: it measures on `Subject.images`.
-        groups: the groups of `Evaluation`'s options that it takes.
+        groups: the groups of `Evaluation`'s options that it takes; a group's `check`, if it has one, raises ValueError
+            for bad options.
     """
 
     name: ClassVar[str]
@@ -180,7 +181,7 @@ class Suite(ABC):
 
     @property
     def images(self) -> Labelled:
-        """The validation images of the model; ValueError if there are none, or of other classes."""
+        """The validation images of the model, at least one; ValueError if there are none, or of other classes."""
         images = self.subject.images
         if images is None:
             raise ValueError(f"{self.name} measures on validation images; give --validation '{{root: FOLDER}}'")
@@ -189,6 +190,8 @@ class Suite(ABC):
                 f"the validation images have {len(images.classes)} classes that are not the "
                 f"{len(self.subject.classes)} of the model; the same are wanted"
             )
+        if not len(images):
+            raise ValueError("there are no validation images; at least one is wanted")
         return images
 
 
