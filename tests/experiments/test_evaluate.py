@@ -63,7 +63,7 @@ def test_guessing_gives_chance_everywhere() -> None:
 @pytest.mark.parametrize("name", ON_VALIDATION_IMAGES)
 def test_no_validation_images_are_refused_by_every_suite_on_them(name: str) -> None:
     none = Labelled([], [], list("abcd"), lambda image: image)
-    with pytest.raises(ValueError, match="^there are no validation images; at least one is wanted$"):
+    with pytest.raises(ValueError, match=r"^there are no validation images; at least one is wanted$"):
         list(evaluate(Constant(), none, DATA, Evaluation(on=(name,), progress=False)))
 
 
@@ -71,9 +71,7 @@ def test_every_suite_has_a_column() -> None:
     lacking = set(SUITES) - {column.on for column in ALL_COLUMNS.values()}
     assert not lacking, f"ALL_COLUMNS in experiments/report/summaries.py wants a column for {sorted(lacking)}"
     lacking = set(ON_VALIDATION_IMAGES) ^ {column.on for column in VALIDATION_COLUMNS.values()}
-    assert not lacking, (
-        f"VALIDATION_COLUMNS is for the suites on validation images alone; see {sorted(lacking)}"
-    )
+    assert not lacking, f"VALIDATION_COLUMNS is for the suites on validation images alone; see {sorted(lacking)}"
 
 
 def test_one_answer_to_all_gives_exactly_one_class() -> None:
