@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,43 @@ def test_thresholds_are_those_of_the_gate(patch_run: xr.Dataset) -> None:
     levels = sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--")
     theta = float(patch_run.lam[2]) / 2
     assert levels == [-theta, theta]
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1.0, 1e160])
+def test_the_panels_do_not_depend_on_the_unit(scale: float, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 8, dtype=torch.float64, generator=generator)
+    x = torch.randn(3, 6, dtype=torch.float64, generator=generator) * torch.tensor([[1.0], [3.0], [1.0]])
+    captions = []
+    for number, size in enumerate((1.0, scale)):
+        field = vd.SparseRecurrent(vd.DenseDictionary(weight), x * size, lam=0.3 * size)
+        record(field, tmp_path / f"{number}.zarr", even(3.0, 1.0))
+        figure = Figure()
+        dataset = open_dataset(tmp_path / f"{number}.zarr")
+        plot_reconstruction(figure.add_subplot(211), dataset)
+        plot_encoders(figure.add_subplot(212), dataset)
+        captions.append([ax.get_title() for ax in axes_of(figure)])
+    assert captions[0] == captions[1]
+    assert "% of |x|²" in captions[0][0]
+    assert captions[0][1].endswith("signal 1")
+
+
+@pytest.mark.parametrize("threshold", ["soft", "nonnegative"])
+def test_a_threshold_of_zero_is_drawn_and_named(threshold: str, tmp_path: Path) -> None:
+    field = vd.SparseRecurrent(
+        vd.DenseDictionary(torch.eye(4, dtype=torch.float64)),
+        torch.ones(2, 4, dtype=torch.float64),
+        lam=0.0,
+        threshold=threshold,
+    )
+    record(field, tmp_path / "run.zarr", even(2.0, 1.0))
+    ax = Figure().subplots()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_encoders(ax, open_dataset(tmp_path / "run.zarr"))
+    dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--"]
+    assert [tuple(line.get_ydata()) for line in dashed] == [(0.0, 0.0)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["threshold"]
 
 
 def test_the_most_active_atoms_come_first(patch_run: xr.Dataset) -> None:

@@ -45,8 +45,9 @@ def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> N
     known = facts(dataset)
     if "beta" in known and "threshold" in known:
         theta = float(dataset["lam"][number]) / float(known["beta"])
-        for level in (theta,) if known["threshold"] == "nonnegative" else (theta, -theta):
-            ax.axhline(level, color=INK, linewidth=0.8, linestyle="--", label="threshold" if level > 0 else None)
+        ax.axhline(theta, color=INK, linewidth=0.8, linestyle="--", label="threshold")
+        if known["threshold"] != "nonnegative" and theta > 0:
+            ax.axhline(-theta, color=INK, linewidth=0.8, linestyle="--")
         ax.legend(loc="best", frameon=False, fontsize=8)
 
 
@@ -111,8 +112,11 @@ def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
     rebuilt = dataset["reconstruction_end"].to_numpy()
     draw_signals(ax, dataset, rebuilt, restore=True)
     x = dataset["signals"].to_numpy()
-    power = float((x**2).sum())
-    explained = f" ({100 * (1 - float(((x - rebuilt) ** 2).sum()) / power):.0f} % of |x|²)" if power else ""
+    size = float(np.abs(x).max())  # the squares of very loud and very quiet signals are no numbers
+    explained = ""
+    if size:
+        left, power = float(((x / size - rebuilt / size) ** 2).sum()), float(((x / size) ** 2).sum())
+        explained = f" ({100 * (1 - left / power):.0f} % of |x|²)"
     ax.set_title(f"reconstruction{explained}")
 
 
@@ -169,5 +173,6 @@ def _chosen(dataset: xr.Dataset, signal: int | None) -> int:
     """The signal that was asked for, or the one with the largest norm."""
     if signal is not None:
         return signal
-    x = dataset["signals"].to_numpy()
-    return int((x.reshape(len(x), -1) ** 2).sum(axis=1).argmax())
+    x = dataset["signals"].to_numpy().reshape(dataset.sizes["signal"], -1)
+    size = float(np.abs(x).max()) or 1.0
+    return int(((x / size) ** 2).sum(axis=1).argmax())
