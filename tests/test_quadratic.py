@@ -73,3 +73,11 @@ def test_both_dictionaries_keep_the_contract(dictionary: vd.Dictionary, seed: in
     torch.testing.assert_close(dictionary.lipschitz(), largest, rtol=1e-12, atol=0)
     twin = dictionary.with_tensors(tuple(2 * t for t in dictionary.tensors()))
     torch.testing.assert_close(twin.decode(a), 2 * dictionary.decode(a))
+
+
+@pytest.mark.parametrize("entry", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_form_that_has_no_factor_is_refused_in_a_sentence(entry: float) -> None:
+    q = torch.eye(3, dtype=torch.float64)
+    q[1, 1] = entry
+    with pytest.raises(ValueError, match="is not positive definite to rounding"):
+        matrix_problem(q, torch.ones(2, 3, dtype=torch.float64), (3,), 0.1)

@@ -27,8 +27,13 @@ def identity_problem(
 def matrix_problem(
     q: Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, penalty: Penalty | None = None
 ) -> SparseProblem:
-    """The problem with positive definite Q of shape (*batch, n, n); b has the shape of the codes, (..., *shape)."""
-    lower = torch.linalg.cholesky(q)
+    """The problem with positive definite Q of shape (*batch, n, n); b has the shape of the codes, (..., *shape).
+
+    Raises ValueError where Q is not finite, or not positive definite to rounding.
+    """
+    lower, failed = torch.linalg.cholesky_ex(q)
+    if bool(failed.any()) or not bool(lower.isfinite().all()):
+        raise ValueError("the quadratic form of the problem is not positive definite to rounding; scale the dictionary")
     flat = b.flatten(-len(shape))
     rows = flat if flat.ndim > 1 else flat[None]
     x = torch.linalg.solve_triangular(lower, rows.mT, upper=False).mT
