@@ -1,4 +1,4 @@
-"""Integration of fields: own methods and torchdiffeq's, restarted at known times.
+"""Integration of fields by this package's methods and torchdiffeq's, restarted at known times.
 
 A run counts its work, watches for failures, and lets signals leave once they have settled. The files build on each
 other in this order: results and scale, steppers, plan, times, segment, live, run, streaming, gradients, integrate.

@@ -46,36 +46,37 @@ def integrate(
             the one that takes fewer evaluations (`vars_dyn.integration.steppers.auto`), or one of torchdiffeq's
             adaptive ("dopri8", "bosh3", "fehlberg2", "adaptive_heun") or fixed-step methods ("euler", "midpoint",
             "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams").
-        rtol: relative tolerance of the adaptive methods. The error norm is the largest over signals of each one's RMS,
-            so idle signals do not dilute a live one's error, times sqrt(field.stiffness() tau / 20) where that is above
-            one (tau the smaller time constant): V weighs errors by its curvature, and must not rise by them.
-        atol: absolute tolerance, likewise, for signals of size one: it is multiplied by each signal's size, max |x| (or
-            lam where x is zero), so that (s x, s lam) gives s times the trajectory at any s. Where 8 / alpha or
-            8 |P| / (alpha beta) is below one, z or u is measured by so much less.
-        gap: the relative gap at which a signal counts as settled and leaves the batch, its state carried on unchanged;
-            None integrates all signals to the end.
+        rtol: relative tolerance of the adaptive methods. The error norm is the largest of the signals' RMS errors, so
+            that idle signals do not dilute the error of a live one. It is multiplied by sqrt(field.stiffness() tau /
+            20) where that is above one (tau is the smaller time constant): errors raise V in proportion to its
+            curvature, and V must not rise.
+        atol: absolute tolerance of the adaptive methods, for signals of size one. It is multiplied by each signal's
+            size, max |x| (or lam where x is zero), so that (s x, s lam) gives s times the trajectory at any s. Where
+            8 / alpha or 8 |P| / (alpha beta) is below one, the tolerance of z or u is multiplied by it too.
+        gap: the relative gap at which a signal counts as settled. It then leaves the batch, and its state is carried on
+            unchanged. None integrates all signals to the end.
         gradient: how to differentiate through the integration: "backprop", "checkpoint" or "adjoint", or one of them
             with its settings (`vars_dyn.integration.gradients`).
-        step: step of a fixed-step method, at most; one past the method's stability limit is refused. By default it
-            steps from each of `times` to the next, in several steps where one would be past nine tenths of the limit.
-            For an adaptive method, the first step to try.
-        cap_steps: whether no step may exceed the method's stability limit over `field.stiffness()`. By default where a
-            gap or a gradient is wanted: uncapped, the error near an attractor stalls at about rtol.
+        step: the longest step of a fixed-step method; one past the method's stability limit is refused. By default the
+            method steps from each of `times` to the next, in several steps where one would be past nine tenths of the
+            limit. For an adaptive method it is the first step to try.
+        cap_steps: whether steps are capped at the method's stability limit over `field.stiffness()`. By default they
+            are where a gap or a gradient is wanted: without the cap, the error near an attractor stalls at about rtol.
         check_every: time between looks at the gap; by default one time constant, or ten capped steps if that is longer
-            (for "rkc" and "auto" doubling as time goes on, so that its steps may grow).
-        max_steps: attempted steps at most.
+            (for "rkc" and "auto" it doubles as time goes on, so that steps may grow).
+        max_steps: the largest number of attempted steps.
 
     Returns:
         A `Trajectory`, always len(times) long.
 
     Raises:
-        ValueError: for arguments that do not fit, and for a gap on a field of which no stable equilibrium is proved
-            (integrating that to a time warns).
-        IntegrationError: with the trajectory so far, when the integration cannot go on: at a state or a gap that is
-            not a number, or a runaway, too.
+        ValueError: for arguments that do not fit, and for a gap on a field without a proved stable equilibrium
+            (integrating such a field to a time warns).
+        IntegrationError: when the integration cannot go on, for example at a state or a gap that is not a number, or at
+            a runaway. It has the trajectory so far.
 
-    With a gap, or a gradient through the steps, the method is restarted at every look; a fixed-step Adams method loses
-    its history there. Autocast is off inside: the solve runs in the field's own dtype. To find the equilibrium only,
+    With a gap, or a gradient through the steps, the method is restarted at every look, and a fixed-step Adams method
+    loses its history there. Autocast is off inside: the solve runs in the field's own dtype. To find the equilibrium only,
     `vars_dyn.equilibrium` is faster; integrate for the path that leads there.
     """
     options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps)

@@ -1,4 +1,4 @@
-"""Which signals are live: they alone are integrated, and settle where their gap is reached."""
+"""Which signals are live: only these are integrated, and each settles once its gap is reached."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Rows:
 
 
 def _certified(goal: float, problem: SparseProblem, moving: Field, after: Snapshot, rows: _Rows) -> Snapshot:
-    """The snapshot with the gaps of the signals that moved, those within `goal` settled."""
+    """The snapshot with new gaps for the signals that moved; those within `goal` become settled."""
     with torch.no_grad():
         own = problem if rows.index is None else problem.select(rows.index)
         found = own.relative_gap(moving.detach().code(tuple(rows.take(p.detach()) for p in after.state)))

@@ -17,8 +17,8 @@ from vars_dyn.problems import SparseProblem
 
 __all__ = ["MILD_CURVATURE", "Options", "Plan", "plan_for"]
 
-#: A V whose second derivatives exceed this lets an error of the size that rtol allows raise it by more than about
-#: 10 rtol^2 of its value: beyond, errors are weighed by the square root of the excess, as V weighs them.
+#: Where V's second derivatives exceed this, an error of the size that rtol allows may raise V by more than about
+#: 10 rtol^2 of its value. There errors are multiplied by the square root of the excess, as they count in V.
 MILD_CURVATURE = 20.0
 
 
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     method: Method
     rtol: float
     atol: float
-    #: `atol` for every part of the state, and signal where their sizes differ
+    #: `atol` for every part of the state, and for every signal where their sizes differ
     tolerance: Tolerance
     cap: float
     stiffness: float
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
 
 
 def plan_for(field: Field, options: Options, capped: bool) -> Plan:
-    """The plan for a field, with steps `capped` at the stability limit or, with a gap, in any case.
+    """The plan for a field, with steps capped at the stability limit if `capped` is true or a gap is wanted.
 
     Raises ValueError for options that do not fit the field; warns of a field without a proved stable equilibrium.
     """

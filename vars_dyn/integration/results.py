@@ -22,14 +22,14 @@ class Statistics(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All that an integration needs to go on from a moment, and all that it uses.
+    """Everything that an integration uses to go on from a moment.
 
     Attributes:
         time: the moment, in membrane time constants.
         state: the state there, parts of shape (*signal_batch, *event).
         step: the step that the method would try next; None to let it choose.
         live: of shape signal_batch; False for signals that have settled and whose state is carried on unchanged.
-        relative_gap: of shape signal_batch, where it was last looked at; NaN where it was not.
+        relative_gap: of shape signal_batch, as last computed; NaN where it was not computed.
         settled_at: the time at which a signal was found settled; NaN where it was not.
         statistics: work done since the start of the run.
     """
@@ -51,7 +51,7 @@ class Trajectory(NamedTuple):
         states: a tuple like the field's state, every part with time first.
         statistics: evaluations of f, steps accepted and rejected.
         relative_gap: at the end, per signal; NaN where the field has no stable equilibrium.
-        settled_at: per signal, the time at which its gap was found reached; NaN where none was asked for or reached.
+        settled_at: per signal, the time at which it was found settled; NaN where no gap was asked for or reached.
     """
 
     times: Tensor
@@ -62,7 +62,7 @@ class Trajectory(NamedTuple):
 
 
 class IntegrationError(RuntimeError):
-    """The integration cannot go on: a non-finite state, a step-size underflow, or the step limit.
+    """The integration cannot go on, for example at a non-finite state, a step-size underflow, or the step limit.
 
     Attributes:
         time: when it failed.
@@ -74,7 +74,7 @@ class IntegrationError(RuntimeError):
         super().__init__(message)
         self.time, self.signals = time, signals
         self.trajectory: Trajectory | None = None
-        #: States of the segment that failed, up to there.
+        #: States of the segment that failed, up to the failure.
         self.partial: State | None = None
 
 

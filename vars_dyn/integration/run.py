@@ -1,4 +1,4 @@
-"""A run: a field as it is integrated, flat and scaled near one, and the way back to what the user gave."""
+"""A run: a field in the form that is integrated, flat and scaled near one, and the way back to what the user gave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vars_dyn.integration.times import Spacing, cuts
 
 __all__ = ["Run", "run_for"]
 
-#: A V that has risen by this many times its size is a runaway; a tolerance of a tenth was seen to raise it by one.
+#: A V that has risen by this many times its size is a runaway. A tolerance of 0.1 was seen to raise it by one.
 _RUNAWAY = 10.0
 
 
@@ -28,8 +28,8 @@ class Run:
 
     Attributes:
         field: as the user gave it.
-        flat: with one dimension of signals, for x and lam times two to the `power`.
-        power: brings the largest number near one.
+        flat: the same field with one dimension of signals, and with x and lam times two to the `power`.
+        power: the exponent of two that brings the largest number near one.
         plan: the method and its settings, for `flat`.
     """
 
@@ -39,12 +39,12 @@ class Run:
     plan: Plan
 
     def entered(self, snapshot: Snapshot) -> Snapshot:
-        """A snapshot of the field as one of `flat`."""
+        """A snapshot of the field, turned into one of `flat`."""
         scaled = snapshot._replace(state=state_times(snapshot.state, self.power))
         return _reshaped(scaled, self.flat.signal_batch, self.field.event_shapes)
 
     def left(self, snapshot: Snapshot) -> Snapshot:
-        """A snapshot of `flat` as one of the field."""
+        """A snapshot of `flat`, turned into one of the field."""
         own = snapshot._replace(state=state_times(snapshot.state, -self.power))
         return _reshaped(own, self.field.signal_batch, self.field.event_shapes)
 
@@ -57,9 +57,9 @@ class Run:
     def carry(
         self, snapshot: Snapshot, times: Tensor, spacing: Spacing, solve: SegmentSolver
     ) -> tuple[list[State], Snapshot]:
-        """From a snapshot of `flat` past all `times`: the states there, in rows, and the snapshot at the last one.
+        """Integrate from a snapshot of `flat` past all `times`: the states there, in rows, and the snapshot at the last.
 
-        It ends early once all signals have settled. An IntegrationError carries the trajectory up to there.
+        The run ends early once all signals have settled. An IntegrationError carries the trajectory up to there.
         """
         begun, rows = snapshot.state, list[State]()
         if float(times[0]) == snapshot.time:
@@ -79,7 +79,7 @@ class Run:
         return rows, snapshot
 
     def trajectory(self, times: Tensor, rows: list[State], snapshot: Snapshot) -> Trajectory:
-        """The trajectory of the rows, which are at the first of `times`."""
+        """The trajectory that the rows make up; they are the states at the first of `times`."""
         states = self.states(rows or [tuple(part.new_zeros(0, *part.shape) for part in snapshot.state)])
         count = len(states[0])
         snapshot = self.left(snapshot)
@@ -99,8 +99,8 @@ class Run:
                 raise failure("the state grows out of range", time, [], self.plan)
 
     def _check_end(self, start: State, snapshot: Snapshot) -> None:
-        """IntegrationError where V, which never rises, is far above where it began: fixed steps have nothing else that
-        would notice a runaway, and stability limits are known for linear fields.
+        """IntegrationError where V, which never rises, is far above its start. With fixed steps nothing else would notice
+        a runaway, and stability limits are known for linear fields only.
         """
         if self.plan.method.adaptive or not self.plan.stable:
             return

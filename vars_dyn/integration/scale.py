@@ -1,8 +1,8 @@
 """How large a field's signals are: what tolerances are relative to, and the power of two that a run is scaled by.
 
-The fields are homogeneous: (s x, s lam) has s times the trajectory of (x, lam). So that the integration is so too, the
-absolute tolerance of a signal is relative to the signal's own size, and numbers far from one are brought near it by a
-power of two, which loses nothing, before they are integrated, and brought back after.
+The fields are homogeneous: (s x, s lam) has s times the trajectory of (x, lam). To make the integration homogeneous too,
+the absolute tolerance of a signal is relative to the signal's own size. Numbers far from one are brought near it by a
+power of two before the integration, and brought back after it. This loses no digits.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vars_dyn.dynamics.base import Field, State
 
 __all__ = ["Tolerance", "field_times", "power_of", "state_times", "tolerances"]
 
-#: For every part of the state, what is added to rtol times its modulus: a number, or one for every signal.
+#: For every part of the state, the tolerance that is added to rtol times its modulus: a number, or one per signal.
 Tolerance = tuple[float | Tensor, ...]
 
 #: Numbers below two to this power, and above its inverse, are integrated as they are.
 _NEAR = 32
 
-#: Potentials that are held this many times smaller than the signal have a tolerance of their own.
+#: Potentials that stay smaller than the signal by more than this factor have a tolerance of their own.
 _SMALLER = 8.0
 
 
 def power_of(field: Field, state: State) -> int:
-    """The power of two that brings the largest number in x and the state near one; zero where they are near it."""
+    """The exponent of two that brings the largest number in x and the state near one; zero where it is near already."""
     with torch.no_grad():
         largest = max(_largest(part) for part in (field.x, *state))
         if not 0 < largest < math.inf:
@@ -61,10 +61,10 @@ def state_times(state: State, power: int) -> State:
 def tolerances(field: Field, atol: float) -> Tolerance:
     """`atol` times the size of each signal of a flat field, for every part of the state.
 
-    The size is max |x|. Where x is zero it is lam, where that is zero too it is the largest in the batch; if all are
-    zero it is one. Where the field holds potentials more than eight times smaller than x they are measured by that:
-    z by 8 / alpha, u by 8 |P| / (alpha beta). None of this depends on the state, so a run that goes on from a snapshot
-    has the same tolerances.
+    The size is max |x|. Where x is zero it is lam; where lam is zero too, it is the largest size in the batch; if all
+    are zero, it is one. Where the field keeps potentials more than eight times smaller than x, their tolerance is
+    multiplied by 8 / alpha for z and by 8 |P| / (alpha beta) for u. None of this depends on the state, so a run that
+    resumes from a snapshot has the same tolerances.
     """
     with torch.no_grad():
         fields = field.detach()
@@ -98,7 +98,7 @@ def _shares(field: Field) -> list[float]:
 
 
 def _norm_of(field: Field, enough: float) -> float:
-    """A bound on |P|, or `enough` where |P| is at least that, which one signal mostly shows."""
+    """A bound on |P|, or `enough` where |P| is at least that. One signal mostly suffices to show it, and is tried first."""
     dictionary = field.dictionary
     one = field.x[:, :1] if dictionary.batch_shape else field.x[:1]
     one = one / one.abs().max() if one.numel() else one

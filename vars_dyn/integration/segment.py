@@ -1,4 +1,4 @@
-"""One segment of an integration: calls the solver, counts, and turns its failures into sentences."""
+"""One segment of an integration: it calls the solver, counts its work, and turns its failures into sentences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REMEDIES = {
 
 
 class Segment:
-    """The way from a snapshot to the time `end`, with states wanted at `outputs` on it.
+    """The way from a snapshot to the time `end`, with states wanted at the times `outputs`.
 
     Attributes:
         plan: the method and its settings.
@@ -51,8 +51,8 @@ class Segment:
     ) -> tuple[State, State]:
         """The states at the outputs and at the end; called again (to recompute), it takes the same steps.
 
-        `solver` is the method's own by default. `again` takes the same steps without a gradient, and `stops` are
-        further times to hold the state at meanwhile.
+        `solver` is the method's own by default. `again` takes the same steps without a gradient. `stops` are further
+        times that the solver gives states at.
         """
         own = self.plan.method.odeint
         watch = _Watch(field, self.plan, self.start)
@@ -88,7 +88,7 @@ class Segment:
         for part, least in zip(state, self.plan.tolerance, strict=True):
             if isinstance(least, Tensor):
                 own = least.flatten()[self.rows].to(part.device)
-                # Written out: what broadcasts takes longer, step after step.
+                # Written out, because broadcasting costs time at every step.
                 each = part.numel() // len(own)
                 least = own[:, None].expand(len(own), each).reshape(part.shape)
             found.append(least)
@@ -105,7 +105,7 @@ class Segment:
         raise error
 
     def _failure(self, field: Field, state: State, watch: _Watch, times: Tensor, again: Solver) -> IntegrationError:
-        """What went wrong, and the states up to there, which the same steps give again."""
+        """The error that says what went wrong, with the states up to there; taking the same steps again gives them."""
         largest = torch.finfo(state[0].dtype).max
         with torch.no_grad():
             if watch.attempts >= watch.left:
@@ -123,7 +123,7 @@ class Segment:
             error = self._error(what, watch.last_time, rows)
             kept = times[(times < watch.last_finite) | (times == times[0])]
             if len(kept) > 1:
-                # Outputs do not steer a method: with the same start and options it takes the same steps again.
+                # Outputs do not change a method's steps, so with the same start and options it takes the same ones again.
                 unlimited = _Watch(field, self.plan._replace(max_steps=2**62), self.start)
                 error.partial = self._kept(self._call(again, unlimited, state, kept), kept)
         return error
@@ -138,7 +138,7 @@ class Segment:
 
 
 def failure(what: str, time: float, signals: list[int], plan: Plan) -> IntegrationError:
-    """The error that says what happened when, to which signals, and what may help."""
+    """The error that says what happened, when, to which signals, and what may help."""
     named = f"signal {signals[0]}" if signals else "the batch"
     if len(signals) > 1:
         named += f" and {len(signals) - 1} more"
@@ -148,7 +148,7 @@ def failure(what: str, time: float, signals: list[int], plan: Plan) -> Integrati
 
 
 class _StopError(Exception):
-    """Raised out of the solver's loop by the watch."""
+    """The watch raises it to leave the solver's loop."""
 
 
 class _Watch:
@@ -156,7 +156,7 @@ class _Watch:
 
     def __init__(self, field: Field, plan: Plan, start: Snapshot) -> None:
         self.field, self.lead = field, field.signal_batch
-        # An infinite one, where the stiffness overflows, would turn the error of a signal at rest into a NaN.
+        # Where the stiffness overflows the emphasis is infinite, and would turn the error zero of a signal into NaN.
         self.bounded = math.isfinite(plan.emphasis)
         self.emphasis = plan.emphasis if self.bounded else 1.0
         self.before = start.statistics
@@ -168,7 +168,7 @@ class _Watch:
         self._prepared: Field | None = None
         self.adaptive = plan.method.adaptive
         if self.adaptive:
-            # torchdiffeq looks it up by name, and warns where the method does not call it.
+            # Set for adaptive methods only: torchdiffeq looks it up by name, and warns where a method does not call it.
             self.callback_reject_step = self._on_reject
 
     def __call__(self, t: Tensor, state: State) -> State:

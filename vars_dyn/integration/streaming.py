@@ -1,4 +1,4 @@
-"""Integrate in chunks, as a stream that can be taken up again from any of its snapshots."""
+"""Integrate in chunks, as a stream that can be resumed from any of its snapshots."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def stream(
     """Integrate in chunks of `chunk` times, yielding (times, states, snapshot at the chunk's end) for each.
 
     The memory needed does not depend on len(times). The method is restarted at each chunk's end, and at each look at
-    the gap, from what the snapshot holds and from nothing else: a run that goes on from a stored snapshot takes the
-    very steps that it would have taken. `times` are those after `snapshot.time` (a first one equal to it yields the
-    state there as part of the first chunk). It ends early once all signals have settled, with a chunk that is shorter,
-    and empty where that was before its first time. Other arguments, and what is raised, are as for `integrate`, an
-    error's trajectory being that of its chunk; there is no gradient.
+    the gap, from what the snapshot holds and from nothing else. So a run that resumes from a stored snapshot takes the
+    same steps as one that was not interrupted. `times` are those after `snapshot.time`; a first time that is equal to
+    it yields the state there as part of the first chunk. The stream ends early once all signals have settled: its last
+    chunk is then shorter, or empty if they settled before its first time. There is no gradient. Other arguments, and
+    what is raised, are as for `integrate`, but an error has the trajectory of its own chunk only.
     """
     options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps)
     _checks.count("chunk", chunk)

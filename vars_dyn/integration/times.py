@@ -1,4 +1,4 @@
-"""Times: what is asked for, and where the way past them is cut into segments."""
+"""The times asked for, and where the way past them is cut into segments."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def checked_times(times: Tensor) -> Tensor:
 
 
 class Spacing(NamedTuple):
-    """The time between restarts: even, or doubling whenever the time since zero has, so that long steps stay
-    possible.
+    """The time between restarts: constant, or doubled each time that the time since zero doubles, so that long steps
+    stay possible.
     """
 
     every: float = math.inf
     doubles: bool = False
 
     def after(self, time: float) -> float:
-        """The next restart after `time`, a whole multiple of the spacing there, wherever a run is taken up again."""
+        """The next restart after `time`: a multiple of the spacing there, so that it does not depend on where a run resumed."""
         if not math.isfinite(self.every):
             return math.inf
         every = self.every
@@ -60,7 +60,7 @@ def looks_at_gap(plan: Plan, field: Field, check_every: float | None) -> Spacing
 
 
 class Cut(NamedTuple):
-    """A segment's end and the outputs on it."""
+    """A segment's end, and the times on it at which states are wanted."""
 
     end: float
     outputs: Tensor

@@ -1,4 +1,4 @@
-"""What keeps torchdiffeq's continuous adjoint right: its tolerance relative to the gradient, its failures reported."""
+"""What keeps torchdiffeq's continuous adjoint right: a tolerance relative to the gradient, and errors for its failures."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ _INSTEAD = 'gradient="backprop" can be'
 
 
 class Size:
-    """The size of the gradient that came in last, by which it is divided on the way back and multiplied at the end.
+    """The size of the gradient that came in last. The gradient is divided by it on the way back, and multiplied at the end.
 
-    An absolute tolerance would otherwise mean something else for every scale of the loss: a mean over a large batch
-    would be integrated backwards with no control of the error at all. A size of NaN makes every gradient NaN, which is
-    what a gradient of NaN or infinity (as a gradient scaler looks out for) is to become.
+    Otherwise the effect of an absolute tolerance would depend on the scale of the loss: a mean over a large batch would
+    be integrated backwards with no control of the error at all. A gradient with NaN or infinity gets the size NaN,
+    which makes every gradient NaN, so that a gradient scaler notices it.
 
     Args:
-        state: the state at one time, of `lead` dimensions of signals.
+        state: the state at one time.
+        lead: how many leading dimensions number the signals.
         atol: absolute tolerance of a signal's gradient, relative to its largest entry.
 
     Attributes:
         value: the size.
-        tolerance: for the gradient with respect to every entry of the state, flat, its absolute tolerance. A signal
-            that matters little to the loss, as a quiet one may beside loud ones, is given no less care.
+        tolerance: the absolute tolerance of the gradient with respect to every entry of the state, flat. A signal that
+            matters little to the loss, as a quiet one may beside loud ones, is integrated as accurately as the others.
     """
 
     def __init__(self, state: State, lead: int, atol: float) -> None:
@@ -44,7 +45,7 @@ class Size:
         self.tolerance = torch.cat([torch.full_like(part, atol, requires_grad=False).flatten() for part in state])
 
     def take(self, gradients: State) -> None:
-        """Note the size of what comes in, parts with time first."""
+        """Set the size from the gradients that come in; every part has time first."""
         self.value = max(float(g.abs().max()) for g in gradients if g.numel())
         if not 0 < self.value < math.inf:
             self.value = 1.0 if self.value == 0 else math.nan
@@ -106,9 +107,9 @@ def odeint_guarded(
     adjoint_options: dict[str, Any],
     **rest: Any,
 ) -> State:
-    """`torchdiffeq.odeint_adjoint`, its error norm the largest over signals, of the state and of its adjoint.
+    """`torchdiffeq.odeint_adjoint` with an error norm that is the largest over signals, for the state and its adjoint.
 
-    Where the backward integration cannot go on it raises an IntegrationError.
+    It raises an IntegrationError where the backward integration cannot go on.
     """
     attempts = 0
 

@@ -1,4 +1,4 @@
-"""The modes of differentiation, each with what it does to one segment of an integration."""
+"""The modes of differentiation; each says how it solves one segment of an integration."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = ["MODES", "Adjoint", "Backprop", "Checkpoint", "Implicit", "Mode", "is
 class Backprop:
     """Backpropagation through the integrator's steps.
 
-    Accurate where steps are capped at the stability limit and the end state has settled; before that, kinks crossed at
-    inexact times leave an error of about sqrt(rtol).
+    It is accurate where steps are capped at the stability limit and the end state has settled. Before that, kinks that
+    are crossed at inexact times leave an error of about sqrt(rtol).
     """
 
     def between_restarts(self, plan: Plan, horizon: float) -> float:
@@ -38,18 +38,18 @@ class Backprop:
         return _between_restarts(plan, horizon)
 
     def solve(self, segment: Segment, field: Field, state: State) -> tuple[State, State]:
-        """The states at the segment's outputs and at its end, differentiably."""
+        """The states at the segment's outputs and at its end, differentiable."""
         return segment.solve(field, state)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Backpropagation's gradient to rounding, with the state kept every few steps and the steps between taken again.
+    """Backpropagation's gradient to rounding: the state is kept every few steps, and the steps between are repeated.
 
-    It keeps at most 4 sqrt(steps) states and about sqrt(steps) steps of the graph. "rkc", "auto", "fehlberg2"
-    and "adaptive_heun", whose steps lean on the one before, are restarted sixteen times on the way (under
-    backpropagation too) and recomputed from one restart to the next; an Adams method is taken again whole, which saves
-    nothing.
+    It keeps at most 4 sqrt(steps) states and about sqrt(steps) steps of the graph. The steps of "rkc", "auto",
+    "fehlberg2" and "adaptive_heun" depend on the one before. So these methods are restarted sixteen times on the way
+    (under backpropagation too), and the steps between two restarts are repeated together. The steps of an Adams method
+    are all repeated at once, which saves nothing.
     """
 
     def between_restarts(self, plan: Plan, horizon: float) -> float:
@@ -59,7 +59,8 @@ class Checkpoint:
         method = segment.plan.method
         if method.replay is not Replay.STEPS:
             return _recomputed(segment, field, state)
-        # Nodes of their own: a gradient with respect to one tensor must not pass through another made from it.
+        # Each tensor becomes a node of its own, so that a gradient with respect to one does not pass through another
+        # that was made from it.
         tensors = tuple(t.view_as(t) if t.requires_grad else t for t in field.tensors())
         own = tuple(t for t in tensors if t.requires_grad)
         solver = functools.partial(odeint_replayed, method=method, parameters=own)
@@ -68,20 +69,20 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Adjoint:
-    """torchdiffeq's continuous adjoint, with the state restored at times close enough that going backwards stays right.
+    """torchdiffeq's continuous adjoint, with the state restored often enough that integrating backwards stays right.
 
-    Integrating the state backwards multiplies its error by exp(stiffness * time): without the extra times the gradient
-    is wrong by many orders of magnitude at an attractor, and nothing says so. Every segment between them is of the
-    time in which that factor is `growth`.
+    Integrating the state backwards multiplies its error by exp(stiffness * time): unless the state is restored,
+    the gradient near an attractor is wrong by many orders of magnitude, and no error is raised. Between two
+    restorations the factor is at most `growth`.
 
     The tolerances of the state are relative to each signal's size, and those of its gradient to the largest entry of
-    the gradient that comes in for that signal. The Jacobian jumps wherever a unit
-    crosses its threshold, and there the backward integration's steps shrink with its tolerance: the default is a tenth
-    of the forward integration's sqrt(rtol), which is about the error that the forward steps leave at those kinks.
+    the gradient that comes in for that signal. The Jacobian jumps wherever a unit crosses its threshold, and there the
+    backward integration's steps shrink with its tolerance. So the default tolerance is only a tenth of the forward
+    integration's sqrt(rtol), which is about the error that the forward steps leave at those kinks.
 
     Attributes:
-        rtol: relative tolerance of the backward integration; by default a tenth of the forward one's root.
-        atol: absolute tolerance of the backward integration; by default as much smaller than rtol as forwards.
+        rtol: relative tolerance of the backward integration; by default a tenth of the square root of the forward one.
+        atol: absolute tolerance of the backward integration; by default its ratio to rtol is that of the forward one.
         growth: the largest factor by which the state's error may grow between restorations.
     """
 
@@ -119,7 +120,7 @@ class Adjoint:
             max_steps=plan.max_steps,
             adjoint_params=parameters,
             adjoint_rtol=rtol,
-            # Of time, the state, its adjoint, which is known on the way back only, and the parameters' gradients.
+            # For time, the state, its adjoint (whose size is known on the way back only) and the parameters' gradients.
             adjoint_atol=(atol, _state_tolerance(segment, state, atol), size.tolerance, *(atol for _ in parameters)),
             **_backwards(plan),
         )
@@ -175,14 +176,14 @@ def is_wanted(field: Field, state: State) -> bool:
 
 
 def _between_restarts(plan: Plan, horizon: float) -> float:
-    """The time between restarts of a method that goes on from more than a state: alike for backpropagation and for
-    checkpointing, so that they take the same steps.
+    """The time between restarts of a method that goes on from more than a state. Backpropagation and checkpointing use
+    the same one, so that they take the same steps.
     """
     return horizon / 16 if plan.method.replay is Replay.RESTARTS and horizon > 0 else math.inf
 
 
 def _recomputed(segment: Segment, field: Field, state: State) -> tuple[State, State]:
-    """The segment's solution, of which the backward pass takes all steps again."""
+    """The segment's solution; the backward pass takes all of its steps again."""
     n = len(state)
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -194,7 +195,7 @@ def _recomputed(segment: Segment, field: Field, state: State) -> tuple[State, St
 
 
 def _state_tolerance(segment: Segment, state: State, atol: float) -> Tensor:
-    """For every entry of the state, flat, `atol` in the place of the plan's."""
+    """The tolerance of every entry of the state, flat, with `atol` in place of the plan's."""
     shares = zip(segment.tolerance(state), state, strict=True)
     return torch.cat(
         [

@@ -1,4 +1,5 @@
-"""Checkpointed backpropagation through an integration: the state is kept every few steps, the rest is taken again."""
+"""Checkpointed backpropagation through an integration: the state is kept every few steps, and
+the steps between are taken again."""
 
 from __future__ import annotations
 
@@ -17,16 +18,16 @@ __all__ = ["odeint_replayed"]
 _WHAT = 'The gradient of checkpointed steps (gradient="checkpoint")'
 _INSTEAD = 'gradient="backprop" can be'
 
-#: Steps between two marks at first, and how many marks there may be for every step between them: the steps taken
-#: again at once hold their stages and what autograd saves, about ten times a state.
+#: The first number of steps between two marks, and how many marks there may be for each of these steps. A step that is
+#: taken again holds its stages and what autograd saves, about ten times a state.
 _STRIDE, _MARKS_PER_STEP = 8, 4
 
 
 def odeint_replayed(func: Any, y0: State, t: Tensor, settings: Settings, *, method: Method, parameters: State) -> State:
-    """`method.odeint`, whose backward pass takes the very same steps again, in pieces, from states it kept.
+    """`method.odeint` with a backward pass that takes the same steps again, in pieces, from states that were kept.
 
-    For N steps it keeps at most 4 sqrt(N) states, and holds what backpropagation needs of about sqrt(N) steps at a
-    time. The gradients with respect to y0 and `parameters`, every tensor that `func` depends on, are those of
+    For N steps it keeps at most 4 sqrt(N) states, and holds at any time what backpropagation needs for about sqrt(N)
+    steps. The gradients with respect to y0 and `parameters`, every tensor that `func` depends on, are those of
     backpropagation through the whole to rounding. For methods that take single steps again (`Replay.STEPS`).
     """
     refuse_transforms(_WHAT, 'gradient="backprop" has them', (*y0, *parameters))
@@ -44,7 +45,7 @@ class _Mark(NamedTuple):
 
 
 class _Marks:
-    """The beginnings of steps, thinned out as they come: evenly spaced, about as many as the root of all."""
+    """The beginnings of some steps, evenly spaced and thinned out as more come: about as many as the root of all steps."""
 
     def __init__(self) -> None:
         self.kept: list[_Mark] = []
@@ -85,7 +86,7 @@ class _Solve:
     def piece(self, mark: _Mark, y0: State, t: Tensor, whole: Tensor, ends: Sequence[float]) -> State:
         """The states at `t`, which begins at `mark` and ends where a step of the whole did, the last of `ends`."""
 
-        # Without callbacks, as these steps have been counted.
+        # Without callbacks, because these steps have been counted already.
         def function(t: Tensor, y: State) -> State:
             state: State = self.func(t, y)
             return state
@@ -107,7 +108,7 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         t, n = ctx.t, ctx.n
         parameters = ctx.saved_tensors[n:]
-        ends = [*ctx.starts[1:], float(t[-1])]  # of every step
+        ends = [*ctx.starts[1:], float(t[-1])]  # the end of every step
         numbers = [mark.number for mark in ctx.marks[1:]] + [len(ends)]
         adjoint = tuple(torch.zeros_like(part[0]) for part in given)
         totals: list[Tensor | None] = [None] * len(parameters)

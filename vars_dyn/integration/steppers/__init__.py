@@ -1,7 +1,8 @@
 """The methods of integration, by name: one file each, and what they share.
 
-A new method is one class in one file of this package, and its value in `REGISTRY`. `Method` in `method.py` says what
-the value holds; `Stepper` in `base.py` is the shorter way for a one-step method of controlled error.
+To add a method, write one class in one file of this package, and put a value of it into `REGISTRY`. `Method` in
+`method.py` says what the value holds. `Stepper` in `base.py` is the shorter way for a one-step method with error
+control.
 """
 
 from vars_dyn import _checks

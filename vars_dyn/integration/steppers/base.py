@@ -1,6 +1,6 @@
 """What this package's own integrators share: the loop over steps of controlled error.
 
-A method of one step with an error estimate is a subclass of `Stepper` and a `Marched` value that builds it:
+To add a one-step method with an error estimate, write a subclass of `Stepper` and a `Marched` value that builds it:
 
     class Heun(Stepper):
         control = Control(aim=0.5, proportional=0.35, integral=0.2, order=2)
@@ -9,7 +9,7 @@ A method of one step with an error estimate is a subclass of `Stepper` and a `Ma
 
     HEUN = Marched("heun", limit=2.0, build=lambda s: Heun(s.rtol, s.atol, s.norm, s.longest))
 
-`vars_dyn.integration.steppers.REGISTRY` lists the value, and every part of the package knows the method.
+Add the value to `vars_dyn.integration.steppers.REGISTRY`; every part of the package then knows the method.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ __all__ = [
 
 
 class Taken(NamedTuple):
-    """A step: the state at its end, the derivative there, the estimated error relative to what is tolerated, and the
-    state at a share of the step.
+    """A step that was taken: the state at its end, the derivative there, the estimated error relative to what is
+    tolerated, and a function that gives the state at a share of the step.
     """
 
     following: State
@@ -58,14 +58,15 @@ class Taken(NamedTuple):
 class Control(NamedTuple):
     """How long the next step is: h (aim / error)^proportional (last error / aim)^integral, within limits.
 
-    A proportional-integral control (Gustafsson, ACM TOMS 17, 1991). Factors are in sixty-fourths, so that steps do not
-    depend on how errors are rounded in a batch of some size.
+    A proportional-integral control (Gustafsson, ACM TOMS 17, 1991). The factor is rounded to
+    sixty-fourths, because the last digits of an error depend on the size of the batch, and steps must not.
 
     Attributes:
         aim: the error that steps are to have, as a share of what is tolerated.
-        proportional, integral: the exponents above; 0.4 to 0.7 over `order`, and about half of that.
-        order: the power of the step that the estimated error goes with, such as 2 where Euler's step is compared with
-            Heun's, and 5 for orders 5(4). It says how much shorter the step is after a rejection.
+        proportional, integral: the exponents above. Usual values are 0.4 to 0.7 over `order` for `proportional`, and
+            about half of that for `integral`.
+        order: the power of the step length that the estimated error is proportional to. It is 2 where Euler's step is
+            compared with Heun's, and 5 for orders 5(4). It says how much shorter the step is after a rejection.
     """
 
     aim: float
@@ -79,7 +80,7 @@ class Control(NamedTuple):
 
     def longer(self, error: float, before: float | None) -> float:
         """The factor after a step that was taken; `before` is the last one's error."""
-        # Bounds, for a growing step must not be held back by how small the last error was.
+        # Without these bounds a very small last error would hold back a step that should grow.
         error, last = max(error, 1e-8), max(error if before is None else before, 1e-4)
         factor = (self.aim / error) ** self.proportional * (last / self.aim) ** self.integral
         return _rounded(min(max(factor, 0.1), 10.0))
@@ -97,7 +98,7 @@ class Stepper(ABC):
         atol: absolute tolerance: a number, or for every part of the state a number or a tensor that broadcasts
             against the part.
         norm: the size of an error relative to what is tolerated.
-        longest: no step is longer; `Settings.longest` for all but stabilised methods.
+        longest: the longest step allowed; `Settings.longest` for all but stabilised methods.
     """
 
     control: Control
@@ -116,7 +117,8 @@ class Stepper(ABC):
         """The step of h from y, where the derivative is f. Leave y and f as they are."""
 
 
-#: From the method, the length of the step taken and the one proposed next: the method and the step to go on with.
+#: Takes the method, the length of the step taken and the length proposed next; returns the method and the length to
+#: go on with.
 Follow = Callable[[Stepper, float, float], tuple[Stepper, float]]
 
 
@@ -130,9 +132,9 @@ def march(
     first_step: float | None = None,
     follow: Follow | None = None,
 ) -> State:
-    """The states at the times `t`, from y0 at t[0], stepping onto `end`; differentiable, step lengths count as given.
+    """The states at the times `t`, from y0 at t[0]; the last step ends on `end`.
 
-    `follow` may change the method after a step.
+    Differentiable, with the step lengths as constants. `follow` may change the method after a step.
     """
     times = t.tolist()
     rows: list[State] = [y0]
@@ -147,9 +149,9 @@ def march(
         step = new - time
         taken = stepper.take(func, y, f, t[0], step)  # the fields are autonomous
         error = float(stepper.norm(taken.error))
-        if not error <= 1:  # NaN too
+        if not error <= 1:  # also where it is NaN
             func.callback_reject_step(time, y, step)
-            # Not from the step alone, which the rounding of time may have made the longer one.
+            # The rounding of time may have made `step` longer than h.
             h = min(h, step) * stepper.control.shorter(error)
             rejected = True
             continue
@@ -166,7 +168,7 @@ def march(
 
 @dataclass(frozen=True)
 class Marched(Method):
-    """A method that `march` steps with, with the stepper that `build` makes for a segment's settings."""
+    """A method that `march` runs, with the stepper that `build` makes for a segment's settings."""
 
     build: Callable[[Settings], Stepper] = field(kw_only=True)
 
@@ -185,7 +187,7 @@ class Marched(Method):
 
 
 def rows_of(taken: Taken, time: float, new: float, times: list[float], first: int) -> list[State]:
-    """The states at those of `times`, from number `first` on, that are up to the step's end `new`."""
+    """The states at those of `times`, from index `first` on, that are not after the step's end `new`."""
     inside = times[first : bisect.bisect_right(times, new, lo=first)]
     return [taken.following if at == new else taken.between((at - time) / (new - time)) for at in inside]
 
@@ -204,7 +206,7 @@ def landing(time: float, h: float, end: float) -> float:
 
 
 def combined(y: State, slopes: list[State], weights: tuple[float, ...], h: float) -> State:
-    """y + h sum_j weights[j] slopes[j], in a tensor of its own; differentiable, and it keeps nothing for that."""
+    """y + h sum_j weights[j] slopes[j], in new tensors; differentiable, and autograd saves nothing for it."""
     parts = []
     for i, part in enumerate(y):
         total = part.clone()
@@ -229,6 +231,6 @@ def for_parts(atol: float | Tolerance, state: State) -> Tolerance:
 
 
 def tolerated(estimate: State, y: State, new: State, rtol: float, atol: float | Tolerance) -> State:
-    """The estimate of a step's error, which it overwrites, relative to what is tolerated."""
+    """A step's estimated error relative to what is tolerated; overwrites `estimate`."""
     ratio = zip(estimate, y, new, for_parts(atol, y), strict=True)
     return tuple(e.div_(torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(least)) for e, a, b, least in ratio)

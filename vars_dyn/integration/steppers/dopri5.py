@@ -1,7 +1,7 @@
-"""The Dormand-Prince pair of orders five and four, stepped with as little overhead as the fields' small states ask for.
+"""The Dormand-Prince pair of orders five and four, with little overhead per step, because the states are small.
 
-Dormand and Prince, "A family of embedded Runge-Kutta formulae", J. Comput. Appl. Math. 6 (1980). Between steps
-Shampine's quartic, "Some practical Runge-Kutta formulas", Math. Comp. 46 (1986).
+Dormand and Prince, "A family of embedded Runge-Kutta formulae", J. Comput. Appl. Math. 6 (1980). Between steps it
+evaluates Shampine's quartic, "Some practical Runge-Kutta formulas", Math. Comp. 46 (1986).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MIDDLE = (
 
 
 class Dopri5(Stepper):
-    """The pair as a method to `march` with."""
+    """The pair as a stepper for `march`."""
 
     control = Control(aim=0.4, proportional=0.08, integral=0.04, order=5)
 
@@ -61,7 +61,7 @@ class Dopri5(Stepper):
 
 
 def retake_dopri5(func: Function, y0: State, t: Tensor, ends: Sequence[float]) -> State:
-    """The states at the times `t`, from y0 at t[0], by the very steps that end at `ends`: to the same bits."""
+    """The states at the times `t`, from y0 at t[0], by the steps that end at `ends`; the same to the last bit."""
     times = t.tolist()
     rows: list[State] = [y0]
     time, y, f = times[0], y0, func(t[0], y0)
@@ -80,7 +80,7 @@ def dopri5_for(settings: Settings) -> Dopri5:
 
 @dataclass(frozen=True)
 class _Pair(Marched):
-    """Its steps are taken again without their error estimates, which costs less."""
+    """The pair as a method: steps are taken again without their error estimates, which costs less."""
 
     def retake(self, func: Function, y0: State, t: Tensor, settings: Settings, piece: Piece) -> State:
         return retake_dopri5(func, y0, t, piece.ends)
@@ -105,7 +105,7 @@ def _between(y: State, slopes: list[State], h: float, share: float) -> State:
 
 
 def _weights(q: float) -> tuple[float, ...]:
-    """Of the slopes, for the quartic through the states at both ends and in the middle and the slopes at both ends."""
+    """The slopes' weights for the quartic through the states at both ends and in the middle and the slopes at the ends."""
     middle, step = 16 * q**2 * (1 - q) ** 2, q**2 * (14 * q - 8 * q**2 - 5)
     weights = [middle * m + step * b for m, b in zip(_MIDDLE, (*_STEP, 0.0), strict=True)]
     weights[0] += q * (1 - 4 * q + 5 * q**2 - 2 * q**3)
@@ -118,8 +118,8 @@ def _first_step(
 ) -> float:
     """A quarter of the step within which the state and its derivative change by little, as the tolerances measure it.
 
-    Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I" (1993), II.4. A quarter, as the kinks ahead
-    are not in the derivatives here, and an error made first is carried along the whole way.
+    Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I" (1993), II.4. Only a quarter is taken
+    because the derivatives here do not show the kinks ahead, and an early error is carried along the whole way.
     """
     with torch.no_grad():
         scale = tuple(part.abs().mul_(rtol).add_(least) for part, least in zip(y, for_parts(atol, y), strict=True))

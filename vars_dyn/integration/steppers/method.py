@@ -21,9 +21,9 @@ Function = Callable[[Tensor, State], State]
 
 @runtime_checkable
 class Watched(Protocol):
-    """The function to integrate, as torchdiffeq's solvers take it too: it is told of every step.
+    """The function to integrate, in the form that torchdiffeq's solvers take too: it is told of every step.
 
-    Own integrators tell it times and steps as numbers, torchdiffeq's as tensors.
+    This package's integrators pass times and steps as numbers, torchdiffeq's as tensors.
     """
 
     def __call__(self, t: Tensor, state: State) -> State: ...
@@ -41,8 +41,8 @@ class Settings(NamedTuple):
         stiffness: a bound on the modulus of the Jacobian's eigenvalues.
         end: the time that the last step is to end on.
         first_step: the step to try first; None to let the method choose.
-        longest: no adaptive step is longer.
-        grid_step: no fixed step is longer; None steps from each time to the next.
+        longest: the longest adaptive step allowed.
+        grid_step: the longest fixed step allowed; None to step from each time to the next.
     """
 
     rtol: float
@@ -55,18 +55,18 @@ class Settings(NamedTuple):
     grid_step: float | None
 
 
-#: From function, state, times and settings to the states at the times.
+#: Takes the function, the state, the times and the settings; returns the states at the times.
 Solver = Callable[[Watched, State, Tensor, Settings], State]
 
 
 class Replay(enum.Enum):
     """How a backward pass can take a method's steps again."""
 
-    #: From any step's beginning, for a step needs the state there and nothing else.
+    #: From any step's beginning, because a step needs the state there and nothing else.
     STEPS = enum.auto()
-    #: From restarts, for steps lean on the one before or on a last stage that is not the derivative at their end.
+    #: From restarts only, because a step depends on the one before, or its last stage is not the derivative at its end.
     RESTARTS = enum.auto()
-    #: From the segment's beginning only, for steps lean on a history.
+    #: From the segment's beginning only, because steps depend on a history.
     WHOLE = enum.auto()
 
 
@@ -74,8 +74,8 @@ class Piece(NamedTuple):
     """A run of steps to take again.
 
     Attributes:
-        first_step: the first step's length, as it was first tried.
-        ends: where each of the steps ended.
+        first_step: the length that was tried first for the first step.
+        ends: the time at which each step ended.
         times: the times that the whole segment gave states at.
     """
 
@@ -88,21 +88,21 @@ class Piece(NamedTuple):
 class Method(ABC):
     """A method of integration. `vars_dyn.integration.steppers.REGISTRY` holds one value of this type for every name.
 
-    Nothing outside that package looks at `name` but to print it: what the rest needs to know is one of the attributes.
+    Outside that package `name` is only printed: what other code needs to know is one of the other attributes.
     A method must be restartable from time, state and next step alone, or recording cannot resume a run with the same
     result.
 
     Attributes:
         name: what `vars_dyn.integrate` calls it.
-        limit: the largest h rho at which it damps y' = -rho y, as it is implemented; infinity where it takes as many
+        limit: the largest h rho at which the method, as implemented, damps y' = -rho y; infinity where it takes as many
             stages as the stiffness asks for.
         adaptive: whether it controls its error. If not, it steps along a grid.
         implicit: whether it solves an equation at every step, to the tolerance, whether or not it is adaptive.
         stabilised: whether it takes long steps however stiff the field is, so that looks at the gap may lie far apart.
         interpolating: whether it gives states inside a step as accurately as at its end. If not, it ends a step on
             every time asked for.
-        always_capped: the share of `limit` at which its steps are capped even where no cap is asked for, as its error
-            estimate lets growth pass; None for no such cap.
+        always_capped: the share of `limit` at which its steps are capped even where no cap is asked for, because its
+            error estimate does not notice growth; None for no such cap.
         in_torchdiffeq: whether torchdiffeq has the method under this name, which is what the continuous adjoint runs.
         replay: how a backward pass can take its steps again.
     """
@@ -124,14 +124,13 @@ class Method(ABC):
 
     @abstractmethod
     def odeint(self, func: Watched, y0: State, t: Tensor, settings: Settings) -> State:
-        """The states at the increasing times `t`, from y0 at t[0], parts with time first; differentiable in y0 and in
-        whatever `func` depends on.
+        """The states at the increasing times `t`, from y0 at t[0]; every part has time first.
 
-        It tells `func.callback_step` of every step before taking it, and an adaptive method tells
-        `func.callback_reject_step` of one that it does not keep. Where the step underflows it raises AssertionError,
-        as torchdiffeq does.
+        Differentiable in y0 and in whatever `func` depends on. It calls `func.callback_step` before every step, and an
+        adaptive method calls `func.callback_reject_step` for a step that it rejects. Where the step underflows it
+        raises AssertionError, as torchdiffeq does.
         """
 
     def retake(self, func: Function, y0: State, t: Tensor, settings: Settings, piece: Piece) -> State:
-        """The states at the times `t` by the very steps of `piece`, to the same bits; for `Replay.STEPS` only."""
+        """The states at the times `t`, by the steps of `piece`, to the same bits; for `Replay.STEPS` only."""
         raise NotImplementedError(f"{self.name} takes no single steps again")

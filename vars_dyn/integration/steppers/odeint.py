@@ -31,8 +31,8 @@ class Torchdiffeq(Method):
 
     def retake(self, func: Function, y0: State, t: Tensor, settings: Settings, piece: Piece) -> State:
         if self.adaptive:
-            # Steps end on the whole segment's times and not at the piece's end, which a step that was rejected may
-            # have overshot.
+            # Steps end on the whole segment's times and not at the piece's end, because a step that was rejected
+            # may have overshot the piece's end.
             own = settings._replace(first_step=piece.first_step)
             return odeint_onto(torchdiffeq.odeint, func, y0, t, own, method=self, stops=piece.times)
         grid = _grid(piece.times, settings.grid_step)
@@ -70,10 +70,10 @@ def odeint_onto(
     grid: Tensor | None = None,
     **rest: Any,
 ) -> State:
-    """The states at the times `t` by a solver of torchdiffeq's, `odeint` or `odeint_adjoint`, which `rest` goes to.
+    """The states at the times `t` by torchdiffeq's `odeint` or `odeint_adjoint`, which also gets `rest`.
 
-    Where a method does not interpolate as accurately as it steps, a step ends on each of the times, or where `stops`
-    says. A fixed-step method steps along `grid`, by default every interval of `t` cut evenly.
+    Where a method does not interpolate as accurately as it steps, a step ends on each of the times, or on each of
+    `stops` if these are given. A fixed-step method steps along `grid`; by default every interval of `t` is cut evenly.
     """
     given: dict[str, Any] = {"method": method.name, "rtol": settings.rtol, "atol": _flat(settings.atol, y0), **rest}
     if method.interpolating or not method.adaptive:
@@ -84,7 +84,7 @@ def odeint_onto(
     told, rows = _Told(func, settings.first_step), [y0]
     ends = (t if stops is None else stops).to("cpu", torch.float64)
     for low, high in itertools.pairwise(t):
-        # Restarted with the step that it had in mind before it was cut to end here.
+        # Go on with the step length that was tried before the last step was cut to end on a time.
         chosen = {**_options(settings._replace(first_step=told.step)), "step_t": ends[ends >= float(high)][:1]}
         both = solver(told, rows[-1], torch.stack([low, high]), options=chosen, **given)
         rows.append(tuple(part[1] for part in both))
@@ -133,7 +133,7 @@ def _flat(atol: Tolerance, y0: State) -> float | State:
 
 
 class _Told:
-    """A function to integrate that remembers the step last tried, and tells of it as the one it stands for is told."""
+    """Wraps the function to integrate: it remembers the step tried last, and passes callbacks on."""
 
     def __init__(self, func: Any, step: float | None) -> None:
         self._func, self.step = func, step

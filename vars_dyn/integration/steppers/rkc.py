@@ -24,7 +24,7 @@ from vars_dyn.integration.steppers.method import Function, Replay, Settings, Wat
 __all__ = ["MAX_STAGES", "RKC", "Rkc", "rkc_for", "stability_interval", "stages_for"]
 
 _DAMPING = 2 / 13
-#: More stages than this are not taken in one step: rounding grows with their square.
+#: The most stages in one step, because rounding errors grow with the square of their number.
 MAX_STAGES = 250
 
 
@@ -79,9 +79,9 @@ def stages_for(h_rho: float) -> int:
 
 
 class Rkc(Stepper):
-    """The method to `march` with, in as many stages as a step asks for; `rho` bounds the Jacobian's eigenvalues.
+    """The method as a stepper for `march`: it takes as many stages as a step needs.
 
-    Between steps the cubic through both ends' states and derivatives is evaluated, of the method's own order.
+    `rho` bounds the Jacobian's eigenvalues. Between steps it evaluates the cubic through both ends' states and derivatives, which is as accurate as the steps.
     """
 
     control = Control(aim=0.5, proportional=0.2, integral=0.1, order=3)
@@ -153,9 +153,9 @@ def _step(func: Function, y: State, f: State, t0: Tensor, h: float, stages: int)
 
 
 def _step_in_place(func: Function, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
-    """`_step` where no gradient is wanted, in the same three tensors from stage to stage and to the same bits.
+    """`_step` where no gradient is wanted: every stage reuses the same three tensors, and the result has the same bits.
 
-    A function that kept the state it is called with would see it change.
+    `func` must not keep the state that it is called with, because a later stage overwrites it.
     """
     first, rows = _coefficients(stages)
     older, newer = y, tuple(torch.add(a, b, alpha=first * h) for a, b in zip(y, f, strict=True))
