@@ -76,8 +76,8 @@ def integrate(
             a runaway. It has the trajectory so far.
 
     With a gap, or a gradient through the steps, the method is restarted at every look, and a fixed-step Adams method
-    loses its history there. Autocast is off inside: the solve runs in the field's own dtype. To find the equilibrium only,
-    `vars_dyn.equilibrium` is faster; integrate for the path that leads there.
+    loses its history there. Autocast is off inside: the solve runs in the field's own dtype. Where only the equilibrium
+    is wanted, and not the path to it, `vars_dyn.equilibrium` is faster.
     """
     options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps)
     times = checked_times(times)

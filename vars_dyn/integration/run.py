@@ -57,7 +57,7 @@ class Run:
     def carry(
         self, snapshot: Snapshot, times: Tensor, spacing: Spacing, solve: SegmentSolver
     ) -> tuple[list[State], Snapshot]:
-        """Integrate from a snapshot of `flat` past all `times`: the states there, in rows, and the snapshot at the last.
+        """Integrate from a snapshot of `flat` past all `times`; returns rows of states there and the last snapshot.
 
         The run ends early once all signals have settled. An IntegrationError carries the trajectory up to there.
         """
@@ -99,8 +99,9 @@ class Run:
                 raise failure("the state grows out of range", time, [], self.plan)
 
     def _check_end(self, start: State, snapshot: Snapshot) -> None:
-        """IntegrationError where V, which never rises, is far above its start. With fixed steps nothing else would notice
-        a runaway, and stability limits are known for linear fields only.
+        """IntegrationError where V, which never rises, is far above its start.
+
+        With fixed steps nothing else would notice a runaway, and stability limits are known for linear fields only.
         """
         if self.plan.method.adaptive or not self.plan.stable:
             return

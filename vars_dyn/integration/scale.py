@@ -1,8 +1,8 @@
 """How large a field's signals are: what tolerances are relative to, and the power of two that a run is scaled by.
 
-The fields are homogeneous: (s x, s lam) has s times the trajectory of (x, lam). To make the integration homogeneous too,
-the absolute tolerance of a signal is relative to the signal's own size. Numbers far from one are brought near it by a
-power of two before the integration, and brought back after it. This loses no digits.
+The fields are homogeneous: (s x, s lam) has s times the trajectory of (x, lam). To make the integration homogeneous
+too, the absolute tolerance of a signal is relative to the signal's own size. Numbers far from one are brought near it
+by a power of two before the integration, and brought back after it. This loses no digits.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _shares(field: Field) -> list[float]:
 
 
 def _norm_of(field: Field, enough: float) -> float:
-    """A bound on |P|, or `enough` where |P| is at least that. One signal mostly suffices to show it, and is tried first."""
+    """A bound on |P|, or `enough` where |P| is at least that, which one signal mostly suffices to show."""
     dictionary = field.dictionary
     one = field.x[:, :1] if dictionary.batch_shape else field.x[:1]
     one = one / one.abs().max() if one.numel() else one

@@ -123,7 +123,7 @@ class Segment:
             error = self._error(what, watch.last_time, rows)
             kept = times[(times < watch.last_finite) | (times == times[0])]
             if len(kept) > 1:
-                # Outputs do not change a method's steps, so with the same start and options it takes the same ones again.
+                # Outputs do not change the steps: with the same start and options a method takes the same ones again.
                 unlimited = _Watch(field, self.plan._replace(max_steps=2**62), self.start)
                 error.partial = self._kept(self._call(again, unlimited, state, kept), kept)
         return error

@@ -1,4 +1,4 @@
-"""What keeps torchdiffeq's continuous adjoint right: a tolerance relative to the gradient, and errors for its failures."""
+"""What keeps torchdiffeq's continuous adjoint right: a tolerance relative to the gradient, and errors where it fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INSTEAD = 'gradient="backprop" can be'
 
 
 class Size:
-    """The size of the gradient that came in last. The gradient is divided by it on the way back, and multiplied at the end.
+    """The size of the last gradient that came in: it is divided out on the way back, and multiplied in at the end.
 
     Otherwise the effect of an absolute tolerance would depend on the scale of the loss: a mean over a large batch would
     be integrated backwards with no control of the error at all. A gradient with NaN or infinity gets the size NaN,

@@ -17,9 +17,9 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 def once_only(what: str, instead: str) -> Callable[[Backward], Backward]:
     """Decorates a `backward`: its gradients are constants to autograd, and differentiating them is a RuntimeError.
 
-    Torch's `once_differentiable` refuses only where the gradient that came in can be differentiated itself. The gradient
-    of a plain sum cannot, and then a second derivative would be wrong without an error. Here every path from the
-    gradients back to a saved tensor or to a gradient that came in ends in the error, so all inputs must be saved.
+    Torch's `once_differentiable` refuses only where the gradient that came in can be differentiated itself. The
+    gradient of a plain sum cannot, and then a second derivative would be wrong without an error. Here every path from
+    the gradients back to a saved tensor or to a gradient that came in ends in the error, so all inputs must be saved.
     """
     message = f"{what} cannot be differentiated a second time; {instead}"
 

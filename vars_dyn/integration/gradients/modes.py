@@ -77,8 +77,8 @@ class Adjoint:
 
     The tolerances of the state are relative to each signal's size, and those of its gradient to the largest entry of
     the gradient that comes in for that signal. The Jacobian jumps wherever a unit crosses its threshold, and there the
-    backward integration's steps shrink with its tolerance. So the default tolerance is only a tenth of the forward
-    integration's sqrt(rtol), which is about the error that the forward steps leave at those kinks.
+    backward integration's steps shrink with its tolerance. So the default is no tighter than a tenth of the
+    forward integration's sqrt(rtol): the forward steps leave an error of about sqrt(rtol) at those kinks anyway.
 
     Attributes:
         rtol: relative tolerance of the backward integration; by default a tenth of the square root of the forward one.

@@ -1,5 +1,4 @@
-"""Checkpointed backpropagation through an integration: the state is kept every few steps, and
-the steps between are taken again."""
+"""Checkpointed backpropagation through an integration: states are kept, and the steps between are taken again."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ class _Mark(NamedTuple):
 
 
 class _Marks:
-    """The beginnings of some steps, evenly spaced and thinned out as more come: about as many as the root of all steps."""
+    """The beginnings of evenly spaced steps, thinned out as more come: about the square root of the number of steps."""
 
     def __init__(self) -> None:
         self.kept: list[_Mark] = []

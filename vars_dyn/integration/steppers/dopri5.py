@@ -105,7 +105,7 @@ def _between(y: State, slopes: list[State], h: float, share: float) -> State:
 
 
 def _weights(q: float) -> tuple[float, ...]:
-    """The slopes' weights for the quartic through the states at both ends and in the middle and the slopes at the ends."""
+    """The slopes' weights for the quartic through the states at the ends and the middle, and the slopes at the ends."""
     middle, step = 16 * q**2 * (1 - q) ** 2, q**2 * (14 * q - 8 * q**2 - 5)
     weights = [middle * m + step * b for m, b in zip(_MIDDLE, (*_STEP, 0.0), strict=True)]
     weights[0] += q * (1 - 4 * q + 5 * q**2 - 2 * q**3)

@@ -81,7 +81,8 @@ def stages_for(h_rho: float) -> int:
 class Rkc(Stepper):
     """The method as a stepper for `march`: it takes as many stages as a step needs.
 
-    `rho` bounds the Jacobian's eigenvalues. Between steps it evaluates the cubic through both ends' states and derivatives, which is as accurate as the steps.
+    `rho` bounds the Jacobian's eigenvalues. Between steps the cubic through both ends' states and derivatives is
+    evaluated, which has the method's own order.
     """
 
     control = Control(aim=0.5, proportional=0.2, integral=0.1, order=3)
