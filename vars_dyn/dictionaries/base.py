@@ -17,15 +17,16 @@ __all__ = ["Dictionary", "Rounding"]
 
 
 class Rounding(NamedTuple):
-    """How large the rounding errors of a dictionary's maps may be, with u the dtype's unit roundoff.
+    """Bounds on the rounding errors of a dictionary's maps, with u the dtype's unit roundoff.
 
     The computed P a is off by at most `decode` u sum_i norms_i |a_i| in the Euclidean norm, and entry i of the computed
     P^T r by at most `encode` u norms_i |r|.
 
     Attributes:
-        norms: at least the Euclidean norm of every atom; it broadcasts against codes.
-        encode, decode: how many roundings one entry of P^T r and of P a is made of.
-        sparse: whether entries of a code that are zero add none, so that P a is made of no more than it has others.
+        norms: an upper bound on the Euclidean norm of every atom; it broadcasts against codes.
+        encode, decode: the number of roundings in one entry of P^T r and of P a.
+        sparse: whether zero entries of a code add no rounding, so that P a has no more roundings than the code has
+            non-zero entries.
     """
 
     norms: Tensor
@@ -38,9 +39,10 @@ class Dictionary(ABC):
     """A linear map P from codes a (trailing shape `code_shape`) to signals x (trailing shape `signal_shape`).
 
     A dictionary is a plain value: it holds tensors, which may require gradients, and no state. A subclass sets
-    `signal_shape`, `code_shape` and, for one dictionary per batch element, `batch_shape`, and gives `_encode`,
-    `_decode`, `_lipschitz`, `tensors` and `_assign`; `encode` and `decode` check what comes in. P is linear in its
-    tensors: with all of them times s it is s P (a dictionary that is not overrides `_largest` and `_scaled`).
+    `signal_shape`, `code_shape` and, if it has one dictionary per batch element, `batch_shape`. It defines `_encode`,
+    `_decode`, `_lipschitz`, `tensors` and `_assign`; `encode` and `decode` check their arguments. P is linear in its
+    tensors: multiplying all of them by s gives s P. A dictionary for which this does not hold overrides `_largest` and
+    `_scaled`.
 
     Attributes:
         signal_shape: event shape of a signal, such as (d,) or (C, H, W).
@@ -58,7 +60,7 @@ class Dictionary(ABC):
 
     @abstractmethod
     def _assign(self, tensors: tuple[Tensor, ...]) -> None:
-        """Hold `tensors`, ordered as in `tensors()`, instead of the present ones."""
+        """Replace the tensors that it holds by `tensors`, ordered as in `tensors()`."""
 
     @abstractmethod
     def _encode(self, x: Tensor) -> Tensor: ...
@@ -109,11 +111,11 @@ class Dictionary(ABC):
         return self._decode(a)
 
     def encode_unchecked(self, x: Tensor) -> Tensor:
-        """`encode` for loops that have checked x: it takes what it is given."""
+        """`encode` without checks, for loops that have checked x."""
         return self._encode(x)
 
     def decode_unchecked(self, a: Tensor) -> Tensor:
-        """`decode` for loops that have checked a: it takes what it is given."""
+        """`decode` without checks, for loops that have checked a."""
         return self._decode(a)
 
     def gram(self, a: Tensor) -> Tensor:
@@ -121,10 +123,10 @@ class Dictionary(ABC):
         return self.encode(self.decode(a))
 
     def lipschitz(self) -> Tensor:
-        """L, the largest eigenvalue of P^T P or a proven upper bound on it, of shape `batch_shape`; never below it.
+        """L, the largest eigenvalue of P^T P or a proven upper bound on it, of shape `batch_shape`.
 
-        Detached from the graph: L bounds steps and stiffness, it is not differentiated through. Computed in the
-        dictionary's own dtype, under autocast too; infinite where L is larger than the dtype's largest number.
+        L is detached from the graph, because it only bounds steps and stiffness. It is computed in the dictionary's own
+        dtype, under autocast too, and is infinite where it is beyond the dtype's largest number.
         """
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             exponent = self._exponent()
@@ -132,7 +134,7 @@ class Dictionary(ABC):
                 return self._lipschitz()
             bound = self._scaled(-exponent)._lipschitz()
             own = _scaling.scaled(bound, 2 * exponent)
-            # An L too small for the dtype is no zero: steps of 1/L would have no bound.
+            # An L that is too small for the dtype must not become zero: steps of 1/L would have no bound.
             return torch.where(bound > 0, own.clamp(min=torch.finfo(own.dtype).tiny), own)
 
     def largest(self) -> Tensor:
@@ -144,7 +146,7 @@ class Dictionary(ABC):
         return self._scaled(exponent)
 
     def rounding(self) -> Rounding:
-        """What bounds the rounding errors of P and P^T; P's tensors are to have a largest entry of about one."""
+        """Bounds on the rounding errors of P and P^T, for tensors whose largest entry is about one."""
         return self._rounding()
 
     def _largest(self) -> Tensor:
@@ -158,7 +160,7 @@ class Dictionary(ABC):
         return self.with_tensors(tuple(_scaling.scaled(t, exponent) for t in self.tensors()))
 
     def _rounding(self) -> Rounding:
-        """The atoms' norms are taken from the matrix where that is small, and are the root of L elsewhere."""
+        """Takes the atoms' norms from the matrix where that is small, and the root of L elsewhere."""
         if math.prod(self.batch_shape) * self.signal_size * self.code_size <= 1 << 22:
             norms = atom_norms(self.matrix().detach(), -2)
             norms = norms.reshape(*self.batch_shape, *(1,) * bool(self.batch_shape), *self.code_shape)
@@ -182,9 +184,9 @@ class Dictionary(ABC):
         return self.with_tensors(tuple(t.detach() for t in self.tensors()))
 
     def select(self, index: Tensor) -> Self:
-        """The elements `index` of a batched dictionary, counted over its flattened batch; itself where it has none.
+        """The elements `index` of a batched dictionary, counted over its flattened batch.
 
-        The result has batch_shape (len(index),).
+        The result has batch_shape (len(index),). A dictionary without a batch returns itself.
         """
         return self
 
@@ -203,7 +205,7 @@ class Dictionary(ABC):
 
 
 def atom_norms(matrix: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    """Euclidean norms along `dims`, not zero where the squares are too small for the dtype."""
+    """Upper bounds on Euclidean norms along `dims`, which stay above zero where squares are too small for the dtype."""
     norms = matrix.square().sum(dims).sqrt()
     if bool((norms > 1e-100).all()):
         return norms
@@ -212,14 +214,14 @@ def atom_norms(matrix: Tensor, dims: int | tuple[int, ...]) -> Tensor:
 
 
 def rounded_up(bound: Tensor, terms: int) -> Tensor:
-    """`bound` raised by what rounding in an eigenvalue or a sum over `terms` entries may have taken off it."""
+    """`bound`, raised by as much as rounding in an eigenvalue or a sum over `terms` entries may have lowered it."""
     return bound * (1 + 4 * terms * torch.finfo(bound.dtype).eps)
 
 
 def largest_hermitian(matrices: Tensor) -> Tensor:
     """The largest eigenvalue of symmetric or Hermitian matrices (..., n, n), at least zero, up to rounding.
 
-    Where LAPACK finds no eigenvalues, it is the largest sum of magnitudes along a row, which is no less (Gershgorin).
+    Where LAPACK finds no eigenvalues, the result is the largest sum of magnitudes along a row, a bound by Gershgorin.
     """
     try:
         return torch.linalg.eigvalsh(matrices)[..., -1].clamp(min=0)

@@ -17,8 +17,8 @@ class ConvDictionary(Dictionary):
     """P^T is the zero-padded, strided convolution with `weight`, and P its exact adjoint, the transposed convolution.
 
     `weight` has shape (M, C / groups, kh, kw): M templates of kh x kw pixels. Signals are (*any, C, H, W) and codes
-    (*any, M, H', W') with H' = (H + 2 padding - kh) // stride + 1. As everywhere in torch, encoding is a
-    cross-correlation, so that an atom is a template laid down on the image. `groups=C` makes it depth-wise.
+    (*any, M, H', W') with H' = (H + 2 padding - kh) // stride + 1. As in torch's convolutions, encoding
+    is a cross-correlation, so an atom is a template laid down on the image. `groups=C` makes it depth-wise.
     Raises ValueError for a weight or signal shape that does not fit, or a kernel larger than the padded signal.
     """
 
@@ -66,7 +66,7 @@ class ConvDictionary(Dictionary):
 
     def _decode(self, a: Tensor) -> Tensor:
         flat = a.reshape(-1, *self.code_shape)
-        # Rows and columns that the strided kernel never reaches get nothing back, but must be there.
+        # Rows and columns that the strided kernel never reaches are zero, but must be part of the signal.
         rest = tuple(
             (n + 2 * self.padding - k) % self.stride
             for n, k in zip(self.signal_shape[1:], self.weight.shape[2:], strict=True)
@@ -79,12 +79,11 @@ class ConvDictionary(Dictionary):
     def _rounding(self) -> Rounding:
         m, c, kh, kw = self.weight.shape
         norms = atom_norms(self.weight.detach(), (1, 2, 3))[:, None, None]
-        # The padding of the image adds zeros to the sums, and zeros no rounding.
+        # The zeros of the padding add no rounding to the sums.
         return Rounding(norms, c * kh * kw, m * kh * kw, sparse=True)
 
     def _lipschitz(self) -> Tensor:
-        """A proven bound: the strided convolution is a compression of the periodic one on a torus that holds the
-        signal.
+        """A proven bound, from the periodic convolution on a torus that holds the signal.
 
         On a torus whose sides are multiples of the stride and at least the padded signal's, the periodic convolution
         agrees with P^T on embedded signals, so its norm bounds |P^T|. It is block-diagonal under the Fourier transform

@@ -64,7 +64,7 @@ class DenseDictionary(Dictionary):
 
 
 def largest_eigenvalue(weight: Tensor) -> Tensor:
-    """The largest eigenvalue of W^T W for each matrix (..., d, d'), not below it by rounding."""
+    """The largest eigenvalue of W^T W for each matrix (..., d, d'), raised so that rounding does not put it too low."""
     wide = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
     work = wide if wide.dtype in (torch.float32, torch.float64) else wide.float()
     top = largest_hermitian(work @ work.mT)

@@ -16,7 +16,7 @@ __all__ = ["FactoredForm"]
 class FactoredForm(Dictionary):
     """P = R for a quadratic form Q = R^T R, given by its factor R of shape (n, n), or (*batch, n, n).
 
-    Codes have n entries in any shape, which R acts on flattened; signals are flat, (*any, n).
+    Codes have n entries in any shape, and R acts on flattened codes; signals are flat, (*any, n).
     """
 
     def __init__(self, weight: Tensor, code_shape: tuple[int, ...]) -> None:

@@ -19,7 +19,7 @@ class FourierDictionary(Dictionary):
 
     `weight` has shape (M, C / groups, H, W): every template is as large as the signal and may sit at every position, so
     signals are (*any, C, H, W) and codes (*any, M, H, W). `groups=C` makes it depth-wise. L is exact: the largest
-    eigenvalue over all frequencies. float32 and float64 only, as the FFT is.
+    eigenvalue over all frequencies. Only float32 and float64 are taken, because of the FFT.
     Raises ValueError for another shape or dtype.
     """
 
@@ -63,9 +63,10 @@ class FourierDictionary(Dictionary):
         return torch.fft.irfft2(signal, s=(h, w)).reshape(*a.shape[:-3], *self.signal_shape)
 
     def _rounding(self) -> Rounding:
-        """The transform's errors are normwise, about 8 u for each of its levels (Higham 2002, Theorem 24.2), three
-        transforms, each twice as long where it is done by Bluestein's method. A spectrum's entries are at most
-        sqrt(H W) times the template's norm.
+        """The transform's errors are normwise, about 8 u for each of its levels (Higham 2002, Theorem 24.2).
+
+        There are three transforms, each twice as long where Bluestein's method computes it. A spectrum's entries are at
+        most sqrt(H W) times the template's norm.
         """
         m, c, h, w = self.weight.shape
         norms = math.sqrt(h * w) * atom_norms(self.weight.detach(), (1, 2, 3))[:, None, None]

@@ -26,9 +26,9 @@ class GaborBank:
 
     Attributes:
         size: side of the square templates in pixels.
-        orientations, scales, phases: how many of each.
-        places: centres per side of a square grid over the template at the shortest wavelength, half as many (rounded
-            up) at each longer one, as in a pyramid; 1 for a convolution, which shifts the templates itself.
+        orientations, scales, phases: the number of each.
+        places: centres per side of a square grid over the template at the shortest wavelength. Each longer wavelength
+            has half as many (rounded up), as in a pyramid. Use 1 for a convolution, which shifts the templates itself.
         wavelength: the shortest wavelength, in pixels (at least 2).
         colours: 1 for grey; 3 repeats the bank for luminance, red against green, and yellow against blue.
 

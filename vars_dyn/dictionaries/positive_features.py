@@ -19,9 +19,9 @@ def random_features(
 ) -> Float[Tensor, "*batch n m"]:
     """Positive random features exp(w.q - |q|^2 / 2) / sqrt(m), whose inner products estimate exp(q.q').
 
-    `tokens` q of shape (*batch, N, C) are L2-normalised first unless `normalize_tokens` is False; `projection` holds
-    the m vectors w, drawn from N(0, I), (m, C) or one such matrix per head, (heads, m, C). Choromanski et al.,
-    "Rethinking attention with Performers", ICLR 2021, Lemma 1.
+    `tokens` q of shape (*batch, N, C) are L2-normalised first unless `normalize_tokens` is False. `projection` holds
+    the m vectors w, drawn from N(0, I), in a matrix (m, C), or in one such matrix per head, (heads, m, C). Choromanski
+    et al., "Rethinking attention with Performers", ICLR 2021, Lemma 1.
     """
     if normalize_tokens:
         tokens = torch.nn.functional.normalize(tokens, dim=-1)

@@ -13,18 +13,18 @@ from vars_dyn.dictionaries.dense import largest_eigenvalue
 
 __all__ = ["UnionDictionary"]
 
-#: Up to this many numbers in P, the bound of a union is computed from the matrix, beyond it as the sum of the bounds.
+#: Up to this many numbers in P the bound of a union is computed from the matrix, and beyond as the sum of the bounds.
 _MATRIX_LIMIT = 1 << 22
 
 
 class UnionDictionary(Dictionary):
     """P = [P1; P2; ...]: the atoms of all parts, P a = P1 a1 + P2 a2 + ...
 
-    Codes are flat, (*any, d1' + d2' + ...), each part's code flattened in row-major order. Signals have the shape of
-    the first part's; the others need as many entries and see them reshaped, so that a convolution on a grid and a
-    matrix on its N = H W tokens can be joined. Parts may be shared or batched; all batched ones have the same batch
-    shape. L is exact where P is small enough to be written out, otherwise the sum of the parts' bounds (|P|^2 <= sum
-    |Pi|^2).
+    Codes are flat, (*any, d1' + d2' + ...), with each part's code flattened in row-major order. Signals have the shape
+    of the first part's signals. Signals of the other parts must have as many entries, and are reshaped: so a
+    convolution on a grid and a matrix on its N = H W tokens can be joined. Parts may be shared or batched; all batched
+    ones have the same batch shape. L is exact where P is small enough to be written out. Elsewhere it is the sum of the
+    parts' bounds, since |P|^2 <= sum |Pi|^2.
     """
 
     def __init__(self, *parts: Dictionary) -> None:
@@ -64,7 +64,7 @@ class UnionDictionary(Dictionary):
     def _largest(self) -> Tensor:
         parts = [part.largest() for part in self.parts]
         if any(part.shape != parts[0].shape for part in parts):
-            # A part that the elements share can be scaled for all of them only.
+            # A part that all elements share can only be scaled for all of them together.
             parts = [part.amax() for part in parts if part.numel()]
         return torch.stack(parts).amax(0)
 

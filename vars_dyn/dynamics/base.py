@@ -1,4 +1,4 @@
-"""The contract of a field: the right-hand side of the neurons' ODE, and what is known of its end."""
+"""The contract of a field: the right-hand side of the neurons' ODE, and what is known of its equilibrium."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ State = tuple[Tensor, ...]
 class Field(ABC):
     """The right-hand side f of  d state / dt = f(t, state), for a batch of signals at once.
 
-    A state is a tuple of tensors named by `state_names`: z, the neurons of the layer, of the signals' shape, and u, the
-    encoding neurons, of the codes' shape. Time is in units of the membrane time constant; fields are autonomous.
-    A field is a plain value; its tensors (`tensors()`) may require gradients. A subclass gives `_derivative`, `code`,
-    `neurons`, `lyapunov`, `problem`, `stiffness` and `instability`.
+    A state is a tuple of tensors, named by `state_names`: z, the neurons of the layer, has the signals' shape, and u,
+    the encoding neurons, has the codes' shape. Time is in units of the membrane time constant; fields are autonomous.
+    A field is a plain value; its tensors (`tensors()`) may require gradients. A subclass defines `_derivative`, `code`,
+    `neurons`, `lyapunov`, `problem`, `stiffness`, `instability` and `state_at`.
 
     Attributes:
-        dictionary: P, or what stands for it.
+        dictionary: P, or what takes its place.
         x: the signals, (*any, *signal_shape); (*batch, n, *signal_shape) for a batched dictionary.
         lam: weight of the l1 penalty in the objective, one per signal.
         constants: the scalar parameters (alpha, beta, ..., tau_u) by name, numbers or zero-dimensional tensors.
@@ -68,7 +68,7 @@ class Field(ABC):
 
     @property
     def event_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """For each part of the state, the shape of one signal's."""
+        """The shape of each part of the state, for one signal."""
         shapes = {"z": self.dictionary.signal_shape, "u": self.dictionary.code_shape}
         return tuple(shapes[name] for name in self.state_names)
 
@@ -98,16 +98,16 @@ class Field(ABC):
     def decay(self) -> Tensor:
         """An upper bound on the modulus of every negative Jacobian eigenvalue, shaped like `stiffness()`, in 1/time.
 
-        Fixed steps must not be longer than a method's stability limit over it. Eigenvalues above zero set no
-        limit, as fixed steps follow what grows.
+        Fixed steps must not be longer than a method's stability limit divided by this bound. Eigenvalues above zero
+        set no limit, because fixed steps follow a component that grows.
         """
         return self.stiffness()
 
     @abstractmethod
     def instability(self) -> str | None:
-        """Why there is no stable equilibrium, or why none is proved, in a sentence that says which of the two.
+        """Why there is no stable equilibrium, or why none is proved. The sentence says which of the two it is.
 
-        None where one is proved for every signal.
+        None where a stable equilibrium is proved for every signal.
         """
 
     @abstractmethod
@@ -127,8 +127,8 @@ class Field(ABC):
     def prepared(self) -> Self:
         """The same field, prepared to be evaluated many times without a gradient.
 
-        What stays the same is worked out once. Use it for evaluations alone: give it no other tensors, and select
-        nothing from it.
+        What stays the same is computed once. Use the result for evaluations only: do not call `with_tensors` or
+        `select` on it.
         """
         return self
 

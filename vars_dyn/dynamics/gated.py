@@ -1,4 +1,4 @@
-"""What all fields with encoding neurons share: their gate, and the problem that their equilibrium solves."""
+"""What all fields with encoding neurons share: the gate, and the problem that an equilibrium solves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vars_dyn.thresholds import ProximalThreshold
 
 __all__ = ["Gated"]
 
-#: The quadratic form of a problem that is not a LASSO or an elastic net is written out up to this many atoms.
+#: Up to this many atoms the quadratic form of a problem that is neither LASSO nor elastic net is written out.
 _MATRIX_LIMIT = 8192
 
 
@@ -30,7 +30,7 @@ class Gated(Field):
 
     #: r, whose proximal operator is the gate.
     penalty: Penalty = L1()
-    #: The gate's threshold, where `prepared` has worked it out.
+    #: The gate's threshold, where `prepared` has computed it.
     _theta: float | Tensor | None = None
 
     @property
@@ -47,24 +47,24 @@ class Gated(Field):
         twin = copy.copy(self)
         theta = (self.lam / self.beta).detach()
         alike = theta.numel() > 0 and bool(theta.min() == theta.max())
-        # A number, or one for every entry: elementwise operations that broadcast take four times as long.
+        # One number, or one for every entry, because elementwise operations that broadcast take four times as long.
         codes = (*self.signal_batch, *self.dictionary.code_shape)
         twin._theta = float(theta.min()) if alike else self.per_code(theta).expand(codes).contiguous()
         return twin
 
     def _gated(self, u: Tensor) -> Tensor:
-        """g(u), without the checks of building a gate: this runs at every evaluation of f."""
+        """g(u), without the checks that building a gate makes, because this runs at every evaluation of f."""
         theta = self.per_code(self.lam / self.beta) if self._theta is None else self._theta
         return self.penalty.prox(u, theta)
 
     @property
     def _curvature(self) -> float | Tensor:
-        """c = gamma - 1/alpha, exactly zero where it is so to rounding."""
+        """c = gamma - 1/alpha; exactly zero where it is zero to rounding."""
         return _snap(self.gamma - 1 / self.alpha, max(abs(_checks.plain(self.gamma)), 1 / _checks.plain(self.alpha)))
 
     @property
     def _ridge(self) -> float | Tensor:
-        """beta - gamma, exactly zero where it is so to rounding."""
+        """beta - gamma; exactly zero where it is zero to rounding."""
         return _snap(self.beta - self.gamma, max(_checks.plain(self.beta), abs(_checks.plain(self.gamma))))
 
     def _rest_neurons(self, code: Tensor) -> Tensor:
@@ -76,8 +76,9 @@ class Gated(Field):
         return (self.gamma * code + self.dictionary.encode(drive)) / self.beta
 
     def _potential(self, a: Tensor) -> Tensor:
-        """F(a) plus a constant: |x|^2 / (2 c alpha^2), which makes it c E(a), where c > 0, and |x|^2 / (2 alpha)
-        elsewhere.
+        """F(a) plus a constant.
+
+        Where c > 0 the constant is |x|^2 / (2 c alpha^2), so that the sum is c E(a); elsewhere it is |x|^2 / (2 alpha).
         """
         event, c, ridge = self.dictionary.signal_shape, self._curvature, self._ridge
         reconstruction = self.dictionary.decode(a)
@@ -92,10 +93,10 @@ class Gated(Field):
     def problem(self) -> SparseProblem:
         """The convex problem F(a) as a `SparseProblem` (docs/mathematics.md, "What an equilibrium solves").
 
-        For c > 0 and beta >= gamma: P, x / (alpha c), lam / c, ridge (beta - gamma) / c. Elsewhere Q = c G + (beta -
-        gamma) I, where it is positive definite, is factored as R^T R and R stands for P (its argmin and KKT residual
-        are F's, its gap is F's too). Differentiable in everything. Raises ValueError with the reason where there is no
-        stable equilibrium.
+        For c > 0 and beta >= gamma it has P, x / (alpha c), lam / c and the ridge (beta - gamma) / c. Elsewhere
+        Q = c G + (beta - gamma) I must be positive definite. It is factored as R^T R, and R takes the place of P; the
+        argmin, the KKT residual and the gap are then those of F. Differentiable in everything. Raises ValueError with
+        the reason where there is no stable equilibrium.
         """
         reason = self.instability()
         if reason:
@@ -126,9 +127,10 @@ class Gated(Field):
     def instability(self) -> str | None:
         """Why F has no stable minimum for every signal, or why none is proved; None where one is proved.
 
-        One is proved where F is convex and bounded below (docs/mathematics.md, "What an equilibrium solves"). Where F
-        is linear, an equilibrium exists if and only if the drive is weak (`rests_without_code`). Where F is not convex,
-        a signal without a threshold grows for certain, and any other may rest at one of several codes.
+        A stable minimum is proved where F is convex and bounded below (docs/mathematics.md, "What an equilibrium
+        solves"). Where F is linear, an equilibrium exists if and only if the drive is weak (`rests_without_code`).
+        Where F is not convex, a signal without a threshold grows for certain, and any other may rest at one of several
+        codes.
         """
         c, ridge = _checks.plain(self._curvature), _checks.plain(self._ridge)
         if c >= 0 and ridge >= 0 and (c > 0 or ridge > 0):
@@ -162,7 +164,7 @@ class Gated(Field):
 
     def rests_without_code(self) -> Tensor:
         """Whether the code zero is an equilibrium, one value per signal: |P^T x| <= alpha lam for every atom, or
-        P^T x <= alpha lam where codes are non-negative. It is stable where the drive is below that.
+        P^T x <= alpha lam where codes are non-negative. The equilibrium is stable where the inequality is strict.
         """
         with torch.no_grad():
             shape = self.dictionary.code_shape
@@ -172,8 +174,8 @@ class Gated(Field):
     def _grows(self, values: Tensor) -> bool:
         """Whether a signal grows for certain.
 
-        It does where its gate is the identity, so that the field is linear, and the quadratic form with the eigenvalues
-        `values` is negative in some direction by more than rounding.
+        It does where its gate is the identity, which makes the field linear, and where the quadratic form, whose
+        eigenvalues are `values`, is negative in some direction by more than rounding.
         """
         if self.nonnegative:
             return False
@@ -197,7 +199,7 @@ class Gated(Field):
 
 
 def _snap(value: float | Tensor, scale: float) -> float | Tensor:
-    """`value`, or exactly zero (with its gradient) where it is so up to the rounding of numbers as large as `scale`."""
+    """`value`; exactly zero (with its gradient) where it is zero to the rounding of numbers as large as `scale`."""
     if abs(_checks.plain(value)) > 8 * torch.finfo(torch.float64).eps * scale:
         return value
     return value - value.detach() if isinstance(value, Tensor) else 0.0

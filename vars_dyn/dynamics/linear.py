@@ -1,4 +1,4 @@
-"""Linear fields of the layer's neurons alone: feed-forward, recurrent and attention (Eq. 2, 4-5, 15)."""
+"""Linear fields without encoding neurons: feed-forward, recurrent and attention (Eq. 2, 4-5, 15)."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ class _Linear(Field):
         return (code,)
 
     def lyapunov(self, state: State) -> Tensor:
-        """V = alpha/2 |z|^2 - 1/2 z.A z - x.z + |x|^2 / (2 alpha), zero at rest without feedback; dV/dt = -tau_z
-        |z'|^2.
+        """V = alpha/2 |z|^2 - 1/2 z.A z - x.z + |x|^2 / (2 alpha), which is zero at rest without feedback.
+
+        dV/dt = -tau_z |z'|^2.
         """
         (z,) = state
         event = self.dictionary.signal_shape
@@ -53,7 +54,7 @@ class _Linear(Field):
 
 
 class FeedForward(_Linear):
-    """tau_z z' = -alpha z + x (Eq. 2), at rest at x / alpha.
+    """tau_z z' = -alpha z + x (Eq. 2); it rests at x / alpha.
 
     Args:
         x: signals, (*any, d), every entry a neuron; give `signal_shape` for signals of another event shape.
@@ -98,7 +99,7 @@ class Recurrent(_Linear):
         alpha: leak, above zero.
         tau_z: time constant, above zero.
 
-    At rest at z = (alpha I - A)^-1 x, which is stable only if the largest eigenvalue of A (for P P^T, sigma_max^2) is
+    It rests at z = (alpha I - A)^-1 x. This is stable only if the largest eigenvalue of A (for P P^T, sigma_max^2) is
     below alpha; otherwise z diverges. Raises ValueError for an A that is not symmetric or not positive semi-definite.
     """
 
@@ -160,7 +161,7 @@ class Recurrent(_Linear):
         )
 
     def _shown(self, rounds: int = 60) -> float:
-        """A number that the largest eigenvalue of A reaches at least: a Rayleigh quotient by power iteration."""
+        """A lower bound on the largest eigenvalue of A: a Rayleigh quotient by power iteration."""
         with torch.no_grad():
             fixed, dictionary = self.detach(), self.dictionary
             seeded = torch.Generator().manual_seed(0)
@@ -179,10 +180,10 @@ class Attention(Recurrent):
 
     Args:
         dictionary: Phi, usually a `RandomFeatureDictionary` of the tokens, of weight (*batch, N, m).
-        x: channels over tokens, (*batch, n, N): a channel is a signal, as in every batched dictionary.
+        x: channels over tokens, (*batch, n, N). A channel is a signal, as with every batched dictionary.
 
-    L2-normalised random features have sigma_max of about 5, so this field nearly always diverges: it is one to take a
-    step of, not to integrate. `from_tokens` builds it from tokens laid out as layers have them.
+    L2-normalised random features have sigma_max of about 5, so this field nearly always diverges: take one step of it,
+    and do not integrate it. `from_tokens` builds it from tokens in the layout that layers use.
     """
 
     def __init__(self, dictionary: Dictionary, x: Float[Tensor, "*shape"]) -> None:

@@ -28,10 +28,10 @@ class SparseRecurrent(Gated):
         alpha, beta: leaks, above zero.
         gamma: weight of the inhibition between encoding neurons.
         tau_z, tau_u: time constants, above zero.
-        threshold: the gate, "soft" or "nonnegative", or the `vars_dyn.penalties.Penalty` whose proximal operator it is.
+        threshold: the gate: "soft", "nonnegative", or the `vars_dyn.penalties.Penalty` whose proximal operator it is.
 
     At the defaults the equilibrium is the LASSO's solution, E(a) = 1/2 |P a - x|^2 + lam |a|_1. The paper's text
-    writes the same gate with theta = lam / 2 (Eq. 10) and its appendix with theta = lam, which is 2 lam in the
+    writes the same gate with theta = lam / 2 (Eq. 10). Its appendix writes theta = lam, which means 2 lam in the
     objective.
     """
 
@@ -108,8 +108,8 @@ class SparseRecurrent(Gated):
 class EncoderDecoder(SparseRecurrent):
     """tau_z z' = -alpha z + P u + x, tau_u u' = -beta u + P^T z (Eq. 6-7): no gate and no inhibition.
 
-    At rest at the z of Eq. 5, (alpha beta I - P P^T) z = beta x; stable only if sigma_max(P)^2 < alpha beta. It is
-    `SparseRecurrent` with gamma = 0 and lam = 0, where g is the identity.
+    It rests at the z of Eq. 5, (alpha beta I - P P^T) z = beta x, and is stable only if sigma_max(P)^2 < alpha beta. It
+    is `SparseRecurrent` with gamma = 0 and lam = 0, where g is the identity.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class Reduced(Gated):
 
         tau_u u' = -beta u + gamma a - (gamma - 1/alpha) P^T P a + P^T x / alpha,   a = g(u)
 
-    With the defaults, u' = -2 (u - a) - G a + b, of which one Euler step of 1/2 is one ISTA step with L = 2. The
-    arguments are `SparseRecurrent`'s, without tau_z.
+    With the defaults u' = -2 (u - a) - G a + b, and one Euler step of length 1/2 is one ISTA step with L = 2. The
+    arguments are those of `SparseRecurrent` without tau_z.
     """
 
     state_names = ("u",)
@@ -166,7 +166,7 @@ class Reduced(Gated):
         return (self._rest_encoders(code),)
 
     def lyapunov(self, state: State) -> Tensor:
-        """V = F(a), the objective up to a constant and, where gamma - 1/alpha is not 1, a factor (Eq. 23)."""
+        """V = F(a): the objective up to a constant, and up to a factor where gamma - 1/alpha is not 1 (Eq. 23)."""
         return self._potential(self.code(state))
 
     def stiffness(self) -> Tensor:

@@ -37,7 +37,7 @@ class Spacing(NamedTuple):
     doubles: bool = False
 
     def after(self, time: float) -> float:
-        """The next restart after `time`, a multiple of the spacing there, so it does not depend on where a run resumed."""
+        """The next restart after `time`, a multiple of the spacing there; the same wherever a run was resumed."""
         if not math.isfinite(self.every):
             return math.inf
         every = self.every

@@ -12,18 +12,18 @@ from vars_dyn.solvers.support_systems import free, gram_matrix, is_small, suppor
 
 __all__ = ["polish"]
 
-#: Numbers in one batch of systems that are factored together.
+#: The most numbers in a batch of systems that are factored together.
 _CHUNK = 1 << 26
 
 
 def polish(problem: SparseProblem, a: Tensor, *, max_steps: int | None = None) -> Tensor:
     """The argmin near the code `a`, to rounding, by active-set Newton steps along which E never rises.
 
-    On the support with its signs the problem is quadratic, and each step goes to the minimum of that quadratic. Entries
-    that would change their sign leave the support: all at once if E falls, otherwise the step ends at the first of
-    them. At a minimum on the support, the entry that violates its optimality condition most joins (feature-sign search;
-    Lee, Battle, Raina and Ng, NIPS 2006). Signals that are done leave the batch. `a` and `problem` are flat; returns a
-    code of the shape of `a`.
+    For a fixed support and signs the problem is quadratic, and each step goes to the minimum of that quadratic. Entries
+    that would change their sign leave the support: all at once if E falls, otherwise the step ends where the first of
+    them reaches zero. At a minimum on the support, the entry that violates its optimality condition most joins
+    (feature-sign search; Lee, Battle, Raina and Ng, NIPS 2006). Signals that are done leave the batch. `a` and
+    `problem` are flat; returns a code of the shape of `a`.
     """
     with torch.no_grad():
         small = is_small(problem.dictionary)
@@ -54,7 +54,7 @@ def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: i
         out[rows] = torch.where(problem.per_code(better), a, out[rows])
         waited = torch.where(kkt < 0.5 * best, 0, waited + 1)
         best = torch.minimum(kkt, best)
-        # Near rounding E no longer tells steps apart. A few steps without progress mean that no better code is found.
+        # Near rounding E cannot rank the steps any more, so a few steps without progress end the search.
         done = (best <= 4 * eps * scale) | ((best <= 1e5 * eps * scale) & (waited > 3))
         rows_done = done.reshape(len(done), -1).all(-1)
         if bool(rows_done.any()):
@@ -69,14 +69,14 @@ def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: i
 
 
 def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Tensor | None) -> Tensor:
-    """One Newton step on the support, or at its minimum with the worst violator added."""
+    """One Newton step on the support; the worst violator joins first where the code is at the support's minimum."""
     eps = torch.finfo(a.dtype).eps
     lam = problem.per_code(problem.lam)
     sign = a.sign()
     within = problem.max_code(torch.where(sign != 0, (c - problem.penalty.slope(sign, lam)).abs(), 0.0))
     violation = torch.where(sign == 0, problem.penalty.excess(c, lam), -math.inf)
     worst = problem.max_code(violation)
-    # An entry joins once the conditions on the support hold, or fail by far less than its own.
+    # An entry joins once the conditions on the support hold, or fail by far less than its own condition.
     join = (worst > 4 * eps * scale) & (within <= torch.maximum(16 * eps * scale, 1e-3 * worst))
     joins = problem.per_code(join) & (violation == problem.per_code(worst))
     sign = torch.where(joins, c.sign(), sign)

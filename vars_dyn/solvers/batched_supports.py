@@ -1,7 +1,7 @@
 """Supports of many signals side by side, in single precision: their systems, and the active set that settles them.
 
-Every support is padded to the size of the largest. The padding is the number of an atom that does not exist, d', so
-codes here have one entry more than atoms, and Gram matrices one more row and column, all zeros.
+Every support is padded to the size of the largest. The padding is d', the number of an atom that does not exist. So
+codes here have one entry more than there are atoms, and Gram matrices have one more row and column, all zeros.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ __all__ = ["SettledSupports", "Supports", "Systems", "padded", "settle"]
 
 #: How far |c_i| may exceed lam before atom i joins, relative to lam.
 _SLACK = 1e-4
-#: An atom joins if its violation is at least this share of the worst one: at the first step, the share's fall per step,
-#: and the least share.
+#: An atom joins if its violation is at least a share of the worst one. These are the share at the first step, its fall
+#: per step, and the least share.
 _SHARE, _SHARE_FALLS, _SHARE_LEAST = 0.5, 0.09, 0.05
 
 
@@ -32,8 +32,8 @@ class Supports(NamedTuple):
     """The atoms of each signal's support, and their signs.
 
     Attributes:
-        atoms: (n, k), the padding where a support is smaller.
-        sign: (n, k), zero there.
+        atoms: (n, k), padded where a support is smaller.
+        sign: (n, k), zero at the padding.
         padding: d', the number of the atom that does not exist.
     """
 
@@ -60,9 +60,9 @@ class Supports(NamedTuple):
         return cls(index, torch.zeros(n, 1, dtype=like.dtype, device=like.device), padding)
 
     def joined(self, row: Tensor, column: Tensor, sign: Tensor) -> Supports:
-        """The atoms that have a sign here, joined by the atoms `column` of the signals `row` with their `sign`.
+        """These supports without atoms whose sign is zero, and with the atoms `column` of the signals `row` added.
 
-        `row` increases.
+        `sign` holds the signs of the added atoms. `row` must increase.
         """
         stays = self.sign != 0
         held, new = stays.sum(1), torch.bincount(row, minlength=len(self.sign))
@@ -116,7 +116,7 @@ class SettledSupports(NamedTuple):
     """What `settle` found.
 
     Attributes:
-        supports: the supports of the codes found; for signals that are left, the last that were tried.
+        supports: the supports of the codes found; for signals that are left, the last supports that were tried.
         left: the signals whose conditions do not hold yet.
         steps: systems solved.
     """
@@ -137,8 +137,8 @@ def settle(
 ) -> SettledSupports:
     """Active-set steps for all signals at once: solve on the supports, drop atoms whose sign changed, add violators.
 
-    Whole groups of atoms join and leave, and the objective is not looked at. A signal that does not settle within
-    `limit` steps is left; all are left once a support outgrows `widest`.
+    Whole groups of atoms join and leave, and the objective is not computed. A signal that does not settle within
+    `limit` steps is left; all that have not settled are left once a support outgrows `widest`.
 
     `gram` is (d' + 1, d' + 1), `drive` (n, d' + 1) and `lam` (n, 1).
     """
@@ -178,7 +178,7 @@ def _solved(
     sign = supports.sign
     systems = Systems(gram, supports)
     y = systems.solve(supports.gather(drive) - penalty.slope(sign, lam))
-    # The factor of dependent atoms is of no use, so such a signal starts again.
+    # The factor of linearly dependent atoms is useless, so all atoms of such a signal leave.
     changed = (y * sign < 0) | systems.singular[:, None]
     image = F.embedding_bag(supports.atoms, gram, per_sample_weights=y.masked_fill_(changed, 0.0), mode="sum")
     return supports._replace(sign=sign.masked_fill(changed, 0.0)), torch.sub(drive, image, out=image), changed

@@ -41,8 +41,8 @@ def equilibrium(
             and differentiate the integration.
         tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
         start: codes to start `solve` from; for "implicit" only. It changes the time taken, never the gradient.
-        max_iterations: first-order steps of `solve` at most.
-        horizon: the time at which integration gives up.
+        max_iterations: the largest number of first-order steps of `solve`.
+        horizon: the time at which an integration gives up.
 
     Returns:
         A `Solution` whose code and state (None for a problem) carry gradients to every tensor of the dictionary, x,
@@ -86,7 +86,7 @@ def equilibrium(
 def _implicit(
     target: Field | SparseProblem, tol: float, start: Tensor | None, max_iterations: int
 ) -> tuple[Solution, list[str]]:
-    """The solution with its implicit gradient, and the warnings that it deserves."""
+    """The solution with its implicit gradient, and the warnings to give."""
     problem = target.problem() if isinstance(target, Field) else target
     refuse_transforms(REFUSED, 'call it outside of them, or with gradient="backprop"', problem.tensors())
     solution = solve(problem, tol=tol, max_iterations=max_iterations, start=start)
@@ -111,7 +111,7 @@ def _implicit(
 
 
 def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float, horizon: float) -> Solution:
-    """The end of a trajectory that stops at the gap, differentiable along the trajectory."""
+    """The end of a trajectory that stops at the gap; the gradient is that of the trajectory."""
     field = target if isinstance(target, Field) else _neurons_of(target)
     times = torch.tensor([0.0, float(_checks.number("horizon", horizon, positive=True))], dtype=torch.float64)
     trajectory = integrate(field, field.initial_state(), times, gap=tol, gradient=mode)

@@ -16,7 +16,7 @@ from vars_dyn.solvers.support_systems import gram_matrix, is_small
 
 __all__ = ["FirstOrder", "Fista", "Ista", "Iterate", "ProximalStep", "ista_step"]
 
-#: The relative gap at which iterating first hands over to the polish, and by how much less each time it comes back.
+#: The relative gap at which the steps first hand over to the polish, and the factor on it each time they go on.
 _HANDOVER, _TIGHTER = 1e-4, 1e-2
 #: Steps between looks at the gap.
 _CHECK_EVERY = 10
@@ -41,7 +41,7 @@ class ProximalStep(NamedTuple):
         problem: a flat problem.
         curvature: L + ridge, shaped to broadcast against codes.
         drive: P^T x.
-        gram: the Gram matrix, where P^T x - G a is the cheaper way to P^T (x - P a); otherwise None.
+        gram: the Gram matrix where P^T x - G a costs less than P^T (x - P a); otherwise None.
     """
 
     problem: SparseProblem
@@ -72,7 +72,7 @@ class ProximalStep(NamedTuple):
 
 
 def _curvature(problem: SparseProblem) -> Tensor:
-    """L + ridge, shaped to broadcast against codes; one where it is zero, since every step is then zero too."""
+    """L + ridge, shaped to broadcast against codes; one where it would be zero, since every step is then zero anyway."""
     ridge = problem.ridge
     if isinstance(ridge, Tensor) and ridge.ndim:
         ridge = ridge.flatten(len(problem.dictionary.batch_shape)).amax(-1)
@@ -84,11 +84,11 @@ def _curvature(problem: SparseProblem) -> Tensor:
 
 
 class Iterate(NamedTuple):
-    """Where a method is on its way.
+    """The state of a method between two steps.
 
     Attributes:
         code: the codes reached.
-        memory: what the method carries to its next step; each tensor leads with the problem's first dimension.
+        memory: what the method carries to its next step; each tensor begins with the problem's first dimension.
     """
 
     code: Tensor
@@ -100,9 +100,9 @@ class Iterate(NamedTuple):
 
 
 class FirstOrder(Method):
-    """Steps from a start until the gap is reached, then a polish on the support, and both again where it falls short.
+    """Takes steps until the gap is reached, then polishes on the support, and repeats both where that is not enough.
 
-    A subclass says what one step is, for all signals at once; it may say where its steps start.
+    A subclass defines one step for all signals at once; it may define where the steps start.
     """
 
     @abstractmethod
@@ -124,7 +124,7 @@ class FirstOrder(Method):
         return Found.certified(problem, *self.continued(problem, code, no_steps(problem), goal))
 
     def continued(self, problem: SparseProblem, code: Tensor, iterations: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """The codes and the steps taken, going on from `code` after `iterations` steps."""
+        """The codes and the steps taken in all, going on from `code` after `iterations` steps."""
         if not goal.polish:
             return self._iterated(problem, code, iterations, goal)
         eps = torch.finfo(code.dtype).eps
@@ -140,14 +140,14 @@ class FirstOrder(Method):
             handover = max(handover * _TIGHTER, eps)
 
     def _iterated(self, problem: SparseProblem, code: Tensor, iterations: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Steps until every signal's relative gap is within the goal's or its steps are used up, without a polish."""
+        """Takes steps, without a polish, until every signal has reached the goal's gap or used up its steps."""
         out, out_iterations = code.clone(), iterations.clone()
         rows = torch.arange(len(code), device=code.device)
         proximal, iterate = ProximalStep.of(problem), self.begin(problem, code)
-        # Rounding keeps the gap from falling further.
+        # Rounding keeps the gap from falling below this.
         tol = max(goal.tol, 100 * torch.finfo(code.dtype).eps)
         while True:
-            # The signals of an element with its own dictionary go on together, until the last of them is done.
+            # The signals of an element with its own dictionary go on together until the last of them is done.
             busy = ~_reached(proximal.problem, iterate.code, tol) & (iterations < goal.max_iterations)
             keep = busy.reshape(len(busy), -1).any(-1)
             out[rows], out_iterations[rows] = iterate.code, iterations
@@ -176,9 +176,9 @@ class Ista(FirstOrder):
 
 
 class Fista(FirstOrder):
-    """Eq. 12 from a point ahead of the code (Beck and Teboulle 2009), from zero.
+    """Eq. 12 from a point ahead of the code (Beck and Teboulle 2009), starting at zero.
 
-    Where the momentum of a signal points uphill it starts anew (O'Donoghue and Candes 2015).
+    Where the momentum of a signal points uphill it is reset (O'Donoghue and Candes 2015).
     """
 
     def begin(self, problem: SparseProblem, code: Tensor) -> Iterate:

@@ -20,7 +20,7 @@ REFUSED = 'The implicit gradient of an equilibrium (gradient="implicit")'
 
 
 def unproven_supports(problem: SparseProblem, solution: Solution) -> Tensor:
-    """Where the KKT residual is larger than rounding explains, by the measure that `solve` takes; one per signal."""
+    """Where the KKT residual is larger than rounding explains, by the same measure as in `solve`; one per signal."""
     with torch.no_grad():
         scale = problem.critical_lam() + problem.lam
         rounding = problem.rounding(solution.code.detach())
@@ -57,12 +57,12 @@ def with_gradient(problem: SparseProblem, code: Tensor) -> WithGradient:
 
 
 def _support(problem: SparseProblem, a: Tensor) -> Tensor:
-    """The entries of a code that may move: those that are not zero, and all where nothing holds them at zero."""
+    """The entries of a code that may move: the non-zero ones, or all where nothing holds entries at zero."""
     return (a != 0) | problem.per_code(free(problem))
 
 
 class _OnSupport(torch.autograd.Function):
-    """The code at which the residual on the support stays zero; backward solves the symmetric system once."""
+    """The code as a function that keeps the residual on the support at zero; backward solves one symmetric system."""
 
     @staticmethod
     def forward(ctx, residual: Tensor, code: Tensor, system: SupportSystem) -> Tensor:  # type: ignore[no-untyped-def]
@@ -82,9 +82,9 @@ class Differentiability(NamedTuple):
     Attributes:
         smallest_active: the smallest |a_i| on the support (infinite where it is empty).
         smallest_slack: the smallest lam - |c_i| off the support (lam - c_i for non-negative codes), with
-            c = P^T (x - P a) - ridge a: how far the nearest idle unit is from its threshold (infinite where none is
-            idle).
-        condition: the condition number of G_A + ridge I, by which errors in the gradient are multiplied.
+            c = P^T (x - P a) - ridge a. It says how far the nearest idle unit is from its threshold (infinite where
+            none is idle).
+        condition: the condition number of G_A + ridge I, which bounds how much errors in the gradient are multiplied.
     """
 
     smallest_active: Tensor

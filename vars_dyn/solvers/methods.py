@@ -1,4 +1,4 @@
-"""The contract of the methods of `vars_dyn.solve`: what they are asked for, and what they give back."""
+"""The contract of the methods of `vars_dyn.solve`: what they are asked for, and what they return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vars_dyn.problems import SparseProblem
 
 __all__ = ["ROUNDING", "Found", "Goal", "Method", "no_steps"]
 
-#: A KKT residual is rounding up to this many roundings of |P^T x| + lam.
+#: A KKT residual of up to this many epsilons of |P^T x| + lam counts as rounding.
 ROUNDING = 1e5
 
 
@@ -21,8 +21,8 @@ class Goal(NamedTuple):
 
     Attributes:
         tol: the relative gap to reach.
-        max_iterations: first-order steps at most, per signal.
-        polish: whether codes are finished on their supports, to rounding.
+        max_iterations: the largest number of first-order steps per signal.
+        polish: whether to finish codes by solving on their supports, to rounding.
     """
 
     tol: float
@@ -51,7 +51,7 @@ class Found(NamedTuple):
 
 
 class Method(ABC):
-    """A way from a problem to its codes; the methods stand by name in `vars_dyn.solvers.solve.METHODS`."""
+    """A method that finds a problem's codes; `vars_dyn.solvers.solve.METHODS` lists the methods by name."""
 
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
         """Whether this method can solve the problem; FISTA takes over where it cannot."""
@@ -61,8 +61,8 @@ class Method(ABC):
     def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
         """Codes for every signal, as close to the goal as the method comes.
 
-        `problem` is `SparseProblem.flat`, of at least one signal, with numbers that neither overflow nor underflow,
-        and cut from the autograd graph. `start` has the shape of its codes.
+        `problem` is flat (`SparseProblem.flat`), has at least one signal, is detached from the autograd graph, and its
+        numbers neither overflow nor underflow. `start` has the shape of its codes.
         """
 
 

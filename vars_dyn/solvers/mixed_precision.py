@@ -1,8 +1,8 @@
 """Mixed precision: a code's support found in single precision, its values refined in the problem's own precision.
 
-On a support with its signs a sparse problem is a linear system. The long part is to find the support, and seven digits
-are enough for that. What is found is a proposal: `SparseProblem` certifies it, and FISTA goes on from it where the
-certificate falls short.
+For a given support and signs a sparse problem is a linear system. Most of the time goes into finding the support, and
+seven digits are enough for that. The result is a proposal: `SparseProblem` certifies it, and FISTA goes on from it
+where the certificate falls short.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["Grown", "MixedPrecision", "Proposal", "approach", "suits"]
 
 #: Gram matrices of up to this many atoms are factored.
 _ATOMS = 1024
-#: ADMM steps after which the supports are tried, for one shared dictionary and for one per element.
+#: ADMM steps before the supports are tried, for one shared dictionary and for one per element.
 _BURST, _SHORT_BURST = 50, 25
-#: Bursts of ADMM at most.
+#: The most bursts of ADMM.
 _BURSTS = 8
 #: The least rho of ADMM over the mean of the Gram matrix's diagonal, for one shared dictionary and for one per element.
 #: The latter takes few steps, and they do more with a larger rho.
 _LEAST_RHO, _LEAST_OWN_RHO = 0.05, 0.2
-#: Conditions hold to rounding within this many roundings of |P^T x| + lam.
+#: Conditions that fail by at most this many epsilons of |P^T x| + lam hold to rounding.
 _ROUNDING = 2e3
-#: Numbers in the signals and codes that are worked on at once, so that they stay in a processor's cache.
+#: How many numbers of signals and codes are worked on at once, so that they stay in a processor's cache.
 _CHUNK = 1 << 18
-#: Numbers in the systems that are factored at once.
+#: The most numbers in systems that are factored at once.
 _SYSTEMS = 1 << 26
 
 
@@ -45,7 +45,7 @@ class Proposal(NamedTuple):
 
     Attributes:
         found: codes with their certificates.
-        scale: about |P^T x| + lam of each signal, by which rounding is measured.
+        scale: about |P^T x| + lam of each signal; rounding is measured relative to it.
     """
 
     found: Found
@@ -62,11 +62,11 @@ class MixedPrecision(Method):
     grow = False
 
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
-        """Where no start is given, and `suits` is true of the problem."""
+        """True where no start is given and the function `suits` is true of the problem."""
         return start is None and suits(problem)
 
     def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
-        """`approach`, and FISTA for the signals that it leaves short."""
+        """Codes by `approach`; FISTA goes on for signals that fall short of the goal."""
         found, scale = approach(problem, None if goal.polish else goal.tol, goal.max_iterations, self.grow)
         rounding = 1e-1 * ROUNDING * torch.finfo(scale.dtype).eps if goal.polish else math.inf
         left = ~((found.relative_gap <= goal.tol) & (found.kkt_residual <= rounding * scale))
@@ -85,20 +85,20 @@ class MixedPrecision(Method):
 
 
 class Grown(MixedPrecision):
-    """As `MixedPrecision`, after an active set grown from nothing, for codes that are to be polished."""
+    """`MixedPrecision` after an active set that is grown from nothing, for codes that are to be polished."""
 
     grow = True
 
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
-        """Where codes are polished, and mixed precision suits."""
+        """True where codes are to be polished and mixed precision suits."""
         return goal.polish and super().suits(problem, start, goal)
 
 
 def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Tensor, ...]]:
     """The problem of the signals `left`, and their index in `problem`.
 
-    Each signal takes a copy of its own dictionary, where they are no more than there are dictionaries; elsewhere all
-    signals of their elements come along.
+    Where these signals are no more than there are dictionaries, each gets a copy of its own dictionary. Elsewhere all
+    signals of the same elements are taken along.
     """
     index = left.nonzero(as_tuple=True)
     if len(index) == 2 and len(index[0]) <= len(left):
@@ -114,15 +114,15 @@ def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Te
 def suits(problem: SparseProblem) -> bool:
     """Whether mixed precision can be tried on a problem.
 
-    It takes a Gram matrix small enough to factor, a penalty on every signal, one ridge for all, and double precision:
-    single precision has nothing quicker to start from.
+    It needs a Gram matrix that is small enough to factor, a penalty on every signal, and one ridge for all. It also
+    needs double precision: a problem in single precision gains nothing from it.
     """
     dictionary = problem.dictionary
     small = is_small(dictionary) and dictionary.code_size <= _ATOMS
     if problem.penalty.tensors():
-        return False  # weights of the atoms would have to be gathered on the supports
+        return False  # the atoms' weights would have to be gathered on the supports
     if isinstance(problem.ridge, Tensor) and problem.ridge.ndim:
-        return False  # in units of their own, elements of very different scales have a ridge each
+        return False  # elements of very different scales have a ridge each, in units of their own
     return small and problem.x.dtype == torch.float64 and bool((problem.lam > 0).all())
 
 
@@ -146,7 +146,7 @@ def approach(problem: SparseProblem, tol: float | None, max_iterations: int, gro
 
 
 def _widest(problem: SparseProblem) -> int:
-    """The largest support that is tried: without a ridge none is much larger than a signal."""
+    """The largest support that is tried; without a ridge no support is much larger than a signal."""
     d, atoms = problem.dictionary.signal_size, problem.dictionary.code_size
     return atoms if isinstance(problem.ridge, Tensor) or problem.ridge else min(atoms, d + d // 4 + 1)
 
@@ -212,11 +212,11 @@ class _OnSupports:
         return self.correct(code, missing * single.descent_scale[0])
 
     def miss(self, c: Tensor) -> Tensor:
-        """By how much the conditions on the supports fail, for c = P^T (x - P a) - ridge a."""
+        """How much the conditions on the supports fail, for c = P^T (x - P a) - ridge a."""
         return (c.reshape(len(self.index), -1).gather(1, self.index) * self.sign.abs()).sub_(self.pull)
 
     def correct(self, code: Tensor, miss: Tensor) -> Tensor:
-        """A better code, written over `code`, whose conditions failed by `miss`."""
+        """Correct `code`, whose conditions fail by `miss`, in place; returns it."""
         by = self.systems.solve((miss / self.single.descent_scale[0]).float()) * self.single.scale[0]
         code.view(len(self.index), -1).scatter_add_(1, self.index, by * self.sign.abs())
         return code
@@ -225,7 +225,7 @@ class _OnSupports:
 def _refined(
     problem: SparseProblem, conditions: _OnSupports, code: Tensor, tol: float | None, iterations: Tensor
 ) -> Proposal:
-    """The codes and their certificates, corrected as long as each correction makes the conditions fail by far less."""
+    """The codes with certificates, corrected for as long as each correction makes the conditions fail by far less."""
     scale = conditions.single.rounding_scale(problem)
     rounding = _ROUNDING * torch.finfo(code.dtype).eps
     last = math.inf
@@ -245,7 +245,7 @@ def _refined(
 def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Proposal:
     """The proposal where every element has its own dictionary: ADMM, and conjugate gradients on the supports.
 
-    Elements leave when their signals' conditions on the supports hold, or all their gaps are within `tol`.
+    An element is done when its signals' conditions on the supports hold, or when all its gaps are within `tol`.
     """
     single = SinglePrecision.of(problem)
     admm, steps = Admm(single, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
@@ -262,7 +262,7 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Prop
         _, gap[rows], kkt[rows], _ = some.certify(code[rows], residuals)
         own, c = single.select(rows), residuals.code.reshape(len(rows), *a.shape[1:])
         a = code[rows].reshape(c.shape)
-        # Computed in double precision: in single, the difference of c and lam would be rounding.
+        # In double precision, because in single precision the difference of c and lam would be rounding.
         missing = (c - some.penalty.slope(a.sign(), some.lam[..., None])).masked_fill_(a == 0, 0.0)
         failing = missing.abs().amax(-1)
         wanting = failing > _ROUNDING * torch.finfo(code.dtype).eps * scale[rows]

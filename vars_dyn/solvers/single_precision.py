@@ -19,15 +19,15 @@ _IDLE = 2.0**100
 
 
 class SinglePrecision(NamedTuple):
-    """A problem in single precision and in units of its own size; one element where the dictionary is shared.
+    """A problem in single precision and in units of its own size; it has one element where the dictionary is shared.
 
     Attributes:
         gram: G + ridge I, (elements, d', d').
         drive: P^T x, (elements, n, d').
         lam: (elements, n, 1).
-        scale: of the codes, (elements, n, 1) and in the problem's dtype: one unit of a code here is that much there.
-        descent_scale: the same of P^T x.
-        penalty: the problem's.
+        scale: the unit of codes, (elements, n, 1), in the problem's dtype: a code here times `scale` is a code there.
+        descent_scale: the same for P^T x.
+        penalty: the problem's penalty.
     """
 
     gram: Tensor
@@ -47,7 +47,7 @@ class SinglePrecision(NamedTuple):
         descent_scale = largest * size
         ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device) / largest / largest
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
-        # A signal of zeros may have a lam beyond single precision, and infinity times a sign of zero is not a number.
+        # A signal of zeros may have a lam beyond single precision. It must stay finite, as infinity times zero is NaN.
         lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).clamp(max=_IDLE).float()
         return cls(gram, drive, lam, size / largest, descent_scale, problem.penalty)
 
@@ -65,7 +65,7 @@ class SinglePrecision(NamedTuple):
     def correction(self, a: Tensor, missing: Tensor) -> Tensor:
         """A correction that brings codes closer to solving the systems on their supports.
 
-        `missing` is what is left of the right-hand sides.
+        `missing` is the part of the right-hand sides that the codes do not yet account for.
         """
         mask = (a != 0).to(missing.dtype)
         return _conjugate_gradients(self.gram, mask, missing * mask)
@@ -85,14 +85,14 @@ def _in_units(value: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 class Admm:
-    """The alternating direction method of multipliers on every signal at once, the matrix inverted once.
+    """The alternating direction method of multipliers on every signal at once; it inverts the matrix only once.
 
     w = relax s + (1 - relax) a + u with s the argmin of the smooth part at a - u, a = soft(w, lam / rho), u = w - a.
     """
 
     def __init__(self, problem: SinglePrecision, least: float) -> None:
-        # With this rho the threshold is about as large as the codes; few steps were found to be enough there. Signals
-        # whose codes are zero do not count: in the units of its own size, the lam of a signal of zeros is any number.
+        # With this rho the threshold is about as large as the codes, where few steps were found to be enough. Signals
+        # whose codes are zero do not count: the lam of a signal of zeros may be any number in these units.
         share = problem.lam / problem.critical()
         busy = (problem.critical() > problem.lam) & (problem.drive != 0).any(-1, keepdim=True)
         count = busy.sum((-2, -1), keepdim=True).clamp(min=1)

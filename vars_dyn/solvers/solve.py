@@ -1,4 +1,4 @@
-"""Solving sparse problems: the call that checks its arguments, has a method solve, and certifies the result."""
+"""Solving sparse problems: `solve` checks its arguments, lets a method solve the problem, and certifies the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["METHODS", "Solution", "solve", "tolerance"]
 
 #: The methods by name.
 METHODS: dict[str, Method] = {"ista": Ista(), "fista": Fista(), "admm": MixedPrecision(), "auto": Grown()}
-#: No code of a dtype can be expected to have a gap below this many of its epsilons.
+#: The smallest gap that a dtype can verify, in units of its epsilon.
 _VERIFIABLE = 8
 
 
@@ -57,21 +57,21 @@ def solve(
     Args:
         problem: the problem; its tensors' dtype is used throughout (float64 where a tight certificate is wanted).
         method: one of `METHODS`. "fista" is Beck and Teboulle's (2009), restarted per signal where momentum points
-            uphill (O'Donoghue and Candes 2015). "ista" is Eq. 12 with step 1/L, slower, for comparison with the paper.
-            "admm" (Boyd et al. 2011) works in single precision and refines its codes on their supports in the problem's
-            own precision. "auto" grows an active set from nothing, takes ADMM where it grows large, and FISTA where
-            these leave a signal short of its certificate. FISTA takes over where "admm" or "auto" cannot start: a
-            matrix that is too large to be factored, lam = 0, single precision or a given start, and for "auto" a code
-            that is not to be polished.
+            uphill (O'Donoghue and Candes 2015). "ista" is Eq. 12 with step 1/L; it is slower, and serves comparisons
+            with the paper. "admm" (Boyd et al. 2011) works in single precision and refines its codes on their supports
+            in the problem's own precision. "auto" grows an active set from nothing, and uses ADMM where the set grows
+            large. After "admm" and "auto", FISTA continues for signals that are short of their certificate. FISTA
+            replaces these two where they cannot start: for a matrix that is too large to be factored, lam = 0, single
+            precision or a given start, and for "auto" also where a code is not to be polished.
         tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
-        max_iterations: first-order steps at most, per signal.
+        max_iterations: the largest number of first-order steps per signal.
         start: codes to start from; by default P^T x for ISTA, the paper's start, and zero for FISTA.
         polish: whether to finish by solving on the support, to machine precision. Without it ISTA and FISTA return
             their own iterates, whose gaps are within tol and no smaller.
 
-    Signals whose gap is reached leave the batch. Returns a `Solution`, in which `converged` is False for a signal whose
-    gap was not reached. The result is not differentiable; that of `vars_dyn.equilibrium` is. Steps are taken on signals
-    and dictionaries that powers of two bring near one, so that units do not matter.
+    Signals that reach the gap leave the batch. Returns a `Solution`, in which `converged` is False for a signal that did
+    not reach it. The result is not differentiable; that of `vars_dyn.equilibrium` is. Signals and dictionaries are
+    first scaled near one by powers of two, so that units do not matter.
 
     Raises ValueError for a target that is no problem, an unknown method, a tolerance that is not above zero or that the
     dtype cannot verify, a count that is not above zero, a start of another shape, and a dictionary that is not finite.
@@ -94,7 +94,7 @@ def solve(
     _checks.number("ridge", problem.ridge, nonnegative=True)
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         whole = problem.detach().flat()
-        # The certificates of float64 are computed in the same units, so these are made once.
+        # In float64 the certificates are computed in the same units, so the units are made once.
         if whole.x.dtype == torch.float64:
             prepared = whole.prepared()
             flat, own = prepared.problem, prepared.units

@@ -21,7 +21,7 @@ __all__ = ["SupportSystem", "free", "gram_matrix", "is_small", "support_system"]
 
 #: A dictionary of up to this many entries is written out as a matrix; systems of a larger one are solved matrix-free.
 MATRIX_LIMIT = 1 << 22
-#: How many shifts of a singular system are tried, each ten times the one before; the last is far above the system.
+#: How many shifts of a singular system are tried. Each is ten times the one before; the last is far above the system.
 _SHIFTS = 24
 
 
@@ -91,7 +91,7 @@ class _Gathered:
         return sub * (self.valid[..., :, None] & self.valid[..., None, :])
 
     def _factor(self) -> tuple[Tensor, Tensor]:
-        """Cholesky factors, and which systems are singular; those are shifted by some roundings of their own size."""
+        """Cholesky factors, and which systems are singular. These are shifted by some roundings of their own size."""
         factor, info = torch.linalg.cholesky_ex(self.system)
         shifted_ones = info != 0
         shift = torch.finfo(factor.dtype).eps * self.system.shape[-1]
@@ -111,7 +111,7 @@ class _Gathered:
         rows = v.reshape(*self.index.shape[:-1], -1)
         rhs = (rows.gather(-1, self.index) * self.valid)[..., None]
         y = torch.cholesky_solve(rhs, self.factor)
-        # One step of refinement takes back the errors of rounding and of a shift.
+        # One step of refinement removes the errors of rounding and of a shift.
         y = y + torch.cholesky_solve(rhs - self.system @ y, self.factor)
         return torch.zeros_like(rows).scatter(-1, self.index, y.squeeze(-1) * self.valid).reshape(self.shape)
 
@@ -123,7 +123,7 @@ class _Gathered:
         valid = self.valid[rows]
         try:
             inverse = torch.linalg.pinv(self.system[rows], hermitian=True, rtol=1e3 * torch.finfo(v.dtype).eps)
-        except LinAlgError:  # LAPACK finds no eigenvalues: the solution of the shifted system is the best there is
+        except LinAlgError:  # LAPACK finds no eigenvalues, so the shifted system's solution has to do
             return y
         rhs = v.reshape(*self.index.shape[:-1], -1)[rows].gather(-1, self.index[rows]) * valid
         least = (inverse @ rhs[..., None]).squeeze(-1) * valid
@@ -135,8 +135,8 @@ class _Gathered:
         return self._singular.reshape(self.batch_shape)
 
     def condition(self) -> Tensor:
-        # The ones of the padding become as large as the support's own diagonal, which lies between its extreme
-        # eigenvalues.
+        # The padding's ones are replaced by an entry of the support's own diagonal, which lies between the extreme
+        # eigenvalues and so does not change them.
         size = torch.where(self.valid, self.system.diagonal(dim1=-2, dim2=-1), 0.0).amax(-1, keepdim=True)
         padded = self.system + torch.diag_embed(torch.where(self.valid, 0.0, size - 1))
         try:
@@ -150,9 +150,9 @@ class _Gathered:
 
 
 class _MatrixFree:
-    """Conjugate residuals on the masked Gram map, all signals in step, each with its own coefficients.
+    """Conjugate residuals on the masked Gram map, for all signals at once, each with its own coefficients.
 
-    This form of conjugate gradients makes the residual smallest (Stiefel 1955). Where v is not in the range of a
+    This form of conjugate gradients minimises the residual (Stiefel 1955). Where v is not in the range of a
     singular map, it ends with the residual in the null space, from which the y of minimum norm follows.
     """
 
@@ -175,7 +175,7 @@ class _MatrixFree:
         square, power = problem.sum_code(r * r), problem.sum_code(r * image)
         goal = self.tolerance**2 * square
         for _ in range(self.limit):
-            # A residual that the map sends to zero lies in its null space, and no y comes closer.
+            # A residual that the map sends to zero lies in its null space, so no other y makes it smaller.
             reach = problem.sum_code(image * image)
             moving = (square > goal) & (reach > self.floor**2 * square) & (power > 0)
             if not bool(moving.any()):
@@ -189,7 +189,7 @@ class _MatrixFree:
             p, q = r + share * p, image + share * q
             square, power = problem.sum_code(r * r), following
         solved = square <= goal
-        # Elsewhere the part of y along the residual lies in the null space; it only makes y longer.
+        # Where it is not solved, the part of y along the residual lies in the null space, and only makes y longer.
         excess = torch.where(solved, 0.0, problem.sum_code(y * r) / torch.where(solved, 1.0, square))
         return y - problem.per_code(excess) * r, solved
 
@@ -209,7 +209,7 @@ class _MatrixFree:
         return ~self._solve(self._random())[1]
 
     def condition(self) -> Tensor:
-        """The ratio of the extreme eigenvalues, by power iterations on the map and its inverse; to a few per cent."""
+        """The ratio of the extreme eigenvalues to a few per cent, by power iterations on the map and its inverse."""
         problem, start = self.problem, self._random()
 
         def extreme(apply: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What keeps torchdiffeq's continuous adjoint right: a tolerance relative to the gradient, and errors where it fails."""
+"""What keeps torchdiffeq's continuous adjoint right: a tolerance relative to the gradient, errors where it fails."""
 
 from __future__ import annotations
 
