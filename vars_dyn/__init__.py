@@ -66,7 +66,7 @@ _LAYERS = ("PerformerAttention", "SoftmaxAttention", "VarsAttention", "replace_a
 
 
 def __getattr__(name: str) -> Any:
-    """The attention layers, imported when they are asked for: timm takes longer to import than the simulator."""
+    """The attention layers. They are imported on first use, because timm takes longer to import than the simulator."""
     if name in _LAYERS:
         return getattr(importlib.import_module("vars_dyn.attention"), name)
     raise AttributeError(f"module 'vars_dyn' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Argument checks shared by the whole package: each raises one sentence that says what came and what is wanted."""
+"""Argument checks for the whole package; each raises an error of one sentence: what came and what is wanted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def floating_tensor(name: str, value: Any) -> Tensor:
         raise ValueError(f"{name} is a {type(value).__name__}; a torch.Tensor is wanted")
     if not value.is_floating_point():
         raise ValueError(f"{name} is {describe(value)}; a real floating-point dtype is wanted")
-    # A sum is finite only if all of it is, and takes a fraction of the time of looking at each; one may overflow.
+    # If the sum is finite, so is every entry, and a sum is much faster than a look at each. A sum may overflow, though.
     if not bool(torch.isfinite(value.detach().sum())) and not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} holds NaN or infinite entries; finite numbers are wanted")
     return value
@@ -54,7 +54,7 @@ def rate(name: str, value: Any) -> float:
 
 
 def plain(value: float | Tensor) -> float:
-    """The number that a constant is, learned or not."""
+    """The value of a constant as a float, whether it is a number or a tensor."""
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
@@ -73,7 +73,7 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
 
 
 def trailing(name: str, value: Tensor, event: tuple[int, ...], batch: tuple[int, ...] = ()) -> Tensor:
-    """`value` if its shape is (*any, *event), or (*batch, n, *event) where there is a batch; ValueError otherwise."""
+    """`value` if its shape is (*any, *event), or (*batch, n, *event) where `batch` is given; ValueError otherwise."""
     shape = tuple(value.shape)
     wanted = f"(*{batch}, n, *{event})" if batch else f"(*any, *{event})"
     lead = shape[: len(shape) - len(event)]

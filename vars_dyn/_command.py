@@ -1,4 +1,4 @@
-"""What the commands share: a parser of options that takes plain data, and nothing that could name code."""
+"""What the commands share: a parser of options that takes plain data only, and nothing that could name code."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from vars_dyn import _yaml
 
 __all__ = ["CommandParser"]
 
-# jsonargparse reads texts and files by this loader, which knows no aliases, tags or deep nesting.
+# jsonargparse reads texts and files with this loader, which refuses aliases, tags and deep nesting.
 set_loader("plain", _yaml.value_of, exceptions=(ValueError,))
 
 
 class CommandParser(ArgumentParser):
     """jsonargparse's parser, as the commands of this project use it.
 
-    Options are written out in full. The command line wins over files of options, wherever `--config` stands in it. A
-    word that begins like a negative number is the value of the option before it. Bad arguments raise
+    Options cannot be abbreviated. The command line overrides files of options, wherever `--config` stands in it. A word
+    that begins like a negative number is the value of the option before it. Bad arguments raise
     `argparse.ArgumentError` instead of ending the process.
     """
 
@@ -39,7 +39,7 @@ class CommandParser(ArgumentParser):
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """`--lam -0.1x` as `--lam=-0.1x`: argparse would take the value for an option that there is not."""
+    """`--lam -0.1x` as `--lam=-0.1x`, because argparse would take the value for an unknown option."""
     joined: list[str] = []
     for position, word in enumerate(words):
         before = joined[-1] if joined else ""
@@ -53,7 +53,7 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def _config_first(words: Sequence[str]) -> list[str]:
-    """The same words with the files of options in front: jsonargparse lets what stands later win."""
+    """The same words with the files of options in front, because jsonargparse lets later words win."""
     files: list[str] = []
     others: list[str] = []
     rest = iter(words)

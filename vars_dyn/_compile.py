@@ -1,4 +1,4 @@
-"""Keeping torch.compile out of solvers, whose loops end when the data say so."""
+"""Keeps torch.compile out of solvers, because the data decide when their loops end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ R = TypeVar("R")
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, where torch.compile breaks the graph and runs it as it is.
+    """`function`, for which torch.compile breaks the graph and runs it in eager mode.
 
-    It does what `torch.compiler.disable` does, which would import the compiler for users who compile nothing, and take
-    as long as importing torch.
+    It does what `torch.compiler.disable` does. That would import the compiler even for users who compile nothing, which
+    takes as long as importing torch.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Checks and words that all reading of files shares."""
+"""Checks and messages that all readers of files share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["one_line", "regular_file"]
 
 
 def regular_file(path: Path, wanted: str) -> None:
-    """ValueError where `path` is no regular file. Reading a pipe or a device might never end."""
+    """ValueError where `path` is no regular file, because reading a pipe or a device might never end."""
     try:
         kind = path.stat().st_mode
     except (OSError, ValueError) as error:

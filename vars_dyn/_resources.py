@@ -1,4 +1,4 @@
-"""How much memory and disk is free, so that what cannot fit is refused before it is begun."""
+"""How much memory and disk space is free, so that a task that cannot fit is refused before it begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["free_disk", "free_memory", "need_memory", "size"]
 
 
 def free_memory() -> int | None:
-    """Bytes that can be taken without swapping, as the kernel and the container's limit say; None if unknown."""
+    """Bytes that can be allocated without swapping, by the kernel and by the container's limit; None if unknown."""
     found = [each for each in (_meminfo(), _container()) if each is not None]
     if found:
         return min(found)
@@ -29,12 +29,12 @@ def _meminfo() -> int | None:
 
 
 def _container() -> int | None:
-    """What the control group of this process leaves (version 2, as containers mount it)."""
+    """Bytes that the control group of this process leaves free (version 2, as containers mount it)."""
     try:
         group = Path("/sys/fs/cgroup")
         used = int((group / "memory.current").read_text())
         return max(0, int((group / "memory.max").read_text()) - used)
-    except (OSError, ValueError):  # no limit reads "max"
+    except (OSError, ValueError):  # where there is no limit the file reads "max"
         return None
 
 

@@ -1,4 +1,4 @@
-"""Powers of two that bring numbers near one. Scaling by them loses nothing, so results keep their last bit."""
+"""Powers of two that bring numbers near one. Scaling by them rounds nothing, so results keep their last bit."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def exponent(value: Tensor, event_dims: int) -> Tensor:
 def scaled(value: Tensor, exponent: Tensor) -> Tensor:
     """value 2^exponent, for an integer tensor that broadcasts against `value`; exact while the result is normal.
 
-    The factor is applied in three parts, since 2^exponent itself may lie beyond the dtype: the exponents of a signal
-    and of a dictionary add up to twice its range.
+    The factor is applied in three parts, because 2^exponent itself may lie beyond the dtype: the sum of a signal's and
+    a dictionary's exponents may reach twice its range.
     """
     third = torch.div(exponent, 3, rounding_mode="floor")
     one = torch.ones(exponent.shape, dtype=value.dtype, device=value.device)
@@ -32,7 +32,7 @@ def scaled(value: Tensor, exponent: Tensor) -> Tensor:
 
 
 def largest(value: Tensor, event_dims: int | None = None) -> Tensor:
-    """max |value| over the last `event_dims` dimensions, or all where None is given; zero of no entries.
+    """max |value| over the last `event_dims` dimensions, or over all for None; zero where there are no entries.
 
     The result is cut from the graph.
     """

@@ -1,4 +1,4 @@
-"""A reader of YAML that people write by hand: it takes plain data only, in bounded time and memory."""
+"""A reader of hand-written YAML: it takes plain data only, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import yaml
 
 __all__ = ["load", "value_of"]
 
-#: A file of options has some kilobytes. These limits leave room, and stop files made to hang their reader.
+#: A file of options has some kilobytes. These limits leave room, and stop files that are made to hang their reader.
 _BYTES, _DEPTH, _SCALAR = 1 << 20, 20, 1 << 16
-#: The tags that a file may hold. Others would make something other than plain data.
+#: The tags that a file may hold. Any other tag would construct something other than plain data.
 _TAGS = (None, "!", "tag:yaml.org,2002:str")
 _FLOAT = re.compile(
     r"""[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -54,17 +54,17 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{_FLOAT.pattern})$", re.X), [*"-+0123456789."])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"(?:{_INT.pattern})$"), [*"-+0123456789"])
-# PyYAML makes mappings in two steps, for aliases that refer back to them. Here there are none.
+# PyYAML makes mappings in two steps, for aliases that refer back to them. Here aliases are refused.
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_mapping)
 
 
 def load(source: str | Path) -> dict[str, Any]:
     """The mapping that a YAML text (str) or file (Path) holds; an empty one for an empty document.
 
-    Values are None, bool, int, float, str, and lists and dicts of them. Raises ValueError, in one sentence that begins
-    with the file's name where there is one, for: anchors, aliases, merge keys and tags; keys that are no text or
-    stand twice; nesting deeper than 20; more than 1 MiB; a document that is no mapping; what is no YAML or no
-    regular file.
+    Values are None, bool, int, float, str, and lists and dicts of them. Raises ValueError for anchors, aliases, merge
+    keys and tags; keys that are no text or occur twice; nesting deeper than 20; more than 1 MiB; a document that is no
+    mapping; and what is no YAML or no regular file. The message is one sentence, which begins with the file's name if
+    there is one.
     """
     found = value_of(source)
     if found is None:
@@ -117,7 +117,7 @@ def _text(source: str | Path) -> str:
 
 
 def _check(text: str) -> None:
-    """Raise ValueError for legal YAML that is no plain data, before anything is built from it."""
+    """Raise ValueError for legal YAML that is no plain data, before anything is constructed from it."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark is not None else 0

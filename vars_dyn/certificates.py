@@ -3,7 +3,7 @@
 With u the unit roundoff, a sum of n products is computed to within gamma_n = n u / (1 - n u) of the sum of their
 magnitudes, in whatever order (Higham, Accuracy and Stability of Numerical Algorithms, 2002, Sec. 3.1). So the computed
 residual r of a code a with k non-zeros is off by at most gamma_(k+1) sum_i |P_i| |a_i|, and entry i of P^T r by
-gamma_d |P_i| |r| and |P_i| times that; here |P_i| is the norm of an atom. What underflow takes away is bounded as well.
+gamma_d |P_i| |r| and |P_i| times that; here |P_i| is the norm of an atom. Losses by underflow are bounded as well.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from vars_dyn.penalties import Penalty
 
 __all__ = ["Certificate", "Evaluated", "certify", "least_pull"]
 
-#: More than what underflow takes off any one product or scaled entry.
+#: An upper bound on what any one product or scaled entry loses by underflow.
 _LOST = 2.0**-1068
 #: Numbers below this may have lost digits to underflow.
 _DENSE = 2.0**-950
-#: The bounds are themselves computed in floating point: by how much they are raised.
+#: The factor by which bounds are raised, because they are themselves computed in floating point.
 _SLACK = 1.01
 
 
 class Evaluated(NamedTuple):
-    """A code and what was computed from it in float64; events are flattened, and magnitudes of x and P about one.
+    """A code and what was computed from it in float64; events are flattened, and x and P are of magnitude one.
 
     Attributes:
         a: (*any, n).
-        lost: whether entries of the code may have lost digits on the way here, (*any).
+        lost: whether entries of the code may have lost digits by the change of units, (*any).
         r: x - P a, (*any, d).
         c: P^T r - ridge a, (*any, n).
         lam, ridge: one per signal; ridge may be a number.
         square: |x|^2, per signal.
-        least_pull: what `least_pull` gives; wanted where a lam is zero.
-        penalty: r, of flattened codes.
+        least_pull: the result of `least_pull`; needed where a lam is zero.
+        penalty: the penalty of flattened codes.
     """
 
     a: Tensor
@@ -53,13 +53,13 @@ class Evaluated(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """Upper bounds, one per signal; a bound that could not be computed is not a number.
+    """Upper bounds, one per signal; a bound that could not be computed is NaN.
 
     Attributes:
-        gap: on E(a) - E*, infinite where a code that must not be negative is.
-        relative_gap: on that over |x|^2 / 2; where lam = 0, the KKT residual over max_i |P^T x|_i.
-        kkt: on the KKT residual of the entries, sign aside.
-        rounding: the part of it that stands for rounding.
+        gap: bounds E(a) - E*; infinite where a code that must not be negative is.
+        relative_gap: bounds (E(a) - E*) / (|x|^2 / 2); where lam = 0, the KKT residual over max_i |P^T x|_i.
+        kkt: bounds the entries' KKT residual, without the constraint on their signs.
+        rounding: the part of `kkt` that stands for rounding.
     """
 
     gap: Tensor
@@ -69,7 +69,7 @@ class Certificate(NamedTuple):
 
 
 def certify(of: Evaluated, rounding: Rounding) -> Certificate:
-    """The certificate of what was evaluated; `rounding` is the dictionary's, its norms flattened like codes."""
+    """The certificate of what was evaluated; `rounding` is the dictionary's, with norms flattened like codes."""
     a, r, c, lam = of.a, of.r, of.c, of.lam
     u = torch.finfo(a.dtype).eps / 2
     n, d = a.shape[-1], r.shape[-1]
@@ -88,7 +88,7 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     lost = d * _LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
     terms = nonzeros.clamp(max=rounding.decode) if rounding.sparse else torch.full_like(nonzeros, rounding.decode)
     off = _SLACK * u * ((terms + 2) * reach + residual) + lost * (n + length)
-    # By how much an entry of c may be off: that much per norm of its atom, and that much of any atom that is not zero.
+    # The error of an entry of c: `per_norm` times its atom's norm, and `fixed` for every atom that is not zero.
     per_norm, fixed = _SLACK * (u * (rounding.encode + 2) * residual + off), lost * (1 + residual + length)
     loose = per_norm[..., None] * rounding.norms + fixed[..., None] * (rounding.norms > 0)
     ridged: Tensor | float = 0.0
@@ -99,20 +99,20 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
 
     # The dual point s (r, -sqrt(ridge) a), with s small enough for the true c.
     norm = of.penalty.dual_norm(c, loose)
-    none = torch.zeros_like(norm) * norm  # NaN where that is
+    none = torch.zeros_like(norm) * norm  # NaN where `norm` is
     ratio = (1 - 4 * u) * lam / torch.where(norm > 0, norm, 1.0)
     s = torch.where(norm > lam, torch.where((ratio < _DENSE) | (lam < _DENSE), 0.0, ratio), 1.0) + none
     square = ((1 + (d + 4) * u) * residual + off).square() + lost + ridged
     paid, pulled = lam * paid, s * (a * c).sum(-1)
     linear = (paid - pulled).clamp(min=0) + 2 * u * (nonzeros + 8) * (3 * paid + pulled.abs()) + _LOST * length
     linear = linear + s * _weighted(size, loose, length)
-    # Products of the entries of a code with one another may have vanished altogether.
+    # Products of a code's entries with one another may have underflowed to zero.
     linear = linear + torch.where(nonzeros > 0, lost, 0.0)
     gap = (0.5 * (1 - s).square() * square + linear) * (1 + 64 * u)
     violation = of.penalty.violation(c, sign, lam[..., None])
     worst = violation.amax(-1) + loose.squeeze(-1) if loose.shape[-1] == 1 else violation.add_(loose).amax(-1)
     kkt = (worst * (1 + 4 * u)).clamp(min=0)
-    # A penalty that is beyond the largest number is infinite but for a code of zeros.
+    # A penalty beyond the largest number is infinite, except for a code of zeros.
     beyond = (lam >= torch.finfo(lam.dtype).max) & (nonzeros > 0)
     gap, kkt = gap.masked_fill(beyond, math.inf), kkt.masked_fill(beyond, math.inf)
 
@@ -137,7 +137,7 @@ def least_pull(x: Tensor, pull: Tensor, rounding: Rounding) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=-1)[..., None]
     most = length * rounding.norms
     least = (pull.abs() - _SLACK * (rounding.encode + 2) * u * most - _LOST * x.shape[-1]).amax(-1)
-    # Norms that underflow has touched are no lower bounds.
+    # Norms that underflow may have changed are no lower bounds.
     reliable = torch.where(rounding.norms >= _DENSE, most, 0.0)
     return torch.where(least > 0, least, (1 - 1e-6) * reliable.expand(pull.shape).amax(-1))
 

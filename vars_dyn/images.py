@@ -40,12 +40,12 @@ _LARGE = 10**7
 
 @dataclass(frozen=True)
 class Signals:
-    """Signals and where they come from.
+    """Signals, and where they come from.
 
     Attributes:
         values: the signals, (signal, *signal_shape).
-        coordinates: one value per signal, by name: the patch's place in its image, the mean that was subtracted, ...
-        attributes: what holds for all signals, by name: their files, the patch size, ...
+        coordinates: by name, one value per signal, such as the patch's place in its image or the subtracted mean.
+        attributes: by name, what holds for all signals, such as their files or the patch size.
     """
 
     values: NDArray[np.float64]
@@ -69,10 +69,10 @@ def image_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image file: the stored numbers, and what they mean.
+    """A decoded image file: the stored numbers, and what is needed to interpret them.
 
     Attributes:
-        stored: the numbers as they are stored, (colour, row, column) with one grey or three colours, float64.
+        stored: the numbers as stored, (colour, row, column), with one grey or three colours, float64.
         depth: the stored number that stands for white: 255 for 8 bits, 65535 for 16, 1 for one bit and for floats.
         alpha: opacity from 0 to 1, (row, column); None where every pixel is opaque.
     """
@@ -93,17 +93,17 @@ class Picture:
 def read_image(path: Path, *, colour: bool = False, background: float = 1.0) -> NDArray[np.float64]:
     """An image as an array (colour, row, column), in which 1 is the white of its depth; one channel unless `colour`.
 
-    Upright by its EXIF orientation; transparent pixels show `background`, a grey from 0 (black) to 1 (white). Images of
-    floats are taken as they are. Raises ValueError as `read_picture` does.
+    The image is turned upright by its EXIF orientation. Transparent pixels show `background`, a grey from 0 (black) to
+    1 (white). Images of floats keep their numbers. Raises ValueError as `read_picture` does.
     """
     return read_picture(path, colour=colour).over(background)
 
 
 def read_rgb(path: Path, *, background: float = 1.0) -> Image.Image:
-    """An image as networks take it: `read_image` in colour, rounded to 8 bits of red, green and blue.
+    """An image in the form that networks take: `read_image` in colour, rounded to 8 bits of red, green and blue.
 
     Images with 16 bits per colour keep their upper 8 bits. Raises ValueError as `read_picture` does, and for numbers
-    outside [0, 1], which bytes cannot hold.
+    outside [0, 1], which 8 bits cannot hold.
     """
     image = _opened(path)
     if not _is_deep(image) and not image.has_transparency_data:
@@ -118,10 +118,10 @@ def read_rgb(path: Path, *, background: float = 1.0) -> Image.Image:
 
 
 def read_picture(path: Path, *, colour: bool = False) -> Picture:
-    """An image file as the numbers that it stores, upright, in grey or in `colour`.
+    """The numbers that an image file stores, turned upright, in grey or in `colour`.
 
-    Raises ValueError for what cannot be read as an image: no regular file, none of `FORMATS`, damage, several frames,
-    16 bits for each of several colours (of which Pillow reads 8), numbers that are not finite.
+    Raises ValueError for what cannot be read as an image: a file that is not regular, in none of `FORMATS` or damaged,
+    several frames, 16 bits for each of several colours (of which Pillow reads 8), and numbers that are not finite.
     """
     image = _opened(path)
     if image.info["vars_dyn_narrowed"]:
@@ -133,12 +133,12 @@ def read_picture(path: Path, *, colour: bool = False) -> Picture:
 
 
 def _opened(path: Path) -> Image.Image:
-    """The image, decoded and upright; ValueError in one sentence where it is none."""
+    """The image, decoded and turned upright; ValueError in one sentence where the file is no image."""
     regular_file(path, "an image")
     try:
         with Image.open(path, formats=FORMATS) as file:
             frames = getattr(file, "n_frames", 1)
-            if frames > 1 and file.format != "MPO":  # a telephone's JPEG keeps previews as further frames
+            if frames > 1 and file.format != "MPO":  # a telephone's JPEG has previews as further frames
                 raise ValueError(f"it holds {frames} frames; one is wanted")
             if file.width * file.height > _LARGE:
                 # Six arrays of float64 at most: the decoded pixels, their conversions, and the result.
@@ -158,7 +158,7 @@ def _opened(path: Path) -> Image.Image:
         raise ValueError(f"{path} is too large: {error}") from None
     except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a damaged file makes Pillow raise whatever its parts raise
+    except Exception as error:  # for a damaged file Pillow raises errors of many types
         raise ValueError(f"{path} cannot be read as an image: {one_line(error) or type(error).__name__}") from None
     image.info.update(vars_dyn_narrowed=narrowed, vars_dyn_tags=(bits, signed, inverted), transparency=key)
     if key is None:
@@ -167,7 +167,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _is_narrowed(file: Image.Image) -> bool:
-    """Whether Pillow drops all but 8 bits of a colour, having no mode for deep ones. Only its decoder's plan tells."""
+    """Whether Pillow drops all but 8 bits of a colour, having no mode for more. Only the decoder's plan shows it."""
     plan = [part for tile in getattr(file, "tile", []) for part in np.atleast_1d(np.array(tile[3], dtype=object))]
     deep = any(isinstance(part, str) and ";16" in part for part in plan)
     if file.format == "PPM":
@@ -199,7 +199,7 @@ def _picture(path: Path, image: Image.Image, *, colour: bool) -> Picture:
 
 
 def _deep(path: Path, image: Image.Image) -> tuple[NDArray[np.float64], float]:
-    """One channel of more than 8 bits as it is stored, and its number for white."""
+    """One channel of more than 8 bits as it is stored, and the number that stands for white."""
     bits, signed, inverted = image.info["vars_dyn_tags"]
     stored = np.asarray(image)
     if image.mode == "F":
@@ -235,7 +235,7 @@ def crop(image: NDArray[np.float64], box: Sequence[int]) -> NDArray[np.float64]:
 
 
 def patch_count(images: Sequence[NDArray[np.float64]], size: int, stride: int | None = None) -> int:
-    """How many patches `patches` cuts. Raises ValueError for an image smaller than a patch."""
+    """The number of patches that `patches` cuts. Raises ValueError for an image smaller than a patch."""
     return sum(math.prod(_grid(number, image, size, stride or size)) for number, image in enumerate(images))
 
 
@@ -247,9 +247,9 @@ def patches(
 ) -> Signals:
     """Square patches of images (colour, row, column) as vectors (signal, colour * size * size).
 
-    `stride` pixels lie between the corners of neighbouring patches (`size` unless given); rows at the bottom and
-    columns at the right that fill no patch are left out. `chosen` holds the increasing numbers of the patches to take
-    (all unless given). The coordinates patch_image, patch_row and patch_column say where each patch was. Raises
+    `stride` pixels lie between the corners of neighbouring patches (by default `size`). Rows at the bottom and columns
+    at the right that fill no patch are left out. `chosen` holds the numbers of the patches to take, in increasing order
+    (by default all). The coordinates patch_image, patch_row and patch_column say where each patch was. Raises
     ValueError for an image smaller than a patch.
     """
     step = size if stride is None else stride

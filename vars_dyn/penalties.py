@@ -1,12 +1,12 @@
-"""Penalties: what a code pays for its entries, and all that solvers, gates and certificates need of it.
+"""Penalties: the cost of a code's entries, and everything that solvers, gates and certificates need to know of it.
 
-A problem's penalty is lam sum_i r(a_i), with one lam per signal. A `Penalty` is r. It is the support function of a box,
-lam r(a) = max over c in `bounds(lam)` of c a: so the box is where the conjugate of lam r is zero (elsewhere it is
-infinite), the proximal operator takes from v its projection onto the box, and a dual point is feasible inside it.
+A problem's penalty is lam sum_i r(a_i), with one lam per signal. A `Penalty` is r. It is the support function of a box:
+lam r(a) = max over c in `bounds(lam)` of c a. So the conjugate of lam r is zero on the box and infinite elsewhere, the
+proximal operator subtracts from v its projection onto the box, and a dual point is feasible inside the box.
 
-Parameters that differ from atom to atom, such as weights, belong to a subclass, which gives them by `tensors` and says
-how they follow codes that are flattened. A linear term -q.a belongs to the smooth part of a problem, not to r: it moves
-the gradient, and neither the gate nor the proximal operator.
+Parameters that differ from atom to atom, such as weights, belong to a subclass. It returns them from `tensors`, and its
+`flattened` says how they follow flattened codes. A linear term -q.a belongs to the smooth part of a problem and not to
+r, because it changes the gradient but neither the gate nor the proximal operator.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def soft_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
     At |u| = theta the derivative is the active side's, so that theta = 0 is the identity at u = 0 too.
     """
     if not torch.is_grad_enabled():
-        # The same numbers in a third of the time.
+        # This gives the same numbers in a third of the time.
         return u - u.clamp(-theta, theta)  # type: ignore[arg-type]
     return torch.where(u.abs() < theta, 0.0, u - theta * u.sign())
 
@@ -49,10 +49,10 @@ class Penalty(ABC):
 
     In all methods `weight` is lam, or a multiple of it such as lam over a curvature: a number, or a tensor that
     broadcasts against codes. c is the negative gradient of a problem's smooth part, P^T (x - P a) - ridge a, and `sign`
-    holds the signs of a code's entries. What is said of entries has the shape of codes.
+    holds the signs of a code's entries. Results that are given entry by entry have the shape of codes.
 
     Attributes:
-        name: what fields and commands call the gate that is its proximal operator.
+        name: the name by which fields and commands know the gate that is its proximal operator.
         nonnegative: whether r is infinite below zero.
     """
 
@@ -61,7 +61,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def bounds(self, weight: Weight) -> tuple[Weight | None, Weight]:
-        """The box that weight r is the support function of: its least (None for minus infinity) and its largest."""
+        """The box whose support function is weight r: its lower bound (None for minus infinity) and its upper bound."""
 
     @abstractmethod
     def prox(self, v: Tensor, weight: Weight) -> Tensor:
@@ -69,30 +69,30 @@ class Penalty(ABC):
 
     @abstractmethod
     def derivative(self, v: Tensor, weight: Weight) -> Tensor:
-        """The derivative of `prox` in v: one where the result is not zero, and at a kink."""
+        """The derivative of `prox` in v: one where the result is not zero and at a kink, zero elsewhere."""
 
     @abstractmethod
     def excess(self, c: Tensor, weight: Weight) -> Tensor:
-        """By how much c lies outside the box, entry by entry; below zero inside. Above zero, an idle atom joins."""
+        """How far c lies outside the box, entry by entry; negative inside. Where it is positive, an idle atom joins."""
 
     @abstractmethod
     def violation(self, c: Tensor, sign: Tensor, weight: Weight) -> Tensor:
-        """By how much the optimality condition of an entry fails: `excess` where it is zero, |c - slope| elsewhere."""
+        """How much an entry's optimality condition fails: `excess` where the entry is zero, |c - slope| elsewhere."""
 
     @abstractmethod
     def dual_norm(self, c: Tensor, loose: Tensor | None = None) -> Tensor:
         """The least weight whose box holds all of c, over the last dimension: max_i |c_i| for the l1 norm.
 
-        With `loose`, the most that it may be where entry i of c is off by up to loose_i; the last dimension of `loose`
-        is that of c, or one.
+        With `loose`, it is the largest value possible if entry i of c is off by up to loose_i; the last dimension of
+        `loose` is that of c, or one.
         """
 
     def cost(self, size: Tensor) -> Tensor:
-        """r of entries of magnitude `size`, where it is finite."""
+        """r of entries of magnitude `size`, where r is finite."""
         return size
 
     def outside(self, a: Tensor) -> Tensor | None:
-        """How far entries lie from where r is finite, at most zero within; None where it is finite everywhere."""
+        """How far entries lie outside the domain of r, at most zero inside; None where r is finite everywhere."""
         return -a if self.nonnegative else None
 
     def value(self, a: Tensor, weight: Weight) -> Tensor:
@@ -101,7 +101,7 @@ class Penalty(ABC):
         return value if outside is None else torch.where(outside <= 0, value, math.inf)
 
     def slope(self, sign: Tensor, weight: Weight) -> Tensor:
-        """The derivative of weight r at entries of these signs, zero where an entry is."""
+        """The derivative of weight r at entries of these signs; zero where an entry is zero."""
         return weight * sign
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -145,7 +145,7 @@ class L1(Penalty):
         if loose is None:
             return c.abs().amax(-1)
         if loose.shape[-1] == 1:
-            # Two looks at c take less time than a copy of it.
+            # A maximum and a minimum take less time than a copy of c.
             return (torch.maximum(c.amax(-1), -c.amin(-1)) + loose.squeeze(-1)).clamp(min=0)
         return (c.abs() + loose).amax(-1).clamp(min=0)
 
@@ -181,14 +181,14 @@ class NonNegativeL1(Penalty):
 
 
 def _off_slope(c: Tensor, sign: Tensor, weight: Weight) -> Tensor:
-    """c - weight sign, as a tensor of its own."""
+    """c - weight sign, as a new tensor."""
     if isinstance(weight, Tensor):
         return torch.addcmul(c, weight, sign, value=-1)
     return torch.sub(c, sign, alpha=weight)
 
 
 def _off_support(value: Tensor, sign: Tensor, weight: Weight) -> Tensor:
-    """`value`, less the weight where `sign` is zero; overwritten."""
+    """`value`, minus the weight where `sign` is zero; `value` is overwritten."""
     idle = sign.abs().sub_(1)
     return value.addcmul_(weight, idle) if isinstance(weight, Tensor) else value.add_(idle, alpha=weight)
 

@@ -21,9 +21,9 @@ __all__ = ["Prepared", "SparseProblem"]
 
 
 class Prepared(NamedTuple):
-    """What certificates need: the problem in float64 and in `units`, and how its dictionary rounds there.
+    """What certificates need: the problem in float64 and in `units`, and the rounding of its dictionary there.
 
-    `key` holds the tensors that it was made from, and their versions.
+    `key` holds the tensors that it was made from, with their versions.
     """
 
     key: list[tuple[Tensor, int]]
@@ -50,12 +50,11 @@ class SparseProblem(RawProblem):
     signals that do not fit the dictionary, NaN or infinity, a negative lam or ridge, and `nonnegative` with a penalty
     that allows negative codes.
 
-    The gap, the relative gap and the KKT residual are upper bounds with rounding included: what the dtype rounds is
-    bounded and added, and narrower dtypes are evaluated in float64. They are computed on signals and dictionaries
-    brought near one by powers of two, so that the relative gap does not depend on units, however large or small. A
-    value that cannot be computed is NaN or infinite, and within no tolerance. Solvers look at
-    `residuals` and the methods `raw_...` on their way: values as computed in the problem's own dtype and units, without
-    a bound on rounding.
+    The gap, the relative gap and the KKT residual are upper bounds that include rounding: rounding errors are bounded
+    and added, and narrower dtypes are evaluated in float64. They are computed on signals and dictionaries that powers
+    of two bring near one, so that the relative gap does not depend on units, however large or small. A value that
+    cannot be computed is NaN or infinite, and so within no tolerance. While they iterate, solvers use `residuals` and
+    the methods `raw_...`, whose values are computed in the problem's own dtype and units without a bound on rounding.
     """
 
     _kept: Prepared | None = None
@@ -105,14 +104,14 @@ class SparseProblem(RawProblem):
         return self._where_feasible(a, value.to(a.dtype))
 
     def gap(self, a: Float[Tensor, "*shape"]) -> Tensor:
-        """The duality gap: a proven upper bound on E(a) - E*, whoever computed a.
+        """The duality gap: a proven upper bound on E(a) - E*, however a was computed.
 
         With r = x - P a, c = P^T r - ridge a and s = min(1, lam / |c|), the point s (r, -sqrt(ridge) a) is dual
-        feasible and the gap is 1/2 (1 - s)^2 (|r|^2 + ridge |a|^2) + lam |a|_1 - s a.c, a sum of terms that are each
-        at least zero and so free of the cancellation in E - D. For another penalty r, its dual norm takes the place of
-        |c|, and sum_i r(a_i) that of |a|_1. What rounding may have taken off these terms is added. The gap is of first
-        order in the error of a. At lam = 0 it is E(a) itself, which never becomes small: there the KKT residual
-        certifies. It is differentiable in a and in all that the problem is made of.
+        feasible and the gap is 1/2 (1 - s)^2 (|r|^2 + ridge |a|^2) + lam |a|_1 - s a.c. Its terms are never negative, so
+        it is free of the cancellation in E - D. For another penalty r, its dual norm takes the place of |c|, and
+        sum_i r(a_i) that of |a|_1. A bound on the rounding errors of these terms is added. The gap is of first order in
+        the error of a. At lam = 0 it is E(a) itself, which never becomes small, so there the KKT residual is the
+        certificate. The gap is differentiable in a and in every tensor of the problem.
         """
         own, code, residuals, found = self._evaluate(a)
         value = _through(own.problem.raw_gap(code, residuals), found.gap)
@@ -122,8 +121,8 @@ class SparseProblem(RawProblem):
         """The largest violation of the optimality conditions, in units of P^T x; zero at the argmin only.
 
         With c = P^T (x - P a) - ridge a: |c_i - lam sgn a_i| where a_i is not zero, max(|c_i| - lam, 0) where it is;
-        for a >= 0, max(c_i - lam, 0) where a_i is zero, and -a_i where it is negative. What rounding may have taken off
-        is added.
+        for a >= 0, max(c_i - lam, 0) where a_i is zero, and -a_i where it is negative. A bound on rounding errors is
+        added.
         """
         own, code, residuals, found = self._evaluate(a)
         return self._kkt_of(own, a, _through(own.problem.raw_violation(code, residuals), found.kkt), found.kkt)
@@ -132,17 +131,17 @@ class SparseProblem(RawProblem):
         return self._with_outside(a, narrowed(own.units.descent(value), bound, a.dtype))
 
     def relative_gap(self, a: Float[Tensor, "*shape"]) -> Tensor:
-        """The gap over 1/2 |x|^2, zero for x = 0 and a = 0: the certificate that everything else stops on.
+        """The gap over 1/2 |x|^2, zero for x = 0 and a = 0: the certificate on which solvers and integrations stop.
 
-        Where lam = 0 no gap becomes small, so there it is the KKT residual over max_i |P^T x|_i (over max_i |P_i| |x|
-        where x is orthogonal to every atom P_i up to rounding).
+        Where lam = 0 the gap does not become small, so there it is the KKT residual over max_i |P^T x|_i, or over
+        max_i |P_i| |x| where x is orthogonal to every atom P_i up to rounding.
         """
         own, code, residuals, found = self._evaluate(a)
         relative = _through(own.problem.raw_relative_gap(code, residuals), found.relative_gap)
         return narrowed(relative, found.relative_gap, a.dtype)
 
     def certificate(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """(relative gap, KKT residual) at the price of one; without a gradient."""
+        """(relative gap, KKT residual), computed together at the cost of one; without a gradient."""
         own, _, _, found = self._evaluate(a)
         relative = narrowed(found.relative_gap, found.relative_gap, a.dtype)
         return relative, self._kkt_of(own, a, found.kkt, found.kkt)
@@ -169,8 +168,8 @@ class SparseProblem(RawProblem):
     ) -> Certificate:
         """The certificate of a code from its `residuals`, for a normalised problem in float64.
 
-        `rounding` is the dictionary's, worked out where it is None; `lost` is above zero for signals whose codes may
-        have lost digits on the way into these units.
+        `rounding` is the dictionary's, and is computed where it is None. `lost` is above zero for signals whose codes
+        may have lost digits by the conversion into these units.
         """
         with torch.no_grad():
             if rounding is None:
@@ -215,7 +214,7 @@ class SparseProblem(RawProblem):
         return found
 
     def normalised(self) -> tuple[SparseProblem, Units]:
-        """The problem in units in which nothing can underflow or overflow, and these; itself where nothing can."""
+        """The problem in units in which nothing underflows or overflows, and the units; itself where it needs none."""
         own = units(self.x, self.dictionary, self.ridge)
         if own.plain:
             return self, own

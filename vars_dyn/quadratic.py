@@ -1,6 +1,6 @@
-"""Problems 1/2 a.Q a - b.a + lam |a|_1 with Q given, written as sparse reconstruction: Q = R^T R, signal R^-T b.
+"""Problems 1/2 a.Q a - b.a + lam |a|_1 for a given Q, written as sparse reconstruction: Q = R^T R, signal R^-T b.
 
-They stand beside `SparseProblem`, which fits any Q that has a dictionary.
+`SparseProblem` itself takes any Q that a dictionary gives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["identity_problem", "matrix_problem"]
 def identity_problem(
     scale: float | Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, penalty: Penalty | None = None
 ) -> SparseProblem:
-    """The problem with Q = scale I, scale > 0, codes of event shape `shape`."""
+    """The problem with Q = scale I, scale > 0, and codes of event shape `shape`."""
     root = torch.as_tensor(scale, dtype=b.dtype, device=b.device).sqrt()
     return SparseProblem(ScaledIdentity(root, shape), b / root, lam, penalty=penalty)
 

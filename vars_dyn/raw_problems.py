@@ -18,17 +18,17 @@ __all__ = ["RawProblem", "Residuals"]
 
 
 class Residuals(NamedTuple):
-    """What every certificate is made of: r = x - P a, and the negative gradient of the smooth part, P^T r - ridge a."""
+    """What every certificate needs: r = x - P a, and the negative gradient of the smooth part, P^T r - ridge a."""
 
     signal: Tensor
     code: Tensor
 
 
 class RawProblem:
-    """The parts of a problem 1/2 |P a - x|^2 + lam sum_i r(a_i) + ridge/2 |a|^2, which solvers cut up and put together.
+    """The parts of a problem 1/2 |P a - x|^2 + lam sum_i r(a_i) + ridge/2 |a|^2, which solvers select from and replace.
 
-    `raw_...` are the values that solvers look at on the way: computed in the dtype and the units of the parts, without
-    a bound on rounding. `vars_dyn.SparseProblem` checks the parts, and certifies.
+    `raw_...` are the values that solvers use while they iterate: computed in the dtype and the units of the parts,
+    without a bound on rounding. `vars_dyn.SparseProblem` checks the parts, and certifies codes.
 
     Attributes:
         dictionary: P.
@@ -82,7 +82,7 @@ class RawProblem:
         _checks.same_kind("the code", a, self.x, "x")
 
     def dual_norm(self, c: Tensor) -> Tensor:
-        """The penalty's dual norm of c, shaped like codes: the smallest lam at which c lies within its conjugate's box.
+        """The penalty's dual norm of c, where c is shaped like codes: the smallest lam whose box contains c.
 
         Shape: one value per signal.
         """
@@ -90,7 +90,7 @@ class RawProblem:
         return self.penalty.flattened(shape).dual_norm(c.flatten(-len(shape)))
 
     def residuals(self, a: Tensor) -> Residuals:
-        """x - P a, and P^T (x - P a) - ridge a: what every certificate is made of."""
+        """x - P a, and P^T (x - P a) - ridge a."""
         r = self.residual(a)
         c = self.dictionary.encode(r)
         return Residuals(r, c - self.ridge_of(a) if self._has_ridge else c)
@@ -100,7 +100,7 @@ class RawProblem:
         return isinstance(self.ridge, Tensor) or self.ridge != 0
 
     def ridge_of(self, a: Tensor) -> Tensor:
-        """ridge a; of a normalised problem the ridge may be one number per signal."""
+        """ridge a; a normalised problem may have one ridge per signal."""
         return (self.per_code(self.ridge) if isinstance(self.ridge, Tensor) and self.ridge.ndim else self.ridge) * a
 
     def raw_objective(self, a: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class RawProblem:
         return kkt if outside is None else torch.maximum(kkt, self.max_code(outside))
 
     def raw_violation(self, a: Tensor, residuals: Residuals) -> Tensor:
-        """The largest violation of the entries' optimality conditions, their signs aside."""
+        """The largest violation of the entries' optimality conditions, without the constraint on their signs."""
         return self.max_code(self.penalty.violation(residuals.code, a.sign(), self.per_code(self.lam)).clamp(min=0))
 
     def raw_kkt(self, a: Tensor, residuals: Residuals) -> Tensor:

@@ -1,4 +1,4 @@
-"""Values that belong to signals, one each, and the shapes of signals in a row."""
+"""Values of which each signal has one, and the shapes of flattened batches of signals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["expand_trailing", "flat_lead", "per_signal"]
 
 
 def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int, ...], Dictionary]:
-    """The leading shape of flattened signals, (signals,) or (elements, n), and the dictionary that goes with it."""
+    """The leading shape of flattened signals, (signals,) or (elements, n), and the dictionary, flattened alike."""
     if not dictionary.batch_shape:
         return (math.prod(batch),), dictionary
     elements = math.prod(dictionary.batch_shape)
@@ -25,7 +25,7 @@ def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int
 def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: Tensor) -> Tensor:
     """`value` as a tensor of shape `batch`.
 
-    It is a number of at least zero, or one per signal; anything else raises ValueError.
+    `value` is a number of at least zero, or a tensor with one per signal; anything else raises ValueError.
     """
     if isinstance(value, Tensor) and value.ndim:
         _checks.floating_tensor(name, value)

@@ -1,7 +1,7 @@
-"""Gates g of the encoding neurons, a = g(u), and the penalty each stands for.
+"""Gates g of the encoding neurons, a = g(u), and the penalty that belongs to each.
 
 A gate that is the proximal operator of a penalty has an equilibrium problem, a Lyapunov function and a certificate.
-A gate that is not one has none of these, and serves ISTA-form layers only.
+Any other gate has none of these, and serves ISTA-form layers only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Threshold(ABC):
 
     @property
     def penalty(self) -> Callable[[Tensor], Tensor] | None:
-        """The penalty of each entry of a code, whose proximal operator g is; None where there is no such penalty."""
+        """The penalty of each entry of a code, if g is its proximal operator; None where there is no such penalty."""
         return None
 
     def __repr__(self) -> str:
@@ -97,8 +97,8 @@ class NonNegativeSoftThreshold(ProximalThreshold):
 class GeluThreshold(Threshold):
     """g(u) = sgn(u) gelu(|u| - theta), the released VARS code's gate.
 
-    It jumps at 0 and falls where |u| < theta - 0.752, so it is the proximal operator of no penalty: there is no problem
-    that its equilibrium solves and no certificate. Use it only to reproduce the released layers.
+    It jumps at 0 and falls where |u| < theta - 0.752, so it is the proximal operator of no penalty. Its equilibrium
+    therefore solves no problem, and has no certificate. Use it only to reproduce the released layers.
     """
 
     def __call__(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -1,7 +1,7 @@
 """Units in which the signals and the dictionary of a problem are about one, so that nothing underflows or overflows.
 
-With signals x 2^-e, a dictionary P 2^-f, a penalty lam 2^-(e+f) and a ridge mu 2^-2f, codes are a 2^(f-e), P^T x is
-2^-(e+f) and E is 2^-2e times what it was. Powers of two round nothing.
+With signals x 2^-e, a dictionary P 2^-f, a penalty lam 2^-(e+f) and a ridge mu 2^-2f, codes become a 2^(f-e), P^T x is
+multiplied by 2^-(e+f), and E by 2^-2e. Powers of two round nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Units(NamedTuple):
 
     Attributes:
         e, f: integer exponents of the signals' and the dictionary's units.
-        own: f as the dictionary is scaled by it: one number, or one per element.
+        own: f in the shape in which it scales the dictionary: one number, or one per element.
         code_dims: how many dimensions a code has.
-        plain: whether the numbers are in range as they are, so that these units are not needed and e and f are unused.
+        plain: whether the numbers are in range as they are. These units are then not needed, and e and f are unused.
     """
 
     e: Tensor
@@ -75,7 +75,7 @@ class Units(NamedTuple):
 
 
 def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor) -> Units:
-    """Units for signals x and P; the larger of P's largest entry and the root of the ridge is taken for P's size.
+    """Units for signals x and P. The size of P is the larger of its largest entry and the square root of the ridge.
 
     Raises ValueError where x or P are not finite.
     """
@@ -95,18 +95,18 @@ def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor) -> Units:
 
 
 def narrowed(value: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
-    """`value` in a dtype, rounded upwards; zero only where the `bound` that it stands for is."""
+    """`value` in a dtype, rounded upwards; it is zero only where `bound`, from which it was computed, is zero."""
     number = torch.finfo(dtype)
     if value.dtype != dtype:
         value = (value * (1 + number.eps)).to(dtype)
-    # Too small a number has lost its last digits.
+    # A subnormal number has lost its last digits.
     return torch.where((value < number.smallest_normal) & (bound != 0), value + number.smallest_normal / 2**3, value)
 
 
 def flat_rounding(dictionary: Dictionary, original: Dictionary | None) -> Rounding:
-    """The dictionary's rounding, with norms of shape (*batch, 1, d'), (d',), or (1,) where they are much the same.
+    """The dictionary's rounding, with norms of shape (*batch, 1, d'), (d',), or (1,) where they differ little.
 
-    `original` is what was scaled, if anything: then only a dictionary of zeros has norms of zero.
+    `original` is the dictionary before it was scaled, if it was: then only a dictionary of zeros has norms of zero.
     """
     found, event = dictionary.rounding(), len(dictionary.code_shape)
     norms = found.norms.expand(*found.norms.shape[: max(found.norms.ndim - event, 0)], *dictionary.code_shape)

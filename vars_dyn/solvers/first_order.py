@@ -72,7 +72,7 @@ class ProximalStep(NamedTuple):
 
 
 def _curvature(problem: SparseProblem) -> Tensor:
-    """L + ridge, shaped to broadcast against codes; one where it would be zero, since every step is then zero anyway."""
+    """L + ridge, shaped to broadcast against codes; one where that is zero, since every step is then zero anyway."""
     ridge = problem.ridge
     if isinstance(ridge, Tensor) and ridge.ndim:
         ridge = ridge.flatten(len(problem.dictionary.batch_shape)).amax(-1)

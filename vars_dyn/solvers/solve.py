@@ -69,8 +69,8 @@ def solve(
         polish: whether to finish by solving on the support, to machine precision. Without it ISTA and FISTA return
             their own iterates, whose gaps are within tol and no smaller.
 
-    Signals that reach the gap leave the batch. Returns a `Solution`, in which `converged` is False for a signal that did
-    not reach it. The result is not differentiable; that of `vars_dyn.equilibrium` is. Signals and dictionaries are
+    Signals that reach the gap leave the batch. Returns a `Solution`, in which `converged` is False for a signal that
+    did not reach it. The result is not differentiable; that of `vars_dyn.equilibrium` is. Signals and dictionaries are
     first scaled near one by powers of two, so that units do not matter.
 
     Raises ValueError for a target that is no problem, an unknown method, a tolerance that is not above zero or that the
