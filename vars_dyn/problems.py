@@ -107,8 +107,8 @@ class SparseProblem(RawProblem):
         """The duality gap: a proven upper bound on E(a) - E*, however a was computed.
 
         With r = x - P a, c = P^T r - ridge a and s = min(1, lam / |c|), the point s (r, -sqrt(ridge) a) is dual
-        feasible and the gap is 1/2 (1 - s)^2 (|r|^2 + ridge |a|^2) + lam |a|_1 - s a.c. Its terms are never negative, so
-        it is free of the cancellation in E - D. For another penalty r, its dual norm takes the place of |c|, and
+        feasible and the gap is 1/2 (1 - s)^2 (|r|^2 + ridge |a|^2) + lam |a|_1 - s a.c. None of its terms is negative,
+        so it is free of the cancellation in E - D. For another penalty r, its dual norm takes the place of |c|, and
         sum_i r(a_i) that of |a|_1. A bound on the rounding errors of these terms is added. The gap is of first order in
         the error of a. At lam = 0 it is E(a) itself, which never becomes small, so there the KKT residual is the
         certificate. The gap is differentiable in a and in every tensor of the problem.

@@ -17,8 +17,8 @@ class ConvDictionary(Dictionary):
     """P^T is the zero-padded, strided convolution with `weight`, and P its exact adjoint, the transposed convolution.
 
     `weight` has shape (M, C / groups, kh, kw): M templates of kh x kw pixels. Signals are (*any, C, H, W) and codes
-    (*any, M, H', W') with H' = (H + 2 padding - kh) // stride + 1. As in torch's convolutions, encoding
-    is a cross-correlation, so an atom is a template laid down on the image. `groups=C` makes it depth-wise.
+    (*any, M, H', W') with H' = (H + 2 padding - kh) // stride + 1. As in torch's convolutions, encoding is a
+    cross-correlation, so an atom is a template laid down on the image. `groups=C` makes it depth-wise.
     Raises ValueError for a weight or signal shape that does not fit, or a kernel larger than the padded signal.
     """
 

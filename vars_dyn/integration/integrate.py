@@ -47,9 +47,9 @@ def integrate(
             adaptive ("dopri8", "bosh3", "fehlberg2", "adaptive_heun") or fixed-step methods ("euler", "midpoint",
             "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams").
         rtol: relative tolerance of the adaptive methods. The error norm is the largest of the signals' RMS errors, so
-            that idle signals do not dilute the error of a live one. It is multiplied by sqrt(field.stiffness() tau /
-            20) where that is above one (tau is the smaller time constant): errors raise V in proportion to its
-            curvature, and V must not rise.
+            that idle signals do not dilute the error of a live one. It is multiplied by
+            sqrt(field.stiffness() tau / 20) where that is above one (tau is the smaller time constant), because errors
+            raise V in proportion to its curvature, and V must not rise.
         atol: absolute tolerance of the adaptive methods, for signals of size one. It is multiplied by each signal's
             size, max |x| (or lam where x is zero), so that (s x, s lam) gives s times the trajectory at any s. Where
             8 / alpha or 8 |P| / (alpha beta) is below one, the tolerance of z or u is multiplied by it too.

@@ -71,14 +71,14 @@ class Checkpoint:
 class Adjoint:
     """torchdiffeq's continuous adjoint, with the state restored often enough that integrating backwards stays right.
 
-    Integrating the state backwards multiplies its error by exp(stiffness * time): unless the state is restored,
-    the gradient near an attractor is wrong by many orders of magnitude, and no error is raised. Between two
-    restorations the factor is at most `growth`.
+    Integrating the state backwards multiplies its error by exp(stiffness * time). Unless the state is restored, the
+    gradient near an attractor is wrong by many orders of magnitude, and no error is raised. Between two restorations
+    the factor is at most `growth`.
 
     The tolerances of the state are relative to each signal's size, and those of its gradient to the largest entry of
     the gradient that comes in for that signal. The Jacobian jumps wherever a unit crosses its threshold, and there the
-    backward integration's steps shrink with its tolerance. So the default is no tighter than a tenth of the
-    forward integration's sqrt(rtol): the forward steps leave an error of about sqrt(rtol) at those kinks anyway.
+    backward integration's steps shrink with its tolerance. So the default is a tenth of the forward integration's
+    sqrt(rtol), and not less: the forward steps leave an error of about sqrt(rtol) at those kinks anyway.
 
     Attributes:
         rtol: relative tolerance of the backward integration; by default a tenth of the square root of the forward one.

@@ -58,8 +58,8 @@ class Taken(NamedTuple):
 class Control(NamedTuple):
     """How long the next step is: h (aim / error)^proportional (last error / aim)^integral, within limits.
 
-    A proportional-integral control (Gustafsson, ACM TOMS 17, 1991). The factor is rounded to
-    sixty-fourths, because the last digits of an error depend on the size of the batch, and steps must not.
+    A proportional-integral control (Gustafsson, ACM TOMS 17, 1991). The factor is rounded to sixty-fourths, because
+    the last digits of an error depend on the size of the batch, and steps must not.
 
     Attributes:
         aim: the error that steps are to have, as a share of what is tolerated.
