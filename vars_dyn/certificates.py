@@ -28,7 +28,7 @@ _SLACK = 1.01
 
 
 class Evaluated(NamedTuple):
-    """A code and what was computed from it in float64; events are flattened, and x and P are of magnitude one.
+    """A code and what was computed from it in float64; events are flattened, and x and P are of about magnitude one.
 
     Attributes:
         a: (*any, n).

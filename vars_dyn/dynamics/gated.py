@@ -93,8 +93,8 @@ class Gated(Field):
     def problem(self) -> SparseProblem:
         """The convex problem F(a) as a `SparseProblem` (docs/mathematics.md, "What an equilibrium solves").
 
-        For c > 0 and beta >= gamma it has P, x / (alpha c), lam / c and the ridge (beta - gamma) / c. Elsewhere
-        Q = c G + (beta - gamma) I must be positive definite. It is factored as R^T R, and R takes the place of P; the
+        For c > 0 and beta >= gamma it has P, x / (alpha c), lam / c and the ridge (beta - gamma) / c. Elsewhere,
+        where Q = c G + (beta - gamma) I is positive definite, it is factored as R^T R, and R takes the place of P; the
         argmin, the KKT residual and the gap are then those of F. Differentiable in everything. Raises ValueError with
         the reason where there is no stable equilibrium.
         """
