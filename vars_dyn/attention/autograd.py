@@ -1,4 +1,7 @@
-"""Derivatives written out by hand: where they may be used, how to differentiate them again, and a step of ISTA."""
+"""Support for derivatives written out by hand: when they may be used, and how to differentiate them again.
+
+A step of ISTA with such a derivative is here too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ __all__ = ["again", "by_hand", "plain_tensors", "soft_step"]
 
 
 def plain_tensors(*tensors: Tensor, device: str = "cpu") -> bool:
-    """Whether hand-written derivatives suit these tensors: on such a device, in eager mode, under no transform."""
+    """Whether hand-written derivatives suit these tensors: on a `device` of this type, in eager mode, untransformed."""
     return (
         not torch.compiler.is_compiling()
         and all(type(t) in (Tensor, nn.Parameter) and t.device.type == device for t in tensors)
@@ -29,7 +32,7 @@ def plain_tensors(*tensors: Tensor, device: str = "cpu") -> bool:
 def by_hand(grad: Tensor) -> bool:
     """Whether a hand-written derivative suits this gradient. If not, `again` differentiates the plain form instead.
 
-    It does not suit a gradient that will be differentiated in turn (create_graph=True), nor many gradients at once
+    It suits neither a gradient that will itself be differentiated (create_graph=True) nor a batch of gradients
     (is_grads_batched=True).
     """
     many = torch._C._functorch.is_legacy_batchedtensor(grad)
@@ -39,14 +42,14 @@ def by_hand(grad: Tensor) -> bool:
 def again(
     plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], wanted: Sequence[bool], grad: Tensor
 ) -> list[Tensor | None]:
-    """The derivatives by autograd of the plain form; None for inputs where none is wanted.
+    """The derivatives of the plain form, computed by autograd; None for inputs of which none is wanted.
 
-    They can be differentiated again in the inputs, in whatever the inputs were made from, and in `grad`.
+    They can be differentiated again with respect to the inputs, whatever the inputs were made from, and `grad`.
     """
     once_more = torch.is_grad_enabled()
     with torch.enable_grad(), full_precision(grad):
-        # Each input becomes a node of its own. One input may have been made from another (an image G a from its code a,
-        # L from its kernel): a derivative in `t` itself would count the way through the other input too.
+        # Each input becomes a node of its own, because one input may have been made from another (G a from the code a,
+        # L from the kernel). The derivative in `t` itself would then include the way through that other input.
         own = [None if t is None else t.view_as(t) for t in inputs]
         chosen = {i: t for i, t in enumerate(own) if t is not None and wanted[i]}
         found = torch.autograd.grad(plain(*own), list(chosen.values()), grad, create_graph=once_more)
@@ -57,7 +60,7 @@ def again(
 
 
 def soft_step(a: Tensor, image: Tensor, b: Tensor, norm: Tensor, lam: float) -> Tensor:
-    """soft(a - (image - b) / L, lam / L) with image = G a, L = `norm` and lam > 0: a step of ISTA in few passes."""
+    """A step of ISTA in few passes: soft(a - (image - b) / L, lam / L) with image = G a, L = `norm` and lam > 0."""
     result: Tensor = _SoftStep.apply(a, image, b, norm, lam)
     return result
 
@@ -67,10 +70,10 @@ def _plain_step(a: Tensor, image: Tensor, b: Tensor, norm: Tensor, lam: float) -
 
 
 class _SoftStep(torch.autograd.Function):
-    """`soft_step`, with its derivative in every tensor.
+    """`soft_step` and its derivatives with respect to all its tensors.
 
-    Zero is a code's value exactly where the threshold holds it. Elsewhere the new code a' is v - theta sgn(v), whose
-    derivative in L is the step back, (a - a') / L.
+    An entry of the new code a' is zero exactly where the threshold cuts it off, and so is its derivative. Elsewhere
+    a' = v - theta sgn(v), whose derivative in L is (a - a') / L.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The names that models and commands call the attention layers by."""
+"""The kinds of attention: the names that models and commands use for the attention layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vars_dyn.attention.vars import VarsAttention
 
 __all__ = ["KINDS", "attention_class"]
 
-#: Kind of attention to (class, arguments that make it that kind).
+#: The class of each kind of attention, and the arguments that make a layer of that kind.
 KINDS: dict[str, tuple[type[TokenMixer], dict[str, Any]]] = {
     "softmax": (SoftmaxAttention, {}),
     "performer": (PerformerAttention, {}),
@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[type[TokenMixer], dict[str, Any]]] = {
 
 
 def attention_class(kind: str, **options: Any) -> type[TokenMixer]:
-    """The attention class of a kind of KINDS, with `options` as its constructor's defaults; ValueError for others."""
+    """The class of a `kind` of attention, with `options` as its constructor's defaults; ValueError for unknown kinds."""
     _checks.choice("attention", kind, tuple(KINDS))
     cls, own = KINDS[kind]
     return cls.configured(**own, **options)

@@ -1,4 +1,4 @@
-"""The largest eigenvalue of many Gram matrices: differentiable, or with its eigenvector by a power iteration."""
+"""The largest eigenvalue of many Gram matrices, either differentiable or with its eigenvector."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from vars_dyn.attention.autograd import plain_tensors
 
 __all__ = ["largest_eigenpair", "largest_eigenvalue"]
 
-#: Iterations between two checks, the most of them, and the residual wanted, in roundings of the eigenvalue.
+#: The number of iterations between two checks, the most iterations, and the residual at which the iteration may stop,
+#: in units of the eigenvalue's rounding.
 _CHECK_EVERY, _MOST, _TOLERANCE = 5, 30, 200
 
 
 def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The largest eigenvalue (n,) of positive semi-definite matrices (n, d, d), and its unit eigenvector (n, d).
 
-    A power iteration with Rayleigh quotient rho and residual r has an eigenvalue within |r| of rho. No other can be as
-    large if 2 (rho - |r|)^2 > |G|_F^2, as the squares of all eigenvalues sum to |G|_F^2. Matrices for which that does
-    not hold, or for which |r| stays above some hundred roundings of rho, are decomposed. Not differentiable. A matrix
-    that is not finite gets NaN, and does not change the results of the others.
+    It runs a power iteration. If that has Rayleigh quotient rho and residual r, an eigenvalue lies within |r| of rho.
+    No other can be as large if 2 (rho - |r|)^2 > |G|_F^2, because the squares of all eigenvalues sum to |G|_F^2.
+    Matrices for which this fails, or for which |r| stays above some hundred roundings of rho, are decomposed instead.
+
+    The results are not differentiable. A matrix that is not finite gets NaN and does not change the others' results.
     """
     with torch.no_grad():
         size = gram.square().sum((-2, -1))
@@ -27,7 +29,7 @@ def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
         image = gram.sum(-1)
         for count in range(1, _MOST + 1):
             vector = image / torch.linalg.vector_norm(image, dim=-1, keepdim=True)
-            # A batched product with single columns takes several times as long.
+            # A batched matrix product with single columns would take several times as long.
             image = (gram * vector.unsqueeze(-2)).sum(-1)
             if count % _CHECK_EVERY:
                 continue
@@ -47,11 +49,12 @@ def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
 def largest_eigenvalue(gram: Tensor) -> Tensor:
     """The largest eigenvalue of symmetric matrices (*batch, d, d), of shape `batch`; differentiable three times.
 
-    A matrix that is not finite gets NaN. LAPACK would refuse the whole batch for it.
+    A matrix that is not finite gets NaN. LAPACK would refuse the whole batch because of it.
 
-    Torch's `eigvalsh` is differentiable once: its second derivative divides by the differences of all eigenvalues, and
-    is NaN where any two are equal, as in a Gram matrix of low rank. Here only the differences from the largest count:
-    with w the eigenvector to first order in G, w^T G w / |w|^2 is the eigenvalue to third order.
+    Torch's `eigvalsh` is differentiable only once. Its second derivative divides by the differences of all eigenvalues,
+    so it is NaN if any two are equal, as in a Gram matrix of low rank. This function divides only by differences from
+    the largest eigenvalue. If w is the eigenvector to first order in G, then w^T G w / |w|^2 is the eigenvalue to third
+    order.
     """
     finite = gram.isfinite().all(-1).all(-1)
     gram = torch.where(finite[..., None, None], gram, 0.0)

@@ -1,4 +1,4 @@
-"""Solvers of a fixed number of steps, from signals to codes, and the gates that they apply."""
+"""Solvers that take a fixed number of steps, and the gates that they apply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Map = Callable[[Tensor], Tensor]
 Observe = Callable[[Tensor], None]
 Gate = Callable[[Tensor, Tensor | float], Tensor]
 
-#: Gates by the name a Variant calls them.
+#: Gates by their names in a `Variant`.
 GATES: dict[str, Gate] = {"soft": soft_threshold, "gelu": gelu_threshold}
 
 
@@ -56,7 +56,7 @@ def fista(
     gate: Gate,
     observe: Observe | None = None,
 ) -> Tensor:
-    """As `ista`, with Nesterov's momentum (Beck & Teboulle, SIAM J. Imaging Sciences 2009)."""
+    """`ista` with Nesterov's momentum (Beck & Teboulle, SIAM J. Imaging Sciences 2009)."""
     a, y, t = start, start, 1.0
     for _ in range(num_steps):
         previous = a
@@ -68,5 +68,5 @@ def fista(
     return a
 
 
-#: The unrolled solvers, which take `num_steps` steps and are backpropagated through.
+#: The unrolled solvers. They take `num_steps` steps, and gradients are backpropagated through the steps.
 UNROLLED = {"ista": ista, "fista": fista}

@@ -1,8 +1,8 @@
-"""The reconstruction that a layer computes, P a of its values: the only place that chooses between its forms.
+"""The reconstruction P a that a layer computes from its values. Only this module chooses between its forms.
 
-The plain form serves all inputs and steps. The paper's steps also have forms with their derivative written out: on the
-CPU for features of tokens (`cpu_features`) and for small kernels on a grid (`cpu_grid`), and on a GPU for features
-(`triton`). Each agrees with the plain form to the dtype's rounding.
+The plain form serves all inputs and steps. The paper's steps also have faster forms, whose derivative is written out by
+hand: on the CPU for features of tokens (`cpu_features`) and for small kernels on a grid (`cpu_grid`), and on a GPU for
+features (`triton`). Each agrees with the plain form to the dtype's rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["reconstruct"]
 
 
 def reconstruct(inputs: Inputs, steps: Steps, form: Literal["fastest", "plain"] = "fastest") -> Tensor:
-    """P a of shape (B, heads, N, c), in float32 at least, or in the values' own type from a GPU's kernels."""
+    """P a of shape (B, heads, N, c). The GPU kernels return the values' own dtype, all other forms float32 or wider."""
     if form == "plain" or not are_the_papers(steps):
         return plain.reconstruct(inputs, steps)
     if isinstance(inputs, FeatureInputs):

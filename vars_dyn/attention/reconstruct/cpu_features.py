@@ -1,12 +1,14 @@
-"""The reconstruction by features of tokens with its derivative written out: the fast form on the CPU.
+"""The fast form on the CPU for features of tokens, with its derivative written out by hand.
 
-It computes what `plain.on_tokens` does, and what autograd makes of that, in fewer passes over the tokens: the features
-F = exp(w.q) stay unnormalised, their norms n come from the diagonal of F^T F, and the derivative's share of those norms
+It computes what `plain.on_tokens` and its derivative by autograd compute, in fewer passes over the tokens. The features
+F = exp(w.q) stay unnormalised. Their norms n come from the diagonal of F^T F, and the derivative of the normalisation
 is folded into a small matrix. With Phi = F diag(1 / n), P = [Phi, S] and M = I - G / L:
 
     b = x P,  a_0 = b,  a_{j+1} = soft(a_j M + b / L, lam / L),  y = a_k P^T.
 
-The iterates are kept as L a_j, whose threshold is lam for all problems: L a_{j+1} = soft(L a_j M + b, lam).
+The iterates are stored as L a_j, because their threshold is then lam for all problems:
+
+    L a_{j+1} = soft(L a_j M + b, lam).
 """
 
 from __future__ import annotations
@@ -28,15 +30,15 @@ from vars_dyn.attention.spectral import largest_eigenpair
 
 __all__ = ["query_norms", "reconstruct"]
 
-#: Norms below which `torch.nn.functional.normalize` divides by this instead.
+#: The least number that `torch.nn.functional.normalize` divides by.
 _EPS = 1e-12
 
 
 def query_norms(inputs: FeatureInputs) -> Tensor | None:
-    """The queries' norms (B, heads, N, 1), which `reconstruct` wants; None where the plain form has to be taken.
+    """The queries' norms (B, heads, N, 1), which `reconstruct` needs, or None if only the plain form will do.
 
-    It has to be for tensors that `plain_tensors` refuses, and for tokens or atoms whose norm is below what
-    normalisation divides by.
+    This is so for tensors that `plain_tensors` refuses. It is also so if a token or an atom may have a norm below the
+    least number that normalisation divides by.
     """
     q, projection, static, v = inputs[:4]
     if not plain_tensors(*((q, projection, v) if static is None else (q, projection, v, static))):
@@ -45,7 +47,7 @@ def query_norms(inputs: FeatureInputs) -> Tensor | None:
         norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
         longest = float(torch.linalg.vector_norm(projection, dim=-2).max())
     smallest = -longest - 0.5 - math.log(projection.shape[-1]) / 2
-    # Tokens that are NaN pass: they are NaN in either form, and the other images' numbers stay what they are.
+    # Tokens that are NaN pass this check. They give NaN in either form and do not change the other images' results.
     if bool((norm < _EPS).any()) or not smallest > math.log(_EPS):
         return None
     return norm
@@ -54,7 +56,7 @@ def query_norms(inputs: FeatureInputs) -> Tensor | None:
 def reconstruct(inputs: FeatureInputs, norms: Tensor, steps: Steps) -> Tensor:
     """P a of shape (B, heads, N, c) by the paper's steps, from normalised features in float32 or float64.
 
-    `norms` are the `query_norms`. Derivatives of derivatives are the plain form's.
+    `norms` are the `query_norms`. A derivative that will itself be differentiated is computed by the plain form.
     """
     q, projection, static, v = inputs[:4]
     result: Tensor = _Reconstruct.apply(q, projection, static, v, norms, float(steps.lam), steps.num_steps)
@@ -67,7 +69,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 class _Reconstruct(torch.autograd.Function):
-    """`reconstruct`, with its derivative in every tensor."""
+    """`reconstruct` and its derivatives with respect to the queries, the projection, the static part and the values."""
 
     @staticmethod
     def forward(
@@ -83,7 +85,7 @@ class _Reconstruct(torch.autograd.Function):
         batch, heads, _, c = q.shape
         m = projection.shape[-1]
         unit = torch.div(q, norm, out=torch.empty(q.shape, dtype=q.dtype)).flatten(0, 1)
-        # Powers of two are computed in a fraction of the exponential's time.
+        # torch computes powers of two in a fraction of the time of exponentials.
         features = torch.bmm(unit, _repeated(projection / math.log(2), batch)).exp2_()
         values = _flat(v)
         gram = torch.bmm(features.mT, features)
@@ -119,14 +121,15 @@ class _Reconstruct(torch.autograd.Function):
 
 
 def _repeated(matrix: Tensor, batch: int) -> Tensor:
-    """One matrix per head, (heads, ...), as one per image and head."""
+    """One matrix per head (heads, ...), repeated for every image: (B heads, ...)."""
     return matrix.expand(batch, *matrix.shape).flatten(0, 1)
 
 
 def _images(batch: int, heads: int) -> Iterator[slice]:
-    """Where each image's heads are in (B heads, ...).
+    """The slice of (B heads, ...) that holds the heads of each image.
 
-    Products with one matrix per head go image by image, as a batched product would copy the matrices for every image.
+    Products with one matrix per head go image by image, because a batched product would copy the matrices for every
+    image.
     """
     return (slice(i * heads, (i + 1) * heads) for i in range(batch))
 
@@ -147,7 +150,7 @@ def _with_static(
 
 
 def _codes(drive: Tensor, move: Tensor, largest: Tensor, lam: float, num_steps: int) -> Tensor:
-    """All iterates, times L, below one another, (n, (k + 1) c, d')."""
+    """All iterates, multiplied by L and stacked along the rows, (n, (k + 1) c, d')."""
     n, c, atoms = drive.shape
     codes = drive.new_empty(n, (num_steps + 1) * c, atoms)
     torch.mul(drive, largest[:, None, None], out=codes[:, :c])
@@ -171,7 +174,8 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
         for part in _images(batch, len(static)):
             grad_code[part, :, m:] = torch.bmm(grad[part].mT, static)
     grad_drive, grad_gram = _through_steps(_Solved(drive, gram, move, inverse, codes, code, vector), grad_code)
-    # Phi^T times Phi's derivative has this diagonal, which normalisation takes out of it.
+    # `radial` is the diagonal of Phi^T times Phi's derivative. Normalisation removes this part of the derivative,
+    # because it fixes the atoms' lengths.
     entries = gram * grad_gram
     radial = (entries.sum(-1) + entries.sum(-2) + (drive * grad_drive).sum(-2) + (grad_code * code).sum(-2))[:, :m]
     small = grad_gram[:, :m, :m] + grad_gram[:, :m, :m].mT
@@ -213,7 +217,7 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
 
 
 class _Solved(NamedTuple):
-    """What the derivative of the steps needs: b, G, M, 1 / L, L a_j, a_k and the eigenvector."""
+    """What the derivative of the steps needs: b, G, M, 1 / L, all L a_j, a_k and the eigenvector of L."""
 
     drive: Tensor
     gram: Tensor
@@ -225,7 +229,7 @@ class _Solved(NamedTuple):
 
 
 def _through_steps(solved: _Solved, grad_code: Tensor) -> tuple[Tensor, Tensor]:
-    """The derivatives in b and in G, of which L's is along the eigenvector: dL = vector^T dG vector."""
+    """The derivatives in b and in G. The one in G includes the way through L, by dL = vector^T dG vector."""
     drive, gram, move, inverse, codes, code, vector = solved
     c = grad_code.shape[-2]
     before, after = codes[:, :-c], codes[:, c:]
@@ -233,7 +237,7 @@ def _through_steps(solved: _Solved, grad_code: Tensor) -> tuple[Tensor, Tensor]:
     grad_norm = -(value * code).sum((-2, -1), keepdim=True)
     for j in reversed(range(before.shape[-2] // c)):
         rows = slice(j * c, (j + 1) * c)
-        # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
+        # An entry of a code is zero exactly where the threshold cuts it off. No derivative passes through it there.
         torch.mul(value, after[:, rows].sign().square_(), out=pushed[:, rows])
         value = torch.bmm(pushed[:, rows], move)
     grad_norm += (value * drive).sum((-2, -1), keepdim=True)

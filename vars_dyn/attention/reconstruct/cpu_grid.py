@@ -1,8 +1,8 @@
-"""The reconstruction by small kernels on a grid with its derivative written out: the fast form on the CPU.
+"""The fast form on the CPU for small kernels on a grid, with its derivative written out by hand.
 
-It computes what `plain.on_grid` does, and what autograd makes of that. Tokens (B, N, C) are an
-image with its channels last as they stand; on that layout a template at a time, one kernel per channel, is convolved
-several times as fast as all templates at once. With the iterates kept as L a_j, whose threshold is lam,
+It computes what `plain.on_grid` and its derivative by autograd compute. Tokens (B, N, C) already lie in memory as an
+image whose channels come last. On that layout PyTorch convolves one template at a time, with one kernel per channel,
+several times as fast as all templates at once. The iterates are stored as L a_j, because their threshold is then lam:
 
     L a_0 = L P^T x,  r_j = x - P a_j,  L a_{j+1} = soft(L a_j + P^T r_j, lam),  y = P a_k.
 """
@@ -37,7 +37,7 @@ def suits(inputs: GridInputs, norm: Tensor) -> bool:
 def reconstruct(inputs: GridInputs, norm: Float[Tensor, " c"], steps: Steps) -> Float[Tensor, "b heads n c_head"]:
     """P a after the paper's steps at L = `norm`, for small kernels and values in float32 or float64.
 
-    Derivatives of derivatives are the plain form's.
+    A derivative that will itself be differentiated is computed by the plain form.
     """
     batch, heads, tokens, width = inputs.values.shape
     x = inputs.values.transpose(1, 2).reshape(batch, tokens, heads * width)
@@ -47,7 +47,7 @@ def reconstruct(inputs: GridInputs, norm: Float[Tensor, " c"], steps: Steps) -> 
 
 
 class _Signal(NamedTuple):
-    """Tokens: the grid's as an image (B, C, H, W) with its channels last in memory, and the prefix ones (B, p, C)."""
+    """Tokens. Those of the grid are an image (B, C, H, W) with channels last in memory; prefix tokens are (B, p, C)."""
 
     image: Tensor
     prefix: Tensor | None
@@ -64,7 +64,7 @@ class _Signal(NamedTuple):
         return image if self.prefix is None else torch.cat([self.prefix, image], 1)
 
     def times(self, factor: Tensor) -> _Signal:
-        """Every channel times an entry of `factor` (C,)."""
+        """Every channel multiplied by its entry of `factor` (C,)."""
         return _Signal(self.image * factor[:, None, None], None if self.prefix is None else self.prefix * factor)
 
     def plus(self, other: _Signal, alpha: float = 1.0) -> _Signal:
@@ -75,14 +75,14 @@ class _Signal(NamedTuple):
         )
 
     def dot(self, other: _Signal) -> Tensor:
-        """The inner product of every channel, (C,)."""
+        """The inner product with `other` for every channel, (C,)."""
         found = (self.image * other.image).sum((0, 2, 3))
         if self.prefix is None or other.prefix is None:
             return found
         return found + (self.prefix * other.prefix).sum((0, 1))
 
 
-#: T parts (B, C, H, W), one of each template, with their channels last in memory.
+#: One part (B, C, H, W) for each of T templates, with channels last in memory.
 Code = list[Tensor]
 
 
@@ -114,7 +114,7 @@ class _Operator:
         return _Signal(image, prefix)
 
     def add_slopes(self, slopes: tuple[Tensor, Tensor | None], x: _Signal, code: Code) -> None:
-        """Add the derivatives of <code, P^T x> to `slopes`, (T, C, 1, kh, kw) and (T, p, C)."""
+        """Add the derivatives of <code, P^T x> in kernels and rows to `slopes`, (T, C, 1, kh, kw) and (T, p, C)."""
         grad_kernels, grad_rows = slopes
         for slope, part in zip(grad_kernels, code, strict=True):
             size = list(slope.shape)
@@ -124,12 +124,12 @@ class _Operator:
 
 
 def _means(code: Code) -> Tensor:
-    """Over the grid, (T, B, C)."""
+    """The mean of every map over the grid, (T, B, C)."""
     return torch.stack([part.mean((-2, -1)) for part in code])
 
 
 class _ReconstructOnGrid(torch.autograd.Function):
-    """`plain.on_grid`, with its derivative in every tensor."""
+    """`plain.on_grid` and its derivatives with respect to all its tensors."""
 
     @staticmethod
     def forward(
@@ -180,7 +180,7 @@ def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     value, grad_x = operator.encode(upper), None
     add_slopes(upper, codes[-1])
     for j in reversed(range(num_steps)):
-        # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
+        # An entry of a code is zero exactly where the threshold cuts it off. No derivative passes through it there.
         for part, after in zip(value, codes[j + 1], strict=True):
             part *= after.sign().square_()
         image, grad_residual = operator.decode(codes[j]).times(inverse), operator.decode(value)

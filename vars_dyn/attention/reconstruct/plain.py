@@ -1,4 +1,4 @@
-"""The plain form of the reconstruction, by PyTorch's own operations: what the other forms are tested against."""
+"""The plain form of the reconstruction, made of PyTorch's own operations. The other forms are tested against it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["by_head", "codes", "lipschitz", "on_grid", "on_tokens", "reconstruct
 
 
 def reconstruct(inputs: Inputs, steps: Steps) -> Tensor:
-    """P a of shape (B, heads, N, c), in float32 at least, for any inputs and any steps."""
+    """P a of shape (B, heads, N, c) for any inputs and any steps, in float32 or a wider dtype."""
     dictionary, signal = inputs.reconstruction()
     code = codes(dictionary, signal, steps)
     if steps.drop is not None:
@@ -30,7 +30,7 @@ def reconstruct(inputs: Inputs, steps: Steps) -> Tensor:
 def on_tokens(
     queries: Tensor, projection: Tensor, static: Tensor | None, values: Tensor, lam: float, num_steps: int
 ) -> Tensor:
-    """`reconstruct` of `FeatureInputs` by the paper's steps, as a function of tensors; of the type of `values`."""
+    """`reconstruct` for `FeatureInputs` and the paper's steps, as a function of tensors; in the dtype of `values`."""
     with full_precision(values):
         inputs = FeatureInputs(queries, projection, static, values)
         return reconstruct(inputs, Steps(lam, num_steps)).to(values.dtype)
@@ -39,7 +39,7 @@ def on_tokens(
 def on_grid(
     tokens: Tensor, kernel: Tensor, rows: Tensor | None, norm: Tensor, grid: Grid, lam: float, num_steps: int
 ) -> Tensor:
-    """The paper's steps at L = `norm` (C,) for small kernels, as a function of tensors: P a of tokens (B, N, C)."""
+    """P a of tokens (B, N, C) for small kernels and the paper's steps with L = `norm` (C,), as a function of tensors."""
     signal = tokens.mT.unsqueeze(-2)
     dictionary = TokenConvDictionary(kernel, rows, grid, signal.shape[:-2])
     b = dictionary.encode(signal)
@@ -50,7 +50,7 @@ def on_grid(
 def codes(dictionary: TokenDictionary, signal: Tensor, steps: Steps, observe: list[Tensor] | None = None) -> Tensor:
     """Codes (*batch_shape, n, d') of signals (*batch_shape, n, N).
 
-    `observe` gathers the start and every iterate of an unrolled solver, and the code of any other.
+    `observe` receives the start and every iterate of an unrolled solver, or the final code of any other solver.
     """
     if not isinstance(steps.solver, str):
         code = steps.solver(SparseProblem(dictionary, signal, steps.lam))
@@ -70,7 +70,7 @@ def codes(dictionary: TokenDictionary, signal: Tensor, steps: Steps, observe: li
 
 
 def lipschitz(dictionary: TokenDictionary, steps: Steps) -> Tensor:
-    """L of an unrolled step, of shape `batch_shape`."""
+    """L in the step size 1 / L of an unrolled solver, of shape `batch_shape`."""
     variant = steps.variant
     if steps.stored is not None and isinstance(dictionary, GridDictionary):
         return dictionary.per_element(working(steps.stored))

@@ -1,6 +1,6 @@
-"""What a layer reconstructs, and by which steps: the two arguments of `reconstruct`.
+"""The two arguments of `reconstruct`: what a layer reconstructs, and by which steps.
 
-Queries and values are (B, heads, N, c) in the layer's own precision. Everything else is float32 at least.
+Queries and values are (B, heads, N, c) in the layer's own dtype. Everything else is float32 or wider.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["FeatureInputs", "GridInputs", "Inputs", "Metric", "Reconstruction", 
 
 
 class Reconstruction(NamedTuple):
-    """What a layer reconstructs: signals (*batch_shape, n, N) of a batched dictionary whose signals are token vectors.
+    """A batched dictionary over tokens, and the signals (*batch_shape, n, N) that are reconstructed with it.
 
-    The batch is (B, heads) with n = channels for a dynamic dictionary, (B, heads, channels) with n = 1 otherwise.
+    A dynamic dictionary has batch_shape (B, heads) and n = channels. The others have (B, heads, channels) and n = 1.
     """
 
     dictionary: TokenDictionary
@@ -39,7 +39,7 @@ class FeatureInputs(NamedTuple):
     Attributes:
         queries: (B, heads, N, c).
         projection: the random vectors, (heads, c, m).
-        static: S of shape (heads, N, m'), normalised where atoms are, or None.
+        static: S of shape (heads, N, m'), or None. It is normalised if the variant normalises atoms.
         values: (B, heads, N, c).
         normalize: whether features are L2-normalised over tokens.
     """
@@ -69,7 +69,8 @@ class GridInputs(NamedTuple):
     """Values, and templates per channel on a token grid.
 
     Attributes:
-        kernel: small kernels (C, T, kh, kw), normalised where atoms are, or half-spectra (C, T, 1, H, W // 2 + 1, 2).
+        kernel: small kernels (C, T, kh, kw), normalised if the variant normalises atoms, or half-spectra
+            (C, T, 1, H, W // 2 + 1, 2).
         rows: R of the prefix tokens, (C, p, T), or None.
         grid: (H, W).
         values: (B, heads, N, c), with C = heads c.
@@ -86,11 +87,11 @@ class GridInputs(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether the kernels are small ones, not half-spectra."""
+        """Whether the kernels are small ones rather than half-spectra."""
         return self.kernel.ndim == 4
 
     def dictionary(self, batch_shape: tuple[int, ...]) -> TokenConvDictionary | TokenFourierDictionary:
-        """The dictionary with a batch shape that ends with the channels, or with (heads, channels)."""
+        """The dictionary with this batch shape, which ends with (C,) or with (heads, c)."""
         kind = TokenConvDictionary if self.small else TokenFourierDictionary
         return kind(self.kernel, self.rows, self.grid, batch_shape)
 
@@ -101,7 +102,7 @@ class GridInputs(NamedTuple):
 
 
 class UnionInputs(NamedTuple):
-    """Values, and features of the queries beside templates on a grid; both hold the same values."""
+    """Values, and features of the queries beside templates on a grid. Both parts hold the same values."""
 
     features: FeatureInputs
     grid: GridInputs
@@ -119,7 +120,10 @@ Inputs = FeatureInputs | GridInputs | UnionInputs
 
 
 class Metric(NamedTuple):
-    """The learned metric of the released code, as in LISTA: K in K G K, and what lam and L are scaled by."""
+    """The learned metric of the released code, as in LISTA.
+
+    `matrix` is K in K G K. The penalty's weight is multiplied by `lam`, and L is divided by `lipschitz`.
+    """
 
     matrix: Tensor
     lam: Tensor
@@ -127,16 +131,16 @@ class Metric(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """How codes are found; the defaults are the paper's.
+    """How codes are found. The defaults are the paper's.
 
     Attributes:
         lam: weight of the penalty.
         num_steps: iterations of an unrolled solver.
         solver: a name of `UNROLLED`, or an `Ode` or `Equilibrium`.
         variant: the threshold, the start and the bound of an unrolled solver.
-        metric: with `variant.learned_metric`.
-        stored: L of each channel, (C,), with `variant.bound` "stored".
-        drop: dropout of the codes.
+        metric: the learned metric, for `variant.learned_metric`.
+        stored: L of each channel, (C,), for `variant.bound` "stored".
+        drop: dropout of the codes, or None.
     """
 
     lam: Tensor | float
@@ -149,8 +153,8 @@ class Steps(NamedTuple):
 
 
 def are_the_papers(steps: Steps) -> bool:
-    """Whether these are the paper's steps, for which there are forms other than the plain one."""
+    """Whether these are the paper's steps, which have faster forms than the plain one."""
     drops = steps.drop is not None and steps.drop.training and steps.drop.p > 0
-    # The written-out derivatives take lam for a constant.
+    # The written-out derivatives treat lam as a constant.
     learned = isinstance(steps.lam, Tensor) and steps.lam.requires_grad
     return steps.solver == "ista" and steps.variant.has_paper_steps and not (drops or learned) and bool(steps.lam > 0)

@@ -1,9 +1,9 @@
 """The reconstruction of a dynamic dictionary as kernels for the GPU, written in Triton.
 
-They compute what `cpu_features` does, in float32 at least, from queries and values that may be of half precision.
-Tokens are read twice forward and twice back, in blocks whose features are never written to memory. The Gram matrix, L
-and the code of a pair of image and head stay in one program. With TRITON_INTERPRET=1 in the environment, Triton's
-interpreter runs them on the CPU.
+The kernels compute what `cpu_features` computes, in float32. Queries and values may be of half precision. The forward
+pass reads the tokens twice, and so does the backward pass. Each reads them in blocks and never writes the features to
+memory. One program holds the Gram matrix, L and the code of one head of one image. With TRITON_INTERPRET=1 in the
+environment, Triton's interpreter runs the kernels on the CPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def suit(q: Tensor, projection: Tensor, v: Tensor) -> bool:
-    """Whether the kernels take these tensors: on a GPU that runs Triton, in eager mode, of a size that fits."""
+    """Whether the kernels take these tensors: in eager mode, on a GPU that runs Triton, of sizes and dtypes that fit."""
     if torch.compiler.is_compiling():
         return False
     device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -41,7 +41,7 @@ def suit(q: Tensor, projection: Tensor, v: Tensor) -> bool:
 
 @functools.cache
 def _widest(device: torch.device) -> tuple[int, int]:
-    """The widest head and the most features on a device, none where Triton has no matrix products for it."""
+    """The widest head and the most features that a device takes; (0, 0) if Triton has no matrix products for it."""
     if importlib.util.find_spec("triton") is None:
         return 0, 0
     if device.type == "cpu":
@@ -53,9 +53,9 @@ def _widest(device: torch.device) -> tuple[int, int]:
 
 
 def reconstruct(inputs: FeatureInputs, steps: Steps) -> Tensor:
-    """P a of the shape and type of the values, (B, heads, N, c), by the paper's steps from normalised features.
+    """P a (B, heads, N, c), in the dtype of the values, by the paper's steps from normalised features.
 
-    Derivatives of derivatives are the plain form's.
+    A derivative that will itself be differentiated is computed by the plain form.
     """
     q, projection, v = inputs.queries, inputs.projection, inputs.values
     result: Tensor = _OnDevice.apply(q, projection, v, float(steps.lam), steps.num_steps)
@@ -63,7 +63,7 @@ def reconstruct(inputs: FeatureInputs, steps: Steps) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """With the unit last stride that the kernels take."""
+    """`x`, copied if its last stride is not 1, because the kernels assume that it is."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -72,7 +72,7 @@ def _plain(q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int)
 
 
 class _OnDevice(torch.autograd.Function):
-    """`reconstruct`, with its derivative in every tensor."""
+    """`reconstruct` and its derivatives with respect to the queries, the projection and the values."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,9 @@
 """The kernels of the reconstruction's derivative, by the formulas of `cpu_features`.
 
-`whole` does all of it for one pair of image and head; `gather`, `iterate` and `spread` share each pair's tokens among
-several programs. Features are computed again from the tokens.
+A pair is one head of one image. In `whole` one program does all the work of a pair. Otherwise three kernels run in
+turn. `gather` sums over the tokens, `iterate` goes back through the steps, and `spread` writes the derivatives of the
+tokens. In `gather` and `spread` several programs can share the tokens of a pair. The features are not kept from the
+forward pass but computed again.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ __all__ = ["Small", "gather", "iterate", "spread", "whole"]
 
 
 class Small(NamedTuple):
-    """What leads from the tokens to their derivatives, (M, M), (C, M) and (C, M) for each pair of image and head.
+    """The small matrices of each pair, (M, M), (C, M) and (C, M), that turn tokens into their derivatives.
 
-    The derivative in F is F @ gram + v @ drive + grad @ code, and that in v is F @ drive^T.
+    The derivative in F is F @ gram + v @ drive + grad @ code. The derivative in v is F @ drive^T.
     """
 
     gram: Any
@@ -41,7 +43,7 @@ class Small(NamedTuple):
 def _gathered(
     q, grad, w, start, stop, sizes, C: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr, PRODUCTS: tl.constexpr
 ):
-    """grad^T F over the tokens from `start` to `stop`."""
+    """grad^T F (C, M), summed over the tokens from `start` to `stop`."""
     total = tl.zeros((C, M), tl.float32)
     for first in range(start, stop, BLOCK):
         rows = first + tl.arange(0, BLOCK)
@@ -53,9 +55,9 @@ def _gathered(
 @triton.jit
 @no_type_check
 def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, PRODUCTS: tl.constexpr):
-    """A `Small` from grad^T F."""
+    """The matrices of a `Small`, from `raw` = grad^T F over all tokens, by going back through the steps."""
     pair, index = pair_id(), tl.arange(0, M)
-    # G is read where it is used, which leaves room for its derivative.
+    # G is loaded anew at each use, because its derivative takes its room on chip.
     gram = kept.gram + pair * M * M + places(M, M)
     scale = tl.load(kept.scale + pair * M + index)
     vector = tl.load(kept.vector + pair * M + index)
@@ -67,7 +69,7 @@ def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, PRO
     grad_gram = tl.zeros((M, M), tl.float32)
     for j in range(num_steps):
         before = tl.load(codes + (num_steps - 1 - j) * C * M)
-        # Zero is a code's value exactly where the threshold holds it, and there nothing passes.
+        # An entry of a code is zero exactly where the threshold cuts it off. No derivative passes through it there.
         pushed = tl.where(after != 0, value, 0.0)
         total += pushed
         grad_norm += tl.sum((before - after) * pushed)
@@ -76,9 +78,9 @@ def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, PRO
         after = before
     grad_drive = total * inverse + value
     both = -inverse * (grad_gram + tl.trans(grad_gram)) + 2 * grad_norm * inverse * vector[:, None] * vector[None, :]
-    # `after` is a_0 = b by now.
+    # The loop has left a_0 = b in `after`.
     radial = tl.sum(tl.load(gram) * both, 0) + tl.sum(after * grad_drive, 0) + tl.sum(grad_code * code, 0)
-    # Atoms that normalisation divides by a constant keep it.
+    # An atom shorter than `smallest_norm` is divided by a constant, so its norm has no derivative.
     radial = tl.where(scale * smallest_norm(sizes) < 1, radial, 0.0)
     both -= tl.where(index[:, None] == index[None, :], radial[None, :], 0.0)
     return both * scale[:, None] * scale[None, :], grad_drive * scale[None, :], code * scale[None, :]
@@ -87,9 +89,9 @@ def _iterated(raw, kept, sizes, num_steps, C: tl.constexpr, M: tl.constexpr, PRO
 @triton.jit
 @no_type_check
 def _through(unit, f, own, v, grad, w, small, PRODUCTS: tl.constexpr):
-    """What `unit` and v get from some of the features, `own` of all of them, `f`; and the derivative in the exponents.
+    """The derivatives in `unit`, v and the features' exponents that come from some of the features.
 
-    `w` and `small` are those features' columns.
+    `f` holds all features, `own` those in question. `w` and the matrices of `small` hold only the columns of `own`.
     """
     gram, drive, code = small
     grad_own = tl.dot(f, gram, input_precision=PRODUCTS)
@@ -103,7 +105,7 @@ def _through(unit, f, own, v, grad, w, small, PRODUCTS: tl.constexpr):
 @triton.jit
 @no_type_check
 def _store(outputs, rows, sizes, unit, norm, grad_unit, grad_v, C: tl.constexpr):
-    """Write the derivatives in q, through its normalisation, and in v."""
+    """Write the derivatives in v and in q; the one in q is `grad_unit` led back through the normalisation."""
     along = tl.where(norm >= EPS, tl.sum(unit * grad_unit, 1), 0.0)
     store_rows(outputs[0], rows, sizes, (grad_unit - unit * along[:, None]) / tl.maximum(norm, EPS)[:, None], C)
     store_rows(outputs[1], rows, sizes, grad_v, C)
@@ -125,7 +127,7 @@ def _spread(
     PRODUCTS: tl.constexpr,
     PROJECTION: tl.constexpr,
 ):
-    """Write the derivatives in q and v for the tokens of `span`, (start, stop), and add up those in w."""
+    """Write the derivatives in q and v for the tokens of `span`, (start, stop), and add those in w to `grad_w`."""
     for first in range(span[0], span[1], BLOCK):
         rows = first + tl.arange(0, BLOCK)
         v, grad = load_rows(inputs[1], rows, sizes, C), load_rows(inputs[2], rows, sizes, C)
@@ -152,7 +154,10 @@ def _spread_in_parts(
     PRODUCTS: tl.constexpr,
     PROJECTION: tl.constexpr,
 ):
-    """As `_spread`, with the matrices of PART features at a time on chip, read again for every block of tokens."""
+    """As `_spread`, where the matrices are too large for the chip.
+
+    PART of their columns are on chip at a time, and every block of tokens reads them again.
+    """
     projection, grad_w = projections
     w = load_projection(projection, 0, sizes, C, M)
     cols = tl.arange(0, PART)[None, :]
@@ -195,9 +200,10 @@ def whole(
     PRODUCTS: tl.constexpr,
     PROJECTION: tl.constexpr,
 ):
-    """The derivative for one pair of image and head; grid (pairs,).
+    """The derivative of the reconstruction of one pair. Grid: (pairs,).
 
-    `inputs` are q, v and grad, `outputs` the derivatives in q and v; that in the projection is added to (pairs, C, M).
+    `inputs` are q, v and grad. `outputs` take the derivatives in q and v. If PROJECTION, the derivative in the
+    projection is added to `grad_projection` (pairs, C, M).
     """
     w = load_projection(projection, 0, sizes, C, M)
     raw = _gathered(inputs[0], inputs[2], w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
@@ -220,7 +226,7 @@ def gather(
     BLOCK: tl.constexpr,
     PRODUCTS: tl.constexpr,
 ):
-    """grad^T F of one share of the tokens, into (pairs, shares, C, M); grid (pairs, shares)."""
+    """Store grad^T F, summed over one share of the tokens, in `raws` (pairs, shares, C, M). Grid: (pairs, shares)."""
     w = load_projection(projection, 0, sizes, C, M)
     start = tl.program_id(1) * share
     stop = tl.minimum(start + share, sizes.tokens)
@@ -231,7 +237,7 @@ def gather(
 @triton.jit
 @no_type_check
 def iterate(raws, small, kept, sizes, num_steps, shares, C: tl.constexpr, M: tl.constexpr, PRODUCTS: tl.constexpr):
-    """The steps back, from what `gather` wrote into a `Small`; grid (pairs,)."""
+    """Go back through the steps from the sums of `gather`, and store the result in `small`. Grid: (pairs,)."""
     raw, pair = tl.zeros((C, M), tl.float32), pair_id()
     for share in range(shares):
         raw += tl.load(raws + (pair * shares + share) * C * M + places(C, M))
@@ -257,9 +263,10 @@ def spread(
     PRODUCTS: tl.constexpr,
     PROJECTION: tl.constexpr,
 ):
-    """The derivatives in one share of the tokens from a `Small`; grid (pairs, shares).
+    """Write the derivatives in q and v for one share of the tokens, from the `Small` that `iterate` stored.
 
-    `projections` are the projection and its derivative, (pairs, shares, C, M), which is added to.
+    `projections` are the projection and its derivative (pairs, shares, C, M). If PROJECTION, this share's part is added
+    to the latter. Grid: (pairs, shares).
     """
     projection, grad_projection = projections
     pair = pair_id()

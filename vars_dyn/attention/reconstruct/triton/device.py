@@ -1,8 +1,8 @@
-"""What the kernels share on the device: features of a block of tokens, sums over tokens, the iteration's pieces.
+"""Functions that the kernels share: loading and storing tokens, their features, and the pieces of the iteration.
 
-In capitals are the compile-time sizes: C and M are the head's width and its number of features, padded to powers of
-two, and BLOCK tokens are held at a time. What pads is zero. Sums are float32; PRODUCTS names the precision of the
-factors of matrix products.
+Names in capitals are compile-time constants. C is the head's width and M its number of features, each padded with zeros
+to a power of two. A program holds BLOCK tokens at a time. Sums are float32. PRODUCTS names the precision of the factors
+of matrix products. A pair is one head of one image.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import triton.language as tl
 
 __all__ = ["Kept", "Rows", "Sizes"]
 
-#: What `torch.nn.functional.normalize` divides by at least.
+#: The least number that `torch.nn.functional.normalize` divides by.
 EPS = tl.constexpr(1e-12)
-#: The power iteration ends where the bounds on L are this close, relatively, or after so many products.
+#: The power iteration ends when the relative distance of the bounds on L is below SPREAD, or after MOST products.
 SPREAD = tl.constexpr(4e-6)
 MOST = tl.constexpr(512)
 
 
 class Rows(NamedTuple):
-    """A tensor (B, heads, N, c) of unit last stride: its pointer and its other strides."""
+    """A tensor (B, heads, N, c) whose last stride is 1: its pointer and its other three strides."""
 
     pointer: Any
     image: int
@@ -31,7 +31,7 @@ class Rows(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """The number of heads, of tokens, and what C and M hold; `root` is the root of m."""
+    """The numbers of heads and tokens, and the sizes c and m before padding; `root` is the square root of m."""
 
     heads: int
     tokens: int
@@ -41,9 +41,10 @@ class Sizes(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the derivative needs of each pair of image and head, float32.
+    """What the derivative needs from the forward pass, float32, with the pairs as first dimension.
 
-    Phi's Gram matrix (M, M), a_0 to a_k (C, M) each, 1 over the features' norms (M,), L, and L's eigenvector (M,).
+    For each pair: `gram` is Phi's Gram matrix (M, M), `codes` are a_0 to a_k (k + 1, C, M), `scale` is 1 over the
+    features' norms (M,), `largest` is L, and `vector` is the eigenvector of L (M,).
     """
 
     gram: Any
@@ -56,21 +57,21 @@ class Kept(NamedTuple):
 @triton.jit
 @no_type_check
 def pair_id():
-    """Which image and head this program works on."""
+    """The index of the pair that this program works on, image by image."""
     return tl.program_id(0).to(tl.int64)
 
 
 @triton.jit
 @no_type_check
 def places(HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """Offsets of a matrix stored row by row."""
+    """The offsets of the entries of a matrix (HEIGHT, WIDTH) that is stored row by row."""
     return tl.arange(0, HEIGHT)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
 
 
 @triton.jit
 @no_type_check
 def row_places(x, rows, sizes, C: tl.constexpr):
-    """Pointers to a block (BLOCK, C) of a `Rows`, and which of them exist."""
+    """Pointers to the entries of a block (BLOCK, C) of a `Rows`, and a mask of those that are not padding."""
     pair, cols = pair_id(), tl.arange(0, C)
     first = x.pointer + pair // sizes.heads * x.image + pair % sizes.heads * x.head
     inside = (rows[:, None] < sizes.tokens) & (cols[None, :] < sizes.c)
@@ -80,7 +81,7 @@ def row_places(x, rows, sizes, C: tl.constexpr):
 @triton.jit
 @no_type_check
 def load_rows(x, rows, sizes, C: tl.constexpr):
-    """A block (BLOCK, C) of a `Rows`."""
+    """Read a block (BLOCK, C) of a `Rows` as float32, with zeros as padding."""
     pointers, inside = row_places(x, rows, sizes, C)
     return tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
 
@@ -96,7 +97,7 @@ def store_rows(x, rows, sizes, value, C: tl.constexpr):
 @triton.jit
 @no_type_check
 def load_projection(projection, first, sizes, C: tl.constexpr, WIDTH: tl.constexpr):
-    """The head's random vectors from number `first` on (C, WIDTH), of (heads, c, m)."""
+    """WIDTH random vectors of this pair's head, (C, WIDTH), from number `first` on; `projection` is (heads, c, m)."""
     rows, cols = tl.arange(0, C)[:, None], first + tl.arange(0, WIDTH)[None, :]
     inside = (rows < sizes.c) & (cols < sizes.m)
     start = projection + pair_id() % sizes.heads * sizes.c * sizes.m
@@ -106,9 +107,9 @@ def load_projection(projection, first, sizes, C: tl.constexpr, WIDTH: tl.constex
 @triton.jit
 @no_type_check
 def features(q, w, rows, first, sizes, PRODUCTS: tl.constexpr):
-    """Of a block of tokens (BLOCK, C): normalised, their norms, and F = exp(w.q - |q|^2 / 2), (BLOCK, WIDTH).
+    """The normalised queries (BLOCK, C), the norms before (BLOCK,), and F = exp(w.q - |q|^2 / 2), (BLOCK, WIDTH).
 
-    `first` is the number of the first random vector in w (C, WIDTH).
+    q in the formula is normalised. w (C, WIDTH) holds the random vectors from number `first` on.
     """
     norm = tl.sqrt(tl.sum(q * q, 1))
     unit = q / tl.maximum(norm, EPS)[:, None]
@@ -120,14 +121,14 @@ def features(q, w, rows, first, sizes, PRODUCTS: tl.constexpr):
 @triton.jit
 @no_type_check
 def smallest_norm(sizes):
-    """The norm of F's columns below which normalisation divides by this instead."""
+    """The least number that normalisation divides a column of F by; a smaller norm is replaced by it."""
     return sizes.root * EPS
 
 
 @triton.jit
 @no_type_check
 def normalised(gram, drive, sizes, M: tl.constexpr):
-    """Phi^T Phi and v^T Phi from F^T F and v^T F, with the factors 1 / n in Phi = F diag(1 / n)."""
+    """Phi^T Phi and v^T Phi, computed from F^T F and v^T F, and the factors 1 / n of Phi = F diag(1 / n)."""
     index = tl.arange(0, M)
     square = tl.sum(tl.where(index[:, None] == index[None, :], gram, 0.0), 0)
     scale = tl.where(index < sizes.m, 1 / tl.maximum(tl.sqrt(square), smallest_norm(sizes)), 0.0)
@@ -137,11 +138,12 @@ def normalised(gram, drive, sizes, M: tl.constexpr):
 @triton.jit
 @no_type_check
 def largest_eigenpair(gram, sizes, M: tl.constexpr):
-    """L and its unit eigenvector by a power iteration.
+    """L and its unit eigenvector, found by a power iteration.
 
-    All entries of G are positive, as features are. So the eigenvector is positive, the iteration's start of equal
-    entries has a share of at least 1 / sqrt(m) in it, and the ratios (G x)_i / x_i bound L from both sides (Collatz and
-    Wielandt). The Rayleigh quotient's error is of the second order in their spread, at which the iteration ends.
+    Features are positive, so all entries of G are positive, and so is the eigenvector. The iteration starts from equal
+    entries, whose inner product with the eigenvector is therefore at least 1 / sqrt(m). The smallest and the largest of
+    the ratios (G x)_i / x_i bound L from below and above (Collatz and Wielandt). The iteration ends when these bounds
+    are close. The value returned is the Rayleigh quotient, whose error is of second order in the bounds' distance.
     """
     inside = tl.arange(0, M) < sizes.m
     vector = tl.where(inside, 1 / sizes.root, 0.0)
@@ -161,6 +163,6 @@ def largest_eigenpair(gram, sizes, M: tl.constexpr):
 @triton.jit
 @no_type_check
 def step(code, gram, drive, inverse, lam, PRODUCTS: tl.constexpr):
-    """soft(a - (a G - b) / L, lam / L) with `inverse` = 1 / L."""
+    """One step of ISTA: soft(a - (a G - b) / L, lam / L) with `inverse` = 1 / L."""
     v = code - (tl.dot(code, gram, input_precision=PRODUCTS) - drive) * inverse
     return v - tl.minimum(tl.maximum(v, -lam * inverse), lam * inverse)

@@ -1,8 +1,9 @@
-"""The reconstruction's kernels: sums over tokens, the steps, and the values written out.
+"""The kernels of the reconstruction: they sum over the tokens, take the steps, and write the reconstructed values.
 
-`whole` does all of it for one pair of image and head, which keeps G and the code on chip. Where there are fewer pairs
-than the GPU has processors, `gather` and `decode` share each pair's tokens among several programs, with `iterate`
-between them.
+A pair is one head of one image. In `whole` one program does all the work of a pair, so G and the code stay on chip. If
+the pairs are fewer than the GPU's processors, or their matrices too large for this, three kernels run in turn. `gather`
+sums over the tokens, `iterate` takes the steps, and `decode` writes the values. In `gather` and `decode` several
+programs can share the tokens of a pair.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["decode", "gather", "iterate", "whole"]
 def _gathered(
     q, v, w, start, stop, sizes, C: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr, PRODUCTS: tl.constexpr
 ):
-    """F^T F and v^T F over the tokens from `start` to `stop`."""
+    """F^T F (M, M) and v^T F (C, M), summed over the tokens from `start` to `stop`."""
     gram, drive = tl.zeros((M, M), tl.float32), tl.zeros((C, M), tl.float32)
     for first in range(start, stop, BLOCK):
         rows = first + tl.arange(0, BLOCK)
@@ -56,7 +57,10 @@ def _iterated(
     PRODUCTS: tl.constexpr,
     KEEP: tl.constexpr,
 ):
-    """The code (C, M) over the features' norms, from the sums over all tokens; what the derivative needs is kept."""
+    """The code (C, M) divided by the features' norms, from the sums over all tokens.
+
+    If KEEP, what the derivative needs is stored in `kept`.
+    """
     gram, drive, scale = normalised(gram, drive, sizes, M)
     largest, vector = largest_eigenpair(gram, sizes, M)
     inverse, pair = 1 / largest, pair_id()
@@ -81,7 +85,7 @@ def _iterated(
 def _decoded(
     q, y, w, code, start, stop, sizes, C: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr, PRODUCTS: tl.constexpr
 ):
-    """Write F a^T for the tokens from `start` to `stop`."""
+    """Write F code^T to y for the tokens from `start` to `stop`."""
     turned = tl.trans(code)
     for first in range(start, stop, BLOCK):
         rows = first + tl.arange(0, BLOCK)
@@ -105,7 +109,7 @@ def whole(
     PRODUCTS: tl.constexpr,
     KEEP: tl.constexpr,
 ):
-    """The reconstruction of one pair of image and head; grid (pairs,). `tokens` are q and v."""
+    """Write the reconstruction of a pair to y. `tokens` are q and v. Grid: (pairs,)."""
     q, v = tokens
     w = load_projection(projection, 0, sizes, C, M)
     gram, drive = _gathered(q, v, w, 0, sizes.tokens, sizes, C, M, BLOCK, PRODUCTS)
@@ -128,7 +132,10 @@ def gather(
     BLOCK: tl.constexpr,
     PRODUCTS: tl.constexpr,
 ):
-    """The sums of one share of the tokens, into (pairs, shares, M, M) and (pairs, shares, C, M); grid their sizes."""
+    """Store the sums over one share of the tokens in `grams` (pairs, shares, M, M) and `drives` (pairs, shares, C, M).
+
+    Grid: (pairs, shares).
+    """
     w = load_projection(projection, 0, sizes, C, M)
     start = tl.program_id(1) * share
     stop = tl.minimum(start + share, sizes.tokens)
@@ -154,7 +161,10 @@ def iterate(
     PRODUCTS: tl.constexpr,
     KEEP: tl.constexpr,
 ):
-    """The steps, from what `gather` wrote, and the scaled code into (pairs, C, M); grid (pairs,)."""
+    """Take the steps from the sums of `gather`, and store the code over the features' norms in `scaled` (pairs, C, M).
+
+    Grid: (pairs,).
+    """
     gram, drive = tl.zeros((M, M), tl.float32), tl.zeros((C, M), tl.float32)
     for share in range(shares):
         place = pair_id() * shares + share
@@ -178,7 +188,7 @@ def decode(
     BLOCK: tl.constexpr,
     PRODUCTS: tl.constexpr,
 ):
-    """The values of one share of the tokens from what `iterate` wrote; grid (pairs, shares)."""
+    """Write the reconstructed values of one share of the tokens, from the code of `iterate`. Grid: (pairs, shares)."""
     w = load_projection(projection, 0, sizes, C, M)
     code = tl.load(scaled + pair_id() * C * M + places(C, M))
     start = tl.program_id(1) * share

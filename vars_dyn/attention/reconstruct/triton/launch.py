@@ -1,4 +1,7 @@
-"""How the kernels are launched: shapes, precisions, and how many programs share a pair's tokens."""
+"""How the kernels are launched: shapes, precisions, and how many programs share the tokens of one pair.
+
+A pair is one head of one image.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from vars_dyn.attention.reconstruct.triton.limits import NARROW
 
 __all__ = ["Kept", "LaunchPlan", "derivatives", "launch_plan", "reconstruction"]
 
-#: Features whose share of a derivative's matrices a program holds where it does not hold all.
+#: How many features' columns of the derivative's matrices a program holds at a time if it cannot hold all columns.
 _PART = 64
-#: The fewest blocks of a share of the tokens, and the most shares.
+#: The fewest blocks of tokens in a share, and the most shares of a pair.
 _LEAST, _MOST = 4, 64
 
 
@@ -30,11 +33,11 @@ class LaunchPlan(NamedTuple):
         tokens: N.
         c: the head's width.
         m: the number of features.
-        block: tokens held at a time.
-        shares: how many programs share the tokens of an image and head.
-        part: features whose share of the derivative's matrices is held at a time.
-        together: whether one program does all of an image and head's work.
-        products: precision of the factors of matrix products, in Triton's words.
+        block: the number of tokens that a program holds at a time.
+        shares: how many programs share the tokens of a pair.
+        part: how many features' columns of the derivative's matrices a program holds at a time.
+        together: whether one program does all the work of a pair.
+        products: Triton's name for the precision of the factors of matrix products.
     """
 
     tokens: int
@@ -48,12 +51,12 @@ class LaunchPlan(NamedTuple):
 
     @property
     def share(self) -> int:
-        """Tokens in a share, whole blocks."""
+        """The number of tokens in a share, a multiple of `block`."""
         return self.block * math.ceil(math.ceil(self.tokens / self.block) / self.shares)
 
     @property
     def widths(self) -> dict[str, int]:
-        """The padded sizes."""
+        """The sizes c and m, padded, by the names that the kernels give them."""
         return {"C": padded(self.c), "M": padded(self.m)}
 
     @property
@@ -67,19 +70,23 @@ class LaunchPlan(NamedTuple):
         return {**self.widths, "PRODUCTS": self.products, **_COMPILER}
 
 
-#: Loads are not staged ahead, as the matrices fill the shared memory; products and sums may be fused into one rounding.
+#: One stage, because the matrices leave no shared memory for loads ahead of their use. A product and a sum may be fused
+#: into one operation with one rounding.
 _COMPILER = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
 
 
 def padded(size: int) -> int:
-    """The power of two, at least 16, that a matrix product on the device takes for `size`."""
+    """`size` rounded up to a power of two that is at least 16, as matrix products on the device require."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def launch_plan(q: Tensor, m: int, processors: int | None = None) -> LaunchPlan:
-    """The plan for queries (B, heads, N, c) and m features on a GPU of so many processors; None: the GPU of q."""
+    """The plan for queries q (B, heads, N, c) and m features.
+
+    `processors` is the number of the GPU's multiprocessors; None asks the GPU that holds q.
+    """
     batch, heads, tokens, c = q.shape
-    # Float32 is left as it is unless torch itself may round it; TF32 holds what a half-precision number does.
+    # Float32 is rounded to TF32 only if torch is allowed to do that too. Half-precision numbers are exact in TF32.
     half = q.dtype != torch.float32
     products = "tf32" if half or torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     block = (64 if padded(m) <= NARROW[1] else 32) // (2 if products == "ieee" else 1)
@@ -108,13 +115,13 @@ def _sizes(q: Tensor, plan: LaunchPlan) -> Sizes:
 
 
 def _like(q: Tensor) -> Tensor:
-    """An empty tensor of q's shape whose heads are side by side in memory, as the layer merges them."""
+    """An empty tensor of q's shape. A token's heads lie side by side in memory, so that merging them copies nothing."""
     batch, heads, tokens, c = q.shape
     return q.new_empty(batch, tokens, heads, c).transpose(1, 2)
 
 
 def _space(q: Tensor, plan: LaunchPlan) -> Callable[..., Tensor]:
-    """Float32 memory of a shape for each pair of image and head; sizes of the plan by their letters."""
+    """A function that allocates a float32 tensor (pairs, *shape); "C" and "M" in a shape stand for the padded sizes."""
     pairs = q.shape[0] * q.shape[1]
     return lambda *shape: torch.empty(
         pairs, *(plan.widths.get(size, size) for size in shape), dtype=torch.float32, device=q.device
@@ -124,7 +131,7 @@ def _space(q: Tensor, plan: LaunchPlan) -> Callable[..., Tensor]:
 def reconstruction(
     q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int, plan: LaunchPlan, keep: bool
 ) -> tuple[Tensor, Kept]:
-    """P a of the shape and type of v, and what its derivative needs, which is only there if asked for by `keep`."""
+    """P a with the shape and dtype of v, and what its derivative needs, which is filled in only if `keep` is true."""
     y, space, sizes = _like(v), _space(q, plan), _sizes(q, plan)
     codes = num_steps + 1 if keep else 0
     gram = space("M", "M") if keep else space(0)
@@ -158,7 +165,7 @@ def reconstruction(
 def derivatives(
     q: Tensor, projection: Tensor, v: Tensor, grad: Tensor, kept: Kept, plan: LaunchPlan, in_projection: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The derivatives in q, v and, if asked for, the projection, from that in P a."""
+    """The derivatives with respect to q, v and, if `in_projection`, the projection; `grad` is the one in P a."""
     grad_q, grad_v, space, sizes = _like(q), _like(v), _space(q, plan), _sizes(q, plan)
     grad_projection = space(plan.shares, "C", "M").zero_() if in_projection else space(0)
     inputs, outputs = (_rows(q), _rows(v), _rows(grad)), (_rows(grad_q), _rows(grad_v))

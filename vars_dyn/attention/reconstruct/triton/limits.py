@@ -1,12 +1,12 @@
-"""The sizes that the kernels take, known without Triton."""
+"""The sizes that the kernels take. They stand here so that they can be read without importing Triton."""
 
 from __future__ import annotations
 
 __all__ = ["NARROW", "SHARED", "WIDEST"]
 
-#: The widest head and the most features that the kernels take, ...
+#: The widest head and the most features that the kernels take.
 WIDEST = (64, 128)
-#: ... for which they want this much shared memory for a program, in bytes, ...
+#: The shared memory, in bytes, that one program needs at the sizes of `WIDEST`.
 SHARED = 144 << 10
-#: ... and those for which half as much will do, and hold all matrices at once.
+#: The widest head and the most features for which half of `SHARED` holds all matrices at once.
 NARROW = (32, 64)
