@@ -1,6 +1,7 @@
 """Vision transformers with a choice of attention, registered with timm on import.
 
-`timm.create_model("vars_rvt_tiny", attention="vars_sd")`; one file per family, the released checkpoints in `released`.
+Create one with `timm.create_model("vars_rvt_tiny", attention="vars_sd")`. Each family has a file of its own. `released`
+reads the released checkpoints.
 """
 
 from models import deit, gfnet, released, rvt

@@ -1,4 +1,4 @@
-"""Attention as a constructor argument of the models."""
+"""The models' constructor argument `attention`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def resolve_attention(
     num_prefix_tokens: int = 0,
     extra: Mapping[str, type[nn.Module]] | None = None,
 ) -> type[nn.Module]:
-    """The attention class meant by a kind ("softmax", "vars_d", ...) or given as a class, told the model's grid.
+    """The class for `attention`, a kind ("softmax", "vars_d", ...) or a class, with the model's grid as defaults.
 
-    A class keeps its own options: `VarsAttention.configured(dictionary="dynamic", num_steps=5)`. `extra` holds kinds of
-    this model alone. Raises ValueError for an unknown kind.
+    The defaults are `grid_size` and `num_prefix_tokens`. A class keeps its own options, such as those of
+    `VarsAttention.configured(dictionary="dynamic", num_steps=5)`. `extra` holds kinds that only this model has. Raises
+    ValueError for an unknown kind.
     """
     extra = extra or {}
     if isinstance(attention, str):

@@ -1,8 +1,8 @@
 """Parameters and GFLOPs of the models, beside those published of their baselines: `python -m models.cost`.
 
-A FLOP is a multiply-accumulate, as in DeiT's, GFNet's and RVT's papers and so in the VARS paper's Table 2: of matrix
-products, convolutions and attention, at batch 1 and 224 x 224 pixels. FFTs, eigenvalues and element-wise work are not
-counted, as the usual counters do not count them.
+One FLOP is one multiply-accumulate, as in the papers on DeiT, GFNet and RVT and so in the VARS paper's Table 2. Matrix
+products, convolutions and attention are counted, at batch 1 and 224 x 224 pixels. FFTs, eigenvalues and element-wise
+work are not counted, because the usual counters leave them out too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vars_dyn.attention import KINDS, attention_class
 
 __all__ = ["BASELINES", "Cost", "cost_of", "table"]
 
-#: What the baselines' own publications say: (parameters in millions, GFLOPs). DeiT: Touvron et al., ICML 2021; GFNet:
+#: The baselines' published (parameters in millions, GFLOPs). DeiT: Touvron et al., ICML 2021; GFNet:
 #: Rao et al., NeurIPS 2021, and its repository's README; RVT: Mao et al., CVPR 2022.
 BASELINES = {
     "vars_deit_tiny": (5, 1.3),
@@ -41,17 +41,17 @@ BASELINES = {
 
 
 class Cost(NamedTuple):
-    """What a model costs: trainable parameters in millions, and GFLOPs for one image."""
+    """The cost of a model: trainable parameters in millions, and GFLOPs for one image."""
 
     parameters: float
     gflops: float
 
 
 def cost_of(model: nn.Module, img_size: int = 224) -> Cost:
-    """The cost of `model` (on any device, "meta" included, in any mode) at one square image.
+    """The cost of `model` for one square image of `img_size` pixels a side.
 
-    It is counted on the meta device, where attention and layers are the products they stand for: a device's fused
-    kernels hide theirs from the counter.
+    The model may be on any device, "meta" included, and in any mode. Its operations are counted on the meta device,
+    because fused kernels of other devices hide their products from the counter.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -66,7 +66,7 @@ def cost_of(model: nn.Module, img_size: int = 224) -> Cost:
 
 @torch.no_grad()
 def _products(model: nn.Module, img_size: int) -> int:
-    """Multiplications and additions of one image."""
+    """The number of multiplications and additions for one image."""
     shape = (1, 3, img_size, img_size)
     state = {
         name: torch.empty_like(value, device="meta")
@@ -76,7 +76,7 @@ def _products(model: nn.Module, img_size: int) -> int:
         with FlopCounterMode(display=False) as counter:
             torch.func.functional_call(model, state, (torch.zeros(shape, device="meta"),))
     except (RuntimeError, NotImplementedError):
-        # A solver that goes on until its numbers are right needs numbers.
+        # A solver that stops when its result is accurate needs real numbers, which the meta device does not have.
         device = next(model.parameters()).device
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             model(torch.zeros(shape, device=device))
@@ -86,7 +86,7 @@ def _products(model: nn.Module, img_size: int) -> int:
 def table(stem: str = "conv", variant: str = "paper") -> list[dict[str, object]]:
     """One row per model and attention, for a `stem` of DeiT and GFNet and a `variant` of the VARS layers.
 
-    The row of a family's own attention also has what is `published` of it.
+    The row of a family's own attention also has the numbers that are `published` for it.
     """
     rows: list[dict[str, object]] = []
     for name, published in BASELINES.items():

@@ -23,7 +23,7 @@ class VarsVisionTransformer(VisionTransformer):
     Args:
         attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
         stem: "conv", RVT's convolutional patch embedding (the paper's modified baselines), or "patch", the original.
-        options: VisionTransformer's.
+        options: arguments of VisionTransformer.
     """
 
     def __init__(self, *, attention: str | type[nn.Module] = "softmax", stem: str = "conv", **options: Any) -> None:
@@ -97,6 +97,6 @@ def vars_deit_base(pretrained: bool = False, **kwargs: Any) -> VarsVisionTransfo
 
 @register_model
 def vars_deit_micro(pretrained: bool = False, **kwargs: Any) -> VarsVisionTransformer:
-    """A form for 28 to 64 pixel images: patches of 4 pixels, 4 blocks of width 96."""
+    """A small DeiT for images of 28 to 64 pixels: patches of 4 pixels, 4 blocks of width 96."""
     sizes = {"embed_dim": 96, "depth": 4, "num_heads": 3, "img_size": 32, "patch_size": 4, "num_classes": 10}
     return _create("vars_deit_micro", pretrained, **{**sizes, **kwargs})

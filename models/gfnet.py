@@ -27,8 +27,8 @@ __all__ = ["GlobalFilter", "GlobalFilterNetwork"]
 class GlobalFilter(OnTokenGrid, nn.Module):
     """GFNet's own token mixer: a learned depth-wise circular convolution as large as the token grid, by FFT.
 
-    An attention class like the others, but it has no heads and no projection, and takes no dropout. `grid_size` is the
-    grid it is made for; at another the filter is interpolated.
+    It can be used as an attention class, but it has no heads and no projection, and takes no dropout. `grid_size` is
+    the grid that it is made for. On another grid the filter is interpolated.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class GlobalFilter(OnTokenGrid, nn.Module):
         """(B, N, C) -> (B, N, C), N = H W of `grid_size`."""
         _, grid = self.layout(x.shape[1], grid_size)
         if x.shape[0] == 0 and not torch.compiler.is_compiling():
-            return x + self.complex_weight.sum().to(x)  # no FFT takes a batch without images
+            return x + self.complex_weight.sum().to(x)  # FFTs refuse a batch without images
         with full_precision(x):
             weight = working(self.complex_weight).permute(2, 0, 1, 3)
             weight = torch.view_as_complex(resize_half_spectrum(weight, self.trained_grid, grid).contiguous())
@@ -105,7 +105,8 @@ class GlobalFilterNetwork(nn.Module):
         num_heads: heads of an attention that has them.
         mlp_ratio: hidden width of the MLP over the width.
         attention: "global_filter" (GFNet's own), a kind of attention, or an attention class.
-        stem: "conv", RVT's convolutional patch embedding (the paper's modified baselines), or "patch", the original.
+        stem: "conv", RVT's convolutional patch embedding (as in the paper's modified baselines), or "patch", the
+            original one.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class GlobalFilterNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw positions and linear layers as GFNet does: truncated normal of deviation 0.02, biases zero."""
+        """Draw positions and linear layers as GFNet does, from a truncated normal of deviation 0.02; biases are zero."""
         trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -172,7 +173,7 @@ class GlobalFilterNetwork(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning rates, as timm wants them."""
+        """Parameter groups for layer-wise learning rates, in timm's format."""
         return {"stem": r"^pos_embed|patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
     @torch.jit.ignore
@@ -186,7 +187,7 @@ class GlobalFilterNetwork(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for `num_classes` classes, 0 for none."""
+        """Replace the head by a new one for `num_classes` classes; 0 gives no head."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = _pooling(global_pool)
@@ -214,7 +215,7 @@ class GlobalFilterNetwork(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Blocks' outputs at `indices` (all if None, the last n if an integer), as timm's models give them."""
+        """The outputs of the blocks at `indices` (all if None, the last n if an integer), as timm's models do."""
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt is {output_fmt!r}; 'NCHW' or 'NLC' is wanted")
         wanted, last = feature_take_indices(len(self.blocks), indices)
@@ -229,7 +230,7 @@ class GlobalFilterNetwork(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what is not needed for the blocks at `indices`."""
+        """Drop whatever the outputs of the blocks at `indices` do not need."""
         wanted, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if prune_norm:
@@ -326,6 +327,6 @@ def vars_gfnet_base(pretrained: bool = False, **kwargs: Any) -> GlobalFilterNetw
 
 @register_model
 def vars_gfnet_micro(pretrained: bool = False, **kwargs: Any) -> GlobalFilterNetwork:
-    """A form for 28 to 64 pixel images: patches of 4 pixels, 4 blocks of width 96."""
+    """A small GFNet for images of 28 to 64 pixels: patches of 4 pixels, 4 blocks of width 96."""
     sizes = {"embed_dim": 96, "depth": 4, "num_heads": 3, "img_size": 32, "patch_size": 4, "num_classes": 10}
     return _create("vars_gfnet_micro", pretrained, **{**sizes, **kwargs})

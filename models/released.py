@@ -1,7 +1,7 @@
 """The VARS authors' released weights (github.com/bfshi/VARS, commit 651eb51) in this project's modules.
 
-Parameters keep their released names and shapes, but for VARS-S, where the block's own attention entries
-(v, proj, kernel, kernel2, L, norm1) are those of the submodule `attn`; `renamed` is the whole mapping.
+Parameters keep their released names and shapes, except in VARS-S. There the attention entries of the block (v, proj,
+kernel, kernel2, L, norm1) belong to the submodule `attn`. `renamed` is the whole mapping.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["attention", "load", "model", "renamed"]
 
 Weights = Mapping[str, Tensor]
 
-#: Entries that the released code stores and never reads.
+#: Entries that the released code stores but never reads.
 _UNREAD = re.compile(r"(^|\.)kernel_norm$|(^|\.)attn\.L$|^L$")
 _STATIC_ATTENTION = re.compile(r"^(v\.|proj\.|kernel|L$|norm1\.)")
 
 
 def renamed(name: str, kind: str) -> str | None:
-    """This project's name for the released entry `name` in a model with that kind of attention; None if never read."""
+    """This project's name for the released entry `name` in a model with attention of `kind`; None if it is not read."""
     if kind != "vars_s":
         return None if _UNREAD.search(name) else name
     if name.endswith("kernel_norm"):
@@ -60,8 +60,8 @@ def attention(meta: Mapping[str, Any], state_dict: Weights) -> nn.Module:
 def model(meta: Mapping[str, Any], state_dict: Weights) -> RobustVisionTransformer:
     """The RVT network of a reference file, (B, 3, H, W) -> (B, num_classes), with its weights, in evaluation mode.
 
-    `meta` is the file's JSON entry: kind, image_size, base_dims, depth, heads, num_classes, lam, num_steps; the other
-    sizes are read off the weights. Raises ValueError for an unknown kind or weights that do not fit.
+    `meta` is the file's JSON entry: kind, image_size, base_dims, depth, heads, num_classes, lam, num_steps. The other
+    sizes follow from the weights. Raises ValueError for an unknown kind or weights that do not fit.
     """
     first = "transformers.0.blocks.0."
     network = RobustVisionTransformer(
@@ -87,9 +87,10 @@ def load(
 ) -> RobustVisionTransformer:
     """The RVT network in a checkpoint file of the authors' training code, in evaluation mode.
 
-    Nothing but tensors, plain containers and argparse.Namespace is unpickled. `lam` and `num_steps`, which the weights
-    do not say, come from the training arguments in the file if not given, and without those from the released code's
-    defaults; `heads`, which softmax weights do not show, from the sizes of RVT.
+    Only tensors, plain containers and argparse.Namespace are unpickled. The weights do not show `lam` and `num_steps`.
+    If not given, these come from the training arguments in the file or, without those, from the released code's
+    defaults. Softmax weights do not show `heads`; if not given, it comes from the sizes of RVT. The kind of `attention`
+    follows from the weights.
 
     Raises ValueError for a file that holds no RVT weights, or weights of another kind than `attention`.
     """
@@ -130,7 +131,7 @@ def _filled(module: nn.Module, kind: str, state_dict: Weights) -> Any:
 
 
 def _attention_class(meta: Mapping[str, Any], state_dict: Weights, prefix: str) -> type[TokenMixer]:
-    """The released form of a kind of attention, with the sizes that its weights (under `prefix`) have."""
+    """The released form of a kind of attention, with the sizes of its weights, whose names start with `prefix`."""
     kind = meta["kind"]
     if kind not in KINDS:
         raise ValueError(f"meta['kind'] is {kind!r}; one of {', '.join(KINDS)} is wanted")
@@ -163,7 +164,7 @@ def _kind(state_dict: Weights) -> str:
 
 
 def _measured(kind: str, state_dict: Weights) -> dict[str, Any]:
-    """The construction arguments that can be read off the weights, as in a reference file's meta."""
+    """The construction arguments that follow from the weights, as in a reference file's meta."""
     first = "transformers.0.blocks.0."
     depth: list[int] = []
     heads: list[int] = []
@@ -172,7 +173,7 @@ def _measured(kind: str, state_dict: Weights) -> dict[str, Any]:
         depth.append(len({name.split(".")[3] for name in state_dict if name.startswith(stage)}))
         widths.append(state_dict[stage + "0.mlp.fc1.weight"].shape[1])
         if kind == "vars_s":
-            heads.append(1)  # a depth-wise dictionary computes the same with any number
+            heads.append(1)  # a depth-wise dictionary computes the same with any number of heads
         elif stage + "0.attn.rand_matrix" in state_dict:
             heads.append(state_dict[stage + "0.attn.rand_matrix"].shape[0])
     grid = 14
@@ -186,7 +187,7 @@ def _measured(kind: str, state_dict: Weights) -> dict[str, Any]:
 
 
 def _known_heads(widths: Sequence[int]) -> Sequence[int]:
-    """The heads of RVT-Ti, -S or -B, which softmax weights do not show."""
+    """The heads of RVT-Ti, -S or -B with these widths, because softmax weights do not show them."""
     known = {(192, 384): (6, 12), (384,): (6,), (768,): (12,)}
     if tuple(widths) not in known:
         raise ValueError(f"heads is None, and weights of softmax attention with widths {list(widths)} do not show them")

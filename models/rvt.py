@@ -23,7 +23,7 @@ __all__ = ["Block", "ConvMlp", "RobustVisionTransformer"]
 
 
 class ConvMlp(nn.Module):
-    """RVT's MLP on the token grid: 1 x 1 convolution, depth-wise 3 x 3, 1 x 1, each followed by batch norm."""
+    """RVT's MLP on the token grid: convolutions 1 x 1, depth-wise 3 x 3 and 1 x 1, each followed by batch norm."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ class GridMlp(Mlp):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a residual and a norm ahead of it.
+    """Attention and MLP, each in a residual branch that starts with a norm.
 
-    An attention that has its own norm (released VARS-S) replaces the first, and then the second is a batch norm too.
-    `conv_mlp` says whether the MLP works on the grid; `grid_size` is the grid of calls that give none.
+    An attention with its own norm (released VARS-S) makes the first norm superfluous, and the second is then a batch
+    norm too. `conv_mlp` says whether the MLP works on the grid. `grid_size` is the grid of calls that give none.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, grid_size: Grid | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C); `grid_size` of N = H W tokens, the one that the block was made for if None."""
+        """(B, N, C) -> (B, N, C) with N = H W of `grid_size`; None stands for the grid that the block was made for."""
         if grid_size is None:
             if self.grid_size is None:
                 raise ValueError(f"grid_size is None for {x.shape[1]} tokens; (height, width) of their grid is wanted")
@@ -144,7 +144,7 @@ class RobustVisionTransformer(nn.Module):
         heads: heads of each stage.
         mlp_ratio: hidden width of the MLP over the width.
         attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
-        conv_mlp: whether the MLP is convolutional; None: unless the width is 768, as in RVT.
+        conv_mlp: whether the MLP is convolutional; None: only if the width is not 768, as in RVT.
         drop_rate: dropout ahead of the head; proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
         device, dtype: of the parameters.
     """
@@ -211,7 +211,7 @@ class RobustVisionTransformer(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning rates, as timm wants them."""
+        """Parameter groups for layer-wise learning rates, in timm's format."""
         fine = [(r"^transformers\.(\d+)\.blocks\.(\d+)", None), (r"^pools\.(\d+)", (0,))]
         return {"stem": r"^patch_embed", "blocks": r"^transformers\.(\d+)" if coarse else fine}
 
@@ -221,7 +221,7 @@ class RobustVisionTransformer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for `num_classes` classes, 0 for none."""
+        """Replace the head by a new one for `num_classes` classes; 0 gives no head."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = _pooling(global_pool)
@@ -239,7 +239,7 @@ class RobustVisionTransformer(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The stages' outputs (B, C, H, W) at `indices` (all if None, the last n if an integer), as timm gives them."""
+        """The outputs (B, C, H, W) of the stages at `indices` (all if None, the last n if an integer), as in timm."""
         if output_fmt != "NCHW" or norm:
             raise ValueError(f"output_fmt is {output_fmt!r} and norm {norm}; stages are 'NCHW' maps without norm")
         wanted, last = feature_take_indices(len(self.transformers), indices)
@@ -253,7 +253,7 @@ class RobustVisionTransformer(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what is not needed for the stages at `indices`."""
+        """Drop whatever the outputs of the stages at `indices` do not need."""
         wanted, last = feature_take_indices(len(self.transformers), indices)
         self.transformers, self.pools = self.transformers[: last + 1], self.pools[:last]
         if prune_norm:
@@ -343,6 +343,6 @@ def vars_rvt_base(pretrained: bool = False, **kwargs: Any) -> RobustVisionTransf
 
 @register_model
 def vars_rvt_micro(pretrained: bool = False, **kwargs: Any) -> RobustVisionTransformer:
-    """A form for 28 to 64 pixel images: patches of 4 pixels, 4 blocks of width 96."""
+    """A small RVT for images of 28 to 64 pixels: patches of 4 pixels, 4 blocks of width 96."""
     sizes = {"base_dims": (32,), "depth": (4,), "heads": (3,), "img_size": 32, "patch_size": 4, "num_classes": 10}
     return _create("vars_rvt_micro", pretrained, **{**sizes, **kwargs})

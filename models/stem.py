@@ -12,9 +12,10 @@ __all__ = ["ConvPatchEmbed", "patch_embedding"]
 
 
 class ConvPatchEmbed(PatchEmbed):
-    """timm's PatchEmbed with a stem instead of one convolution: 7 x 7 conv / 2, batch norm, max pool / 2, conv / rest.
+    """timm's PatchEmbed with RVT's stem (Mao et al., "Towards Robust Vision Transformer", CVPR 2022).
 
-    Mao et al., "Towards Robust Vision Transformer", CVPR 2022. The patch size is the total stride, a multiple of 4.
+    Its one convolution is replaced by a 7 x 7 convolution of stride 2, batch norm, max pooling of stride 2, and a
+    convolution with the rest of the stride. The patch size is the total stride, a multiple of 4.
     """
 
     def __init__(
@@ -42,14 +43,14 @@ class ConvPatchEmbed(PatchEmbed):
         )
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
-        """Take another image size; a stem's patch size is fixed, so another one raises ValueError."""
+        """Change the image size. The patch size of a stem is fixed, so another `patch_size` raises ValueError."""
         if patch_size is not None and to_2tuple(patch_size) != tuple(self.patch_size):
             raise ValueError(f"patch_size is {patch_size}; the stem was built for {tuple(self.patch_size)}")
         super().set_input_size(img_size)
 
 
 def patch_embedding(stem: str) -> Callable[..., PatchEmbed]:
-    """The patch embedding called "conv" (the paper's modified baselines) or "patch" (the originals)."""
+    """The patch embedding for `stem`: "conv" (the paper's modified baselines) or "patch" (the originals)."""
     options: dict[str, type[PatchEmbed]] = {"conv": ConvPatchEmbed, "patch": PatchEmbed}
     if stem not in options:
         raise ValueError(f"stem is {stem!r}; one of {', '.join(options)} is wanted")

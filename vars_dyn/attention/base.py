@@ -22,13 +22,13 @@ __all__ = [
 
 
 class AttentionOptions(TypedDict, total=False):
-    """The arguments that timm gives every attention class, all optional.
+    """The arguments that timm gives every attention class. All are optional.
 
-    qk_norm: normalise queries and keys per head with `norm_layer` (a static dictionary has none to normalise).
+    qk_norm: normalise queries and keys per head with `norm_layer` (a static dictionary alone needs neither).
     scale_norm: normalise the heads' merged output with `norm_layer` before the projection.
     proj_bias: whether the output projection has a bias (True).
     attn_drop: dropout rate inside the attention; proj_drop: dropout rate after the projection.
-    norm_layer: constructor of a normalisation layer, wanted with qk_norm or scale_norm.
+    norm_layer: constructor of a normalisation layer, required by qk_norm and scale_norm.
     device, dtype: of the new parameters.
     """
 
@@ -97,15 +97,15 @@ class TokenMixer(OnTokenGrid, nn.Module):
 
     @classmethod
     def configured(cls, **options: Any) -> type[Self]:
-        """A subclass with `options` as its constructor's defaults: a class, as timm's `attn_layer` wants one.
+        """A subclass with `options` as its constructor's defaults, for arguments such as timm's `attn_layer`.
 
-        Its instances are of the class itself, so that they can be pickled.
+        Its instances are instances of the original class, so that they can be pickled.
         """
         return with_defaults(cls, **options)
 
     @classmethod
     def on_grid(cls, grid_size: tuple[int, int], num_prefix_tokens: int) -> type[Self]:
-        """The class with this grid and number of prefix tokens as defaults; itself where it needs neither."""
+        """The class with this grid and number of prefix tokens as defaults; the class itself if it needs neither."""
         return cls
 
     @property
@@ -121,11 +121,11 @@ class TokenMixer(OnTokenGrid, nn.Module):
         return x.reshape(b, n, width // self.dim, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
     def merge_heads(self, y: Float[Tensor, "b heads n c"]) -> Float[Tensor, "b n dim"]:
-        """Heads' outputs side by side."""
+        """The heads' outputs (B, heads, N, c), put side by side."""
         return y.transpose(1, 2).flatten(2)
 
     def project(self, x: Float[Tensor, "b n dim"]) -> Float[Tensor, "b n dim"]:
-        """Output norm, projection and dropout."""
+        """Apply the output norm, the projection and dropout."""
         return self.proj_drop(self.proj(self.norm(x)))
 
 
@@ -147,7 +147,7 @@ def with_defaults(cls: type[Any], **options: Any) -> type[Any]:
 
 
 class TokenBatchNorm(nn.Module):
-    """Batch norm of the channels of (B, N, C) over images and tokens."""
+    """Batch norm of the channels of tokens (B, N, C), over images and tokens."""
 
     def __init__(self, dim: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class TokenBatchNorm(nn.Module):
 
 
 def refuse_mask(layer: nn.Module, attn_mask: Tensor | None, is_causal: bool) -> None:
-    """Raise ValueError if a mask came to a layer that forms no token-by-token attention matrix."""
+    """Raise ValueError if a mask is given to a layer that forms no token-by-token attention matrix."""
     if attn_mask is not None or is_causal:
         raise ValueError(
             f"{type(layer).__name__} got {'an attn_mask' if attn_mask is not None else 'is_causal=True'}; it forms no "

@@ -33,14 +33,14 @@ class LayerView:
     """One attention layer at one batch of images. Iterations count from the start, so there are num_steps + 1.
 
     Attributes:
-        maps: attention maps (iterations, B, heads, H, W). VARS: the Euclidean norm over the head's channels of the
-            reconstruction P a at each token. Softmax and Performer, with one iteration: the attention that each token
-            receives from the average query, that is the attention matrix averaged over its rows (the paper's "global
-            average of tokens", Sec. 4.3). The average includes prefix tokens; the map leaves them out.
-        codes: every iterate, (iterations, B, heads, channels, d'); None without a reconstruction.
-        sparsity: share of zeros in the codes, (iterations, B, heads); None without a reconstruction.
-        atoms: atoms of the dynamic dictionary on the grid, (B, heads, m, H, W); None without one.
-        relative_gap: of the last iterate, (B, heads, channels); None where the layer solves no problem.
+        maps: attention maps (iterations, B, heads, H, W). For VARS a map is the Euclidean norm of the reconstruction
+            P a at each token, over the head's channels. For softmax and Performer, which have one iteration, it is the
+            attention that each token receives from the average query: the attention matrix averaged over its rows (the
+            paper's "global average of tokens", Sec. 4.3). The average includes prefix tokens; the map leaves them out.
+        codes: every iterate, (iterations, B, heads, channels, d'); None for layers that do not reconstruct.
+        sparsity: share of zeros in the codes, (iterations, B, heads); None for layers that do not reconstruct.
+        atoms: atoms of the dynamic dictionary on the grid, (B, heads, m, H, W); None without such a dictionary.
+        relative_gap: of the last iterate, (B, heads, channels); None if the layer solves no problem.
     """
 
     maps: Float[Tensor, "iterations b heads h w"]
@@ -63,8 +63,8 @@ class LayerView:
 def look_inside(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str, LayerView]:
     """A view of every attention layer of `model` at `images`, by its module name, in the order of the forward pass.
 
-    The model runs once in its present mode, so call `model.eval()` first. Only `follow_grid` changes it. Raises
-    ValueError for a model without this package's attention layers, and where the grid of a layer's tokens is not known.
+    The model runs once in its present mode, so call `model.eval()` first. It is changed only by `follow_grid`. Raises
+    ValueError if the model has none of this package's attention layers, or if a layer's token grid is not known.
     """
     return {name: _view(seen) for name, seen in layer_inputs(model, images).items()}
 
@@ -79,7 +79,7 @@ def record_layer(
     field: Literal["sparse_recurrent", "reduced"] = "sparse_recurrent",
     **options: Any,
 ) -> xr.Dataset:
-    """The neurons of one layer at `images`, integrated from rest and recorded to a zarr store: one labelled dataset.
+    """Integrate the neurons of one layer at `images` from rest, and record them to a zarr store.
 
     Args:
         model: a model with VARS layers. It runs once.
@@ -91,7 +91,7 @@ def record_layer(
         options: arguments of `vars_dyn.record`: variables, every, method, rtol, overwrite, ...
 
     Returns:
-        The dataset. It has a signal for each image, head and channel, and these three as coordinates.
+        A labelled dataset with one signal for each image, head and channel, and these three as coordinates.
 
     Raises:
         ValueError: there is no such layer, the layer solves no problem, or arguments do not fit.
@@ -112,7 +112,7 @@ def record_layer(
 class LayerInput(NamedTuple):
     """A layer, the tokens it was called with, their number of prefix tokens and their grid.
 
-    The last two are None where the layer needs no grid and none is known.
+    The last two are None if the layer needs no grid and none is known.
     """
 
     layer: Any
@@ -122,9 +122,9 @@ class LayerInput(NamedTuple):
 
 
 def layer_inputs(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str, LayerInput]:
-    """What each attention layer of `model` is called with at `images`, by its name, in the order of the forward pass.
+    """The input of each attention layer of `model` at `images`, by the layer's name, in the order of the forward pass.
 
-    ValueError for a model without this package's attention layers.
+    Raises ValueError if the model has none of this package's attention layers.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, TokenMixer)}
     if not layers:
@@ -155,7 +155,7 @@ def layer_inputs(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str
 
 
 def upsampled(maps: Float[Tensor, "*lead h w"], size: tuple[int, int]) -> Float[Tensor, "*lead h2 w2"]:
-    """Maps at image size, bilinearly."""
+    """Maps (*lead, H, W), interpolated bilinearly to `size`, the (height, width) of the image."""
     flat = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), size=size, mode="bilinear", align_corners=False)
     return flat.reshape(*maps.shape[:-2], *size)
 

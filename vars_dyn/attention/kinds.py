@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[type[TokenMixer], dict[str, Any]]] = {
 
 
 def attention_class(kind: str, **options: Any) -> type[TokenMixer]:
-    """The class of a `kind` of attention, with `options` as its constructor's defaults; ValueError for unknown kinds."""
+    """The class of a `kind` of attention, with `options` as its constructor's defaults; ValueError for other kinds."""
     _checks.choice("attention", kind, tuple(KINDS))
     cls, own = KINDS[kind]
     return cls.configured(**own, **options)

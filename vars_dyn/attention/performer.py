@@ -17,9 +17,9 @@ __all__ = ["PerformerAttention"]
 
 
 class PerformerAttention(TokenMixer):
-    """Phi(Q) Phi(K)^T V, rows normalised to sum one, in O(N) (Choromanski et al., ICLR 2021).
+    """Phi(Q) Phi(K)^T V with rows normalised to sum to one, in O(N) time (Choromanski et al., ICLR 2021).
 
-    With Q = K, normalize=False and V added, the heads' output is one Euler step of the paper's Eq. 15 from Z = V.
+    If Q = K, normalize=False and V is added, the heads' output is one Euler step of the paper's Eq. 15 from Z = V.
 
     Args:
         dim: C, divisible by `num_heads`.
@@ -27,7 +27,7 @@ class PerformerAttention(TokenMixer):
         qkv_bias: whether the input projection has a bias.
         feature_ratio: random features per head and head dimension.
         normalize: divide each row of Phi(Q) Phi(K)^T by its sum.
-        options: see `AttentionOptions`. attn_drop drops features of the queries, as no N x N matrix is formed.
+        options: see `AttentionOptions`. attn_drop drops features of the queries, because no N x N matrix is formed.
     """
 
     rand_matrix: Tensor
@@ -58,7 +58,7 @@ class PerformerAttention(TokenMixer):
         is_causal: bool = False,
         grid_size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "b n dim"]:
-        """Attend over all tokens; masks raise ValueError, `grid_size` is not used."""
+        """Attend over all tokens. Masks raise ValueError; `grid_size` is not used."""
         refuse_mask(self, attn_mask, is_causal)
         return self.project(self.merge_heads(self.heads(x)))
 
@@ -78,7 +78,7 @@ class PerformerAttention(TokenMixer):
 
     @torch.no_grad()
     def attention_map(self, x: Float[Tensor, "b n dim"]) -> Float[Tensor, "b heads n"]:
-        """What each token receives from the average query: the attention matrix averaged over its rows."""
+        """The attention that each token receives from the average query: the attention matrix averaged over rows."""
         q, k, _ = self.split_heads(self.qkv(x))
         with full_precision(x):
             queries, keys = self._features(self.q_norm(q)), self._features(self.k_norm(k))

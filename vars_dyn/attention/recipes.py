@@ -1,6 +1,6 @@
-"""How each kind of VARS layer makes its dictionary: the tensors it learns or draws, how they start, and P from them.
+"""How each kind of VARS layer makes its dictionary: the tensors it learns or draws, their start, and P from them.
 
-A recipe holds sizes only. Its tensors are the layer's own, so that `state_dict` names them without a prefix.
+A recipe holds only sizes. Its tensors belong to the layer, so that `state_dict` names them without a prefix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Layout = tuple[int, Grid]
 
 
 class Sizes(NamedTuple):
-    """The sizes that a layer is made with; `features` are those of a head, `templates` those of a channel."""
+    """The sizes of a layer. `features` counts features per head, `templates` counts templates per channel."""
 
     dim: int
     num_heads: int
@@ -40,7 +40,7 @@ class Sizes(NamedTuple):
 
 
 class Holder(nn.Module):
-    """Base of the layer that recipes add tensors to: it has those of these that its own recipe adds."""
+    """Base of the layer to which a recipe adds tensors. A layer has only those attributes that its recipe adds."""
 
     rand_matrix: Tensor
     kernel: nn.Parameter
@@ -53,11 +53,11 @@ class Holder(nn.Module):
 
 
 class Recipe(ABC):
-    """What makes one kind of dictionary; a subclass names its tensors and builds from them.
+    """How to make one kind of dictionary. A subclass names its tensors and builds the dictionary from them.
 
     Attributes:
-        projections: which of queries and values it is made from: "qv" or "v".
-        on_grid: whether it needs the grid of the tokens.
+        projections: what the input projection gives: "qv" for queries and values, "v" for values alone.
+        on_grid: whether the dictionary needs the grid of the tokens.
     """
 
     projections: ClassVar[str] = "qv"
@@ -68,12 +68,12 @@ class Recipe(ABC):
 
     @property
     def atoms(self) -> int:
-        """d', where it does not depend on the grid; ValueError otherwise."""
+        """The number of atoms d'. Raises ValueError if it depends on the grid."""
         raise ValueError(f"the number of atoms of a {type(self).__name__} depends on the grid")
 
     @abstractmethod
     def add_to(self, layer: Holder) -> None:
-        """Register the tensors, not yet filled, on the layer."""
+        """Register the tensors on the layer, without values."""
 
     @abstractmethod
     def reset(self, layer: Holder) -> None:
@@ -81,14 +81,17 @@ class Recipe(ABC):
 
     @abstractmethod
     def inputs(self, layer: Holder, query: Tensor | None, value: Tensor, layout: Layout | None) -> Inputs:
-        """What is reconstructed of queries, normalised, and values (B, heads, N, c); `layout` comes with `on_grid`."""
+        """The inputs of the reconstruction, from normalised queries and values (B, heads, N, c).
+
+        `query` is None unless `projections` has "q". `layout` is given if `on_grid`.
+        """
 
     def norm_to_store(self, layer: Holder) -> Tensor:
-        """The present L of each channel, for a variant that stores it."""
+        """The current L of each channel, for a variant that stores it."""
         raise ValueError(f"variant.bound is {layer.variant.bound!r}; only 'stored' has an L to update")
 
     def filtered(self, layer: Holder, y: Tensor, layout: Layout) -> Tensor:
-        """What a variant with an output filter makes of the heads' merged output (B, N, C)."""
+        """The heads' merged output y (B, N, C) after the output filter, for a variant that has one."""
         raise ValueError("variant.output_filter is False; there is no filter to apply")
 
 
@@ -155,7 +158,7 @@ class FourierRecipe(Recipe):
         self.trained_grid = _trained_grid(sizes)
 
     def add_to(self, layer: Holder) -> None:
-        """The half-spectra of the templates; the output filter, its norm, the stored L and rows where there are any."""
+        """The templates' half-spectra. The output filter, its norm, the stored L and rows are added if wanted."""
         height, width = self.trained_grid
         spectrum = (1, height, width // 2 + 1, 2)
         _add(layer, "kernel", self.sizes.dim, self.sizes.templates, *spectrum)
@@ -167,7 +170,7 @@ class FourierRecipe(Recipe):
         _add_rows(layer, self.sizes)
 
     def reset(self, layer: Holder) -> None:
-        """Draw them, templates of about unit norm; the stored L is the templates'."""
+        """Draw them, with templates of about unit norm. The stored L becomes that of the templates."""
         nn.init.normal_(layer.kernel)
         size = layer.kernel.square().sum((2, 3, 4, 5), keepdim=True) * 2 / math.prod(self.trained_grid)
         layer.kernel.div_(size.sqrt())
@@ -176,13 +179,13 @@ class FourierRecipe(Recipe):
             nn.init.normal_(layer.kernel2, std=0.02)
 
     def inputs(self, layer: Holder, query: Tensor | None, value: Tensor, layout: Layout | None) -> GridInputs:
-        """Templates on the grid, carried over from the trained one."""
+        """Templates on the grid of `layout`, resized from the trained grid."""
         prefix, grid = _known(layout)
         rows = _rows(layer, self.sizes, prefix)
         return GridInputs(resize_half_spectrum(working(layer.kernel), self.trained_grid, grid), rows, grid, value)
 
     def norm_to_store(self, layer: Holder) -> Tensor:
-        """L on the trained grid, of the Gram map that the variant iterates with."""
+        """L on the trained grid, for the Gram map that the variant's iteration uses."""
         if layer.variant.bound != "stored":
             return super().norm_to_store(layer)
         rows = _rows(layer, self.sizes, self.sizes.num_prefix_tokens or 0)
@@ -192,10 +195,10 @@ class FourierRecipe(Recipe):
         return dictionary.differentiable_lipschitz()
 
     def filtered(self, layer: Holder, y: Tensor, layout: Layout) -> Tensor:
-        """A second global filter on the image tokens of y, while prefix tokens pass; then the batch norm."""
+        """y after a second global filter on its image tokens, and then batch norm on all tokens."""
         prefix, grid = layout
         if y.shape[0] == 0 and not torch.compiler.is_compiling():
-            return layer.norm1(y)  # no FFT takes a batch without images
+            return layer.norm1(y)  # FFTs refuse a batch without images
         with full_precision(y):
             kernel = resize_half_spectrum(working(layer.kernel2), self.trained_grid, grid)
             spectrum = torch.view_as_complex(kernel)[:, 0, 0]
@@ -304,7 +307,7 @@ def _features(layer: Holder, query: Tensor | None, value: Tensor, static: Tensor
 
 
 def _prefix_rows(sizes: Sizes) -> int:
-    """How many rows there are for prefix tokens: one for each, or one that all share where their number is open."""
+    """The number of rows for prefix tokens: one for each, or one that all share if their number is open."""
     return 1 if sizes.num_prefix_tokens is None else sizes.num_prefix_tokens
 
 
@@ -319,10 +322,10 @@ def _reset_rows(layer: Holder, sizes: Sizes) -> None:
 
 
 def _rows(layer: Holder, sizes: Sizes, prefix: int) -> Tensor | None:
-    """R of `prefix` prefix tokens (C, p, T)."""
+    """R (C, p, T) for p = `prefix` prefix tokens, or None."""
     return _repeated(working(layer.rows), sizes, prefix) if _prefix_rows(sizes) else None
 
 
 def _repeated(rows: Tensor, sizes: Sizes, prefix: int) -> Tensor:
-    """The row that prefix tokens share, once for each of them, where their number is open."""
+    """The rows of `prefix` prefix tokens. If their number is open, the row that they share is repeated for each."""
     return rows.expand(*rows.shape[:-2], prefix, -1) if sizes.num_prefix_tokens is None else rows

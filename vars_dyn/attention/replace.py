@@ -20,7 +20,7 @@ __all__ = ["Replacement", "replace_attention"]
 
 _logger = logging.getLogger(__name__)
 
-#: What other attention layers do that a replacement would lose, by the attribute that shows it.
+#: What other attention layers do and a replacement cannot, by the attribute that shows it.
 _REFUSALS = {
     "relative_position_bias_table": "adds a relative position bias to its attention matrix",
     "rel_pos": "adds a relative position bias to its attention matrix",
@@ -70,11 +70,11 @@ class Replacement:
 def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
     """Put attention of a `kind` in place of every self-attention layer of a timm transformer; returns the same model.
 
-    Weights that carry over are kept: values and output projections always, queries (and keys) where the new attention
-    has them, and norms. Device, dtype, training mode, hooks of the layers and which parameters are frozen are kept too.
-    An input projection that changes its width loses its hooks, and some attention may be left alone: both are logged as
-    warnings. `model.attention_report`, a `Replacement`, lists what happened. The layers are told the token grid of
-    every pass (`follow_grid`).
+    The new layers keep the weights of values and output projections, those of queries and keys if they have them, and
+    norms. They also keep device, dtype, training mode, hooks, and which parameters are frozen. An input projection that
+    changes its width loses its hooks, and some attention layers may not be replaced. Both are logged as warnings.
+    `model.attention_report`, a `Replacement`, lists what happened. The layers are told the token grid of every pass
+    (`follow_grid`).
 
     Args:
         model: any model whose attention layers have timm's interface (timm.layers.Attention), or this package's.
@@ -83,7 +83,8 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
 
     Raises:
         ValueError: the kind is unknown, the model has no such layers (the message says what its attention does
-            instead), or the model is itself an attention layer and cannot be replaced in place. It is then unchanged.
+            instead), or the model is itself an attention layer and cannot be replaced in place. The model is then
+            unchanged.
     """
     _checks.choice("kind", kind, tuple(KINDS))
     if _is_ours_or_timms(model):
@@ -111,7 +112,7 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
     _logger.log(logging.WARNING if left else logging.INFO, "%s", report)
     follow_grid(model)
     for layer in new.values():
-        # A layer in a model must be told its grid. Only a layer that stands alone takes its tokens for a square.
+        # A layer in a model must be told its grid. Only a layer that stands alone assumes that its grid is a square.
         layer.token_grid = layer.token_grid or TokenGrid()
     return model
 
@@ -124,7 +125,7 @@ def _is_ours_or_timms(layer: nn.Module) -> bool:
 
 
 def _more(layer: Any) -> str | None:
-    """What a layer of timm's class, or of this package, has that cannot be carried over; None if nothing."""
+    """What a layer of timm's or this package's class does that a new layer cannot; None if there is no such thing."""
     if isinstance(layer, TokenMixer):
         return None
     if getattr(layer, "gate", None) is not None:  # older versions of timm have no gates
@@ -137,9 +138,9 @@ def _more(layer: Any) -> str | None:
 
 
 def _left_alone(model: nn.Module, found: dict[str, nn.Module]) -> dict[str, str]:
-    """Every attention layer of `model` that is not in `found`, by name, and why it is not.
+    """The names of the attention layers of `model` that are not in `found`, and why each is not.
 
-    Where one attention layer holds another, the innermost with parameters counts.
+    If one attention layer holds another, only the innermost one with parameters counts.
     """
     named = {
         name: layer
@@ -181,7 +182,7 @@ def _why(layer: nn.Module) -> str:
 def _on_grid(
     cls: type[TokenMixer], kwargs: dict[str, Any], model: nn.Module, name: str, layer: Any
 ) -> type[TokenMixer]:
-    """The class told the grid and the prefix tokens of the model, where the model says them and `kwargs` do not."""
+    """The class with the grid and prefix tokens of the model as defaults, if the model has them and `kwargs` do not."""
     grid, prefix = grid_of(model, name)
     if getattr(layer, "grid_size", None) is not None:
         grid, prefix = layer.grid_size, layer.num_prefix_tokens
@@ -191,7 +192,7 @@ def _on_grid(
 
 
 def _converted(old: Any, cls: type[TokenMixer]) -> TokenMixer:
-    """The new layer. It takes over the modules that both have, with their hooks, modes and flags."""
+    """The new layer. It takes over the modules that both layers have, with their hooks, modes and flags."""
     projection = old.v if hasattr(old, "v") else old.qkv
     norm = next((m for m in (getattr(old, name, None) for name in ("norm", "q_norm")) if _norms(m)), None)
     new = cls(
@@ -232,7 +233,10 @@ def _hooked_in_vain(projection: nn.Module | None, new: nn.Module) -> bool:
 
 
 def _rows(weight: Tensor, have: str, want: str, fresh: Tensor) -> Tensor:
-    """The rows of a projection onto `have` (of q, k, v) for one onto `want`; keys default to the queries'."""
+    """The rows of a projection onto `want`, letters of "qkv", from `weight`, a projection onto `have`.
+
+    Keys that `weight` lacks take the rows of its queries. Whatever else it lacks is taken from `fresh`.
+    """
     parts = dict(zip(have, weight.chunk(len(have)), strict=True))
     own = dict(zip(want, fresh.chunk(len(want)), strict=True))
     parts.setdefault("k", parts.get("q", own.get("k", fresh)))
@@ -244,6 +248,6 @@ def _norms(layer: nn.Module | None) -> bool:
 
 
 def _like(norm: nn.Module) -> Any:
-    """A constructor of norms of the kind and epsilon of `norm`."""
+    """A constructor of norms with the class and epsilon of `norm`."""
     epsilon = {"eps": norm.eps} if hasattr(norm, "eps") else {}
     return lambda width, **factory: type(norm)(width, **epsilon, **factory)

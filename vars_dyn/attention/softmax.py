@@ -15,7 +15,7 @@ __all__ = ["SoftmaxAttention"]
 class SoftmaxAttention(TokenMixer):
     """Multi-head softmax self-attention by PyTorch's fused kernel (Vaswani et al., 2017).
 
-    The arguments are TokenMixer's. Takes and gives (B, N, C); parameters are named as in timm's Attention.
+    The arguments are those of `TokenMixer`. Tokens are (B, N, C). Parameters have the names of timm's Attention.
     """
 
     def forward(
@@ -25,7 +25,7 @@ class SoftmaxAttention(TokenMixer):
         is_causal: bool = False,
         grid_size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "b n dim"]:
-        """Attend; `attn_mask` and `is_causal` as in scaled_dot_product_attention, `grid_size` is not used."""
+        """Attend. `attn_mask` and `is_causal` are as in scaled_dot_product_attention; `grid_size` is not used."""
         return self.project(self.merge_heads(self.heads(x, attn_mask, is_causal)))
 
     def heads(
@@ -39,7 +39,7 @@ class SoftmaxAttention(TokenMixer):
 
     @torch.no_grad()
     def attention_map(self, x: Float[Tensor, "b n dim"]) -> Float[Tensor, "b heads n"]:
-        """What each token receives from the average query: the attention matrix averaged over its rows."""
+        """The attention that each token receives from the average query: the attention matrix averaged over rows."""
         q, k, _ = self.split_heads(self.qkv(x))
         scores = self.q_norm(q) @ self.k_norm(k).mT * self.head_dim**-0.5
         return scores.softmax(-1).mean(-2)

@@ -1,4 +1,4 @@
-"""Solvers that run until time or a certificate says so: the neurons' ODE and its equilibrium."""
+"""Solvers without a fixed number of steps: the neurons' ODE, run to a given time, and its certified equilibrium."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Equilibrium", "Ode", "solver_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ode:
-    """The VARS neurons that solve the reconstruction, integrated from rest to a time; the code is their gated output.
+    """Integrate the VARS neurons that solve the reconstruction from rest to a time. The code is their gated output.
 
     Attributes:
         field: "sparse_recurrent" (Eq. 8-9) or "reduced" (Eq. 20-21).
         horizon: the time, in membrane time constants.
-        method: of `vars_dyn.integrate`; with rtol and atol its tolerances.
-        gap: a relative gap at which signals stop early; None: none does.
+        method: a method of `vars_dyn.integrate`; rtol and atol are its tolerances.
+        gap: the relative gap at which a signal stops early; None: no signal stops early.
         gradient: "backprop", "checkpoint" or "adjoint", or one of them with its settings.
     """
 
@@ -69,7 +69,8 @@ class Equilibrium:
 
     Attributes:
         tol: the relative gap to reach; None: 1e-8 in float64 and 1e-5 in float32.
-        gradient: "implicit", or "backprop", "checkpoint" or "adjoint" through the way there, or one with its settings.
+        gradient: "implicit", or "backprop", "checkpoint" or "adjoint" through the integration to the equilibrium, or
+            one of these with its settings.
     """
 
     tol: float | None = None
@@ -81,12 +82,12 @@ class Equilibrium:
         mode_for(self.gradient)
 
     def __call__(self, problem: SparseProblem) -> Tensor:
-        """The code at rest."""
+        """The code at the equilibrium."""
         return equilibrium(problem, gradient=self.gradient, tol=self.tol).code
 
 
 def solver_of(solver: str | Ode | Equilibrium, gradient: str | Mode | None) -> str | Ode | Equilibrium:
-    """The solver meant by a name or given with its settings, with `gradient` in place of its own where one is given."""
+    """The solver that `solver` names or is. If `gradient` is given, it replaces the solver's own."""
     if isinstance(solver, str):
         _checks.choice("solver", solver, (*UNROLLED, "ode", "equilibrium"))
         if solver in UNROLLED:

@@ -1,7 +1,7 @@
 """The token grid of each forward pass, from a model's patch embedding to its attention layers.
 
-A layer sees a sequence of tokens, and 144 of them may be 12 x 12 or 16 x 9. `follow_grid` hooks a model: the module
-that embeds the patches then tells the grid to the layers of the same pass.
+A layer sees only a sequence of tokens, and 144 of them may be 12 x 12 or 16 x 9. `follow_grid` therefore hooks a model,
+so that the module that embeds the patches tells the grid to the layers of the same pass.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class OnTokenGrid:
     Attributes:
         grid_size: the (H, W) that the layer was made for, or None.
         num_prefix_tokens: class and register tokens ahead of the image tokens, or None.
-        token_grid: the grid of each pass, from the model around (`follow_grid`); None where no model tells it.
+        token_grid: the grid of each pass, which the surrounding model tells (`follow_grid`); None if no model does.
     """
 
     grid_size: Grid | None = None
@@ -34,11 +34,11 @@ class OnTokenGrid:
     token_grid: TokenGrid | None = None
 
     def layout(self, tokens: int, grid_size: int | Grid | None = None) -> tuple[int, Grid]:
-        """(number of prefix tokens, (H, W)) of the `tokens` tokens of the present call.
+        """(number of prefix tokens, (H, W)) for a call with this number of `tokens`.
 
-        The grid is `grid_size` if given. Else it is the one that the model's patch embedding made in this pass. Outside
-        of a pass, or in a model that does not tell it, it is the layer's own, where None stands for a square. Raises
-        ValueError where the grid is not known or does not fit the number of tokens.
+        The grid is `grid_size` if given. Otherwise it is the one that the model's patch embedding made in this pass.
+        Outside of a pass, or in a model that does not tell it, it is the layer's own grid, where None stands for a
+        square. Raises ValueError if the grid is not known or does not fit the number of tokens.
         """
         followed, prefix = self.token_grid, self.num_prefix_tokens
         if followed is not None and prefix is None:
@@ -64,9 +64,9 @@ class OnTokenGrid:
 class TokenGrid:
     """The token grid of one model (or of one stage of it) in the forward pass under way, separate for each thread.
 
-    The patch embedding sets it for the pass. Checkpointing recomputes blocks in the backward pass, when another pass
-    may have been the last one, and perhaps in another thread. So the grid also travels with the tensors between the
-    blocks: the storage of a block's input identifies it for as long as the storage lives.
+    The patch embedding sets the grid for the pass. But checkpointing recomputes blocks in the backward pass, perhaps in
+    another thread and after another forward pass. So the grid is also kept for every tensor that enters or leaves a
+    block. The tensor's storage identifies it as long as the storage lives.
 
     Args:
         num_prefix_tokens: of the model, or None.
@@ -81,7 +81,7 @@ class TokenGrid:
         self._known: dict[StorageWeakRef, tuple[torch.Size, Grid]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has no pass under way."""
+        """The state of a copy, which has no pass under way."""
         return {"num_prefix_tokens": self.num_prefix_tokens}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -89,29 +89,29 @@ class TokenGrid:
         self._clear()
 
     def present(self) -> Grid | None:
-        """The grid of the pass, None if it is unknown or there is none."""
+        """The grid of the pass under way; None if the grid is unknown or no pass is under way."""
         block: Grid | None = getattr(self._pass, "block", None)
         grid: Grid | None = getattr(self._pass, "grid", None)
         return grid if block is None else block
 
     def in_pass(self) -> bool:
-        """Whether patches were embedded in the pass under way, on a grid or not."""
+        """Whether patches were already embedded in the pass under way, on a grid or not."""
         return bool(getattr(self._pass, "embedded", False))
 
     def _set(self, grid: Grid | None, embedded: bool = True) -> None:
         self._pass.grid, self._pass.block, self._pass.embedded = grid, None, embedded
 
-    # Hooks. They are bound methods, so that models with them are copied and pickled.
+    # The hooks are bound methods, so that models that have them can be copied and pickled.
 
     def begin(self, module: nn.Module, args: Any) -> None:
-        """Before the whole model: keep the state of a pass around this one."""
+        """Before the whole model: put aside the state of an outer pass, if there is one."""
         state = self._pass
         before = (getattr(state, "grid", None), getattr(state, "block", None), getattr(state, "embedded", False))
         state.around = (*getattr(state, "around", ()), before)
         self._set(None, embedded=False)
 
     def end(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After the whole model, however it ended."""
+        """After the whole model, even if it raised an error."""
         state = self._pass
         *around, (grid, block, embedded) = getattr(state, "around", ()) or ((None, None, False),)
         self._set(grid, embedded)
@@ -134,7 +134,7 @@ class TokenGrid:
         self.num_prefix_tokens = pair[1].shape[1]
 
     def entered_mobilevit(self, module: Any, args: Any) -> None:
-        """Before a MobileViT block. It cuts its map into patches, and equal places in all patches are a sequence."""
+        """Before a MobileViT block. It cuts its map into patches; equal places in all patches form a sequence."""
         (height, width), (down, across) = _sides(args[0]), module.patch_size
         self._set((-(-height // down), -(-width // across)))
 
@@ -150,13 +150,13 @@ class TokenGrid:
             self._remember(x, getattr(state, "grid", None))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After a module that holds a layer, however it ended."""
+        """After a module that holds a layer, even if it raised an error."""
         if _has_identity(output):
             self._remember(output, self.present())
         self._pass.block = None
 
     def finish(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After the last of them: where the model's methods are called one by one, nothing else ends the pass."""
+        """After the last module that holds a layer. It ends the pass if the model's methods are called one by one."""
         self._set(None, embedded=False)
 
     def _find(self, x: Tensor) -> Grid | None:
@@ -167,7 +167,7 @@ class TokenGrid:
         if grid is None:
             return
         with self._lock:
-            # A key keeps its storage's address reserved, so that no other storage can be taken for it.
+            # A key keeps the address of its storage reserved, so that no other storage can get the same address.
             self._known[StorageWeakRef(x.untyped_storage())] = (x.shape, grid)
             if len(self._known) > self._purge_at:
                 self._known = {key: value for key, value in self._known.items() if not key.expired()}
@@ -179,9 +179,9 @@ def follow_grid(model: nn.Module) -> nn.Module:
 
     `replace_attention` and the models of this project call it themselves. Call it for a model that was built with an
     attention class, such as timm's `VisionTransformer(attn_layer=...)`. The grid comes from the module that embeds the
-    patches: `patch_embed`, or `embeds` of timm's NaFlexVit, the stages of PiT, the blocks of MobileViT. Layers without
-    such a module around them use their own `grid_size`, and so do those of a model that gives every call its grid
-    (`passes_grid`). Calling it again is harmless.
+    patches: `patch_embed`, `embeds` in timm's NaFlexVit, the stages of PiT, or the blocks of MobileViT. A layer that no
+    such module serves uses its own `grid_size`. So does a layer of a model that passes the grid to every call
+    (`passes_grid`). Calling the function again is harmless.
     """
     modules: dict[str, Any] = dict(model.named_modules())
     last: dict[int, tuple[TokenGrid, nn.Module]] = {}
@@ -204,7 +204,7 @@ def follow_grid(model: nn.Module) -> nn.Module:
 
 
 def grid_of(model: nn.Module, name: str) -> tuple[Grid | None, int | None]:
-    """(grid, number of prefix tokens) that the model around the layer called `name` is made for; None where unknown."""
+    """The (grid, number of prefix tokens) for which the model around the layer `name` is made; None if unknown."""
     for path in _ancestors(name):
         module: Any = model.get_submodule(path)
         grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
@@ -224,7 +224,7 @@ def _ancestors(name: str) -> Iterator[str]:
 
 
 def _stage(module: Any) -> str | None:
-    """The name "pit" or "mobilevit" for a stage of that family, which has a grid of its own; else None."""
+    """The family, "pit" or "mobilevit", of a stage that has its own grid; None for any other module."""
     if not isinstance(module, nn.Module):
         return None
     if all(hasattr(module, name) for name in ("conv_kxk", "transformer", "patch_size", "patch_area")):
@@ -235,7 +235,7 @@ def _stage(module: Any) -> str | None:
 
 
 def _follow(module: Any, root: nn.Module) -> TokenGrid | None:
-    """The `TokenGrid` of `module`, hooked to the part that makes the grid; None if no part of it does."""
+    """The `TokenGrid` of `module`, hooked to the part that makes the grid; None if no part makes one."""
     stage = _stage(module)
     embed = getattr(module, "patch_embed", None)
     if not isinstance(embed, nn.Module):
@@ -277,7 +277,7 @@ def _sides(image: Tensor, channels_last: bool = False) -> Grid:
 
 
 def _embedded_grid(module: Any, args: Any, output: Any) -> Grid | None:
-    """The grid of a patch embedding's output: a map, tokens of an image, or either with the grid beside it."""
+    """The grid of a patch embedding's output, which is a map or tokens, with or without the grid beside it."""
     if isinstance(output, (tuple, list)):
         if len(output) < 2:
             return _embedded_grid(module, args, output[0]) if output else None
@@ -295,7 +295,7 @@ def _embedded_grid(module: Any, args: Any, output: Any) -> Grid | None:
 
 
 def _has_identity(x: Any) -> bool:
-    """Whether `x` is a tensor that is known by its storage: in eager mode and under no transform."""
+    """Whether `x` is a tensor whose storage identifies it, that is in eager mode and under no transform."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, nn.Parameter)

@@ -23,24 +23,24 @@ _OPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to build a VARS layer. The defaults are the paper's; `Variant.released` gives the released code's.
+    """One way to build a VARS layer. The defaults are the paper's. `Variant.released` gives those of the released code.
 
     Attributes:
-        threshold: the gate. "soft" is Eq. 9's; "gelu" is sgn(u) gelu(|u| - theta), which stands for no penalty.
+        threshold: the gate. "soft" is Eq. 9's; "gelu" is sgn(u) gelu(|u| - theta), which belongs to no penalty.
         start: where the iteration starts. "encode": at P^T x (Sec. 3.3); "threshold": at its threshold.
         bound: L of the step 1/L. "spectral": the largest eigenvalue of P^T P (Eq. 12; for a convolution, a tight bound
-            on it); "row_sum": max_i sum_j |G_ij|, which can be exported, as it needs no eigenvalues;
+            on it); "row_sum": max_i sum_j |G_ij|, which needs no eigenvalues and so can be exported;
             "row_sum_plus_one": that plus 1; "stored": a buffer, refreshed by `VarsAttention.update_bound`.
         differentiate_bound: whether gradients flow through L.
         learned_metric: learned scalars on lam and L, and a learned matrix K in K G K, as in LISTA.
-        static: the learned dictionary. "conv": a convolution with small kernels; "full": as large as the token grid, by
-            FFT where it stands alone, a free matrix per head beside a dynamic one.
+        static: the learned dictionary. "conv": a convolution with small kernels; "full": templates as large as the
+            token grid, applied by FFT if the dictionary stands alone, or as a matrix per head beside a dynamic one.
         output_filter: a second learned global filter and batch norm between the reconstruction and the projection.
-        half_spectrum_gram: multiply the half-spectra K conj(K) as stored. In the DC and Nyquist columns that is not
-            P^T P.
+        half_spectrum_gram: multiply by K conj(K) of the half-spectra as stored. In the DC and Nyquist columns this
+            differs from P^T P.
         normalize_atoms: L2-normalise atoms (features and free matrices over tokens, small kernels over their pixels).
-        lam: weight of the penalty where the layer is not given one.
-        num_steps: iterations where the layer is not given a number.
+        lam: weight of the penalty, for a layer that is given none.
+        num_steps: number of iterations, for a layer that is given none.
     """
 
     threshold: Literal["soft", "gelu"] = "soft"
@@ -87,12 +87,12 @@ class Variant:
 
     @property
     def has_paper_steps(self) -> bool:
-        """Whether the iteration and its atoms are the paper's, whatever lam, the steps' number and the static part."""
+        """Whether the iteration and its atoms are the paper's. lam, num_steps and the static part may differ."""
         return dataclasses.replace(self, static="conv", lam=0.3, num_steps=3) == Variant()
 
     @property
     def solves_problem(self) -> bool:
-        """Whether the iteration's fixed points solve a sparse reconstruction, which then has a certificate."""
+        """Whether fixed points of the iteration solve a sparse reconstruction, so that there is a certificate."""
         return self.threshold == "soft" and not self.learned_metric
 
     def check_problem(self) -> None:
@@ -104,7 +104,7 @@ class Variant:
             )
 
     def fitting(self, dictionary: str) -> Variant:
-        """The variant itself if it can be built for `dictionary`; ValueError with the reason otherwise."""
+        """The variant itself if it can be built for `dictionary`. Otherwise raises ValueError with the reason."""
         fourier = dictionary == "static" and self.static == "full"
         for name, wanted in (("output_filter", True), ("half_spectrum_gram", True), ("bound", "stored")):
             if getattr(self, name) == wanted and not fourier:
@@ -122,7 +122,7 @@ class Variant:
 
 
 def variant_of(variant: str | Variant, dictionary: str) -> Variant:
-    """The Variant meant by "paper", "released" or a Variant, checked against `dictionary`."""
+    """The Variant for "paper", "released" or a Variant, checked against `dictionary`."""
     if isinstance(variant, Variant):
         return dataclasses.replace(variant).fitting(dictionary)
     _checks.choice("variant", variant, ("paper", "released"))

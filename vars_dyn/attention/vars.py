@@ -37,9 +37,9 @@ class VarsAttention(TokenMixer, Holder):
         num_heads: number of heads; a dynamic dictionary is one per head.
         qkv_bias: whether the input projection has a bias.
         dictionary: "dynamic", "static" or "static+dynamic".
-        grid_size: (H, W) of the image tokens that the layer is made for; None: a square. Other grids are fine where
-            they are told, with a call or by the model around (`follow_grid`): small kernels move over them, full-size
-            templates are interpolated from `grid_size`, which they want.
+        grid_size: (H, W) of the image tokens that the layer is made for; None: a square. Another grid can be given with
+            a call or by the surrounding model (`follow_grid`). Small kernels then move over that grid. Full-size
+            templates, which require `grid_size`, are resized.
         lam: weight of the penalty; None: the variant's (0.3 in the paper's form).
         num_steps: iterations; None: the variant's (3 in the paper's form).
         solver: "ista" (the paper's k steps) or "fista" (with momentum), unrolled; "ode": Eq. 8-9 integrated to a time;
@@ -48,8 +48,8 @@ class VarsAttention(TokenMixer, Holder):
             "implicit"), by name or with settings (`vars_dyn.integration.gradients`); None: the solver's own. Unrolled
             steps are backpropagated through.
         variant: "paper", "released", or a `Variant`, which names every choice between the two.
-        num_prefix_tokens: class and register tokens ahead of the image tokens, each a further row of a static
-            dictionary; None: what the grid leaves over, and all share one row.
+        num_prefix_tokens: number of class and register tokens ahead of the image tokens, each of which has a row of its
+            own in a static dictionary; None: all tokens that the grid leaves over, which share one row.
         feature_ratio: random features per head and head dimension.
         templates: templates per channel of a static dictionary.
         kernel_size: side of its kernels, odd.
@@ -116,7 +116,7 @@ class VarsAttention(TokenMixer, Holder):
 
     @torch.no_grad()
     def update_bound(self, momentum: float = 0.1) -> None:
-        """Move the stored L towards the present dictionary's, as the released code does every 100 training steps."""
+        """Move the stored L towards that of the current dictionary, as the released code does every 100 steps."""
         present = self.recipe.norm_to_store(self)
         self.L.lerp_(present.to(self.L), momentum)
 
@@ -135,7 +135,7 @@ class VarsAttention(TokenMixer, Holder):
         is_causal: bool = False,
         grid_size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "b n dim"]:
-        """Reconstruct; `grid_size` is this input's grid where it differs from the layer's. Masks raise ValueError."""
+        """Reconstruct. `grid_size` is the grid of x if it differs from the layer's. Masks raise ValueError."""
         refuse_mask(self, attn_mask, is_causal)
         y = self.merge_heads(self.heads(x, grid_size))
         if self.variant.output_filter:
@@ -145,7 +145,7 @@ class VarsAttention(TokenMixer, Holder):
     def heads(
         self, x: Float[Tensor, "b n dim"], grid_size: tuple[int, int] | None = None
     ) -> Float[Tensor, "b heads n c"]:
-        """P a per head, before heads are merged, filtered and projected; NaN for an image whose tokens are."""
+        """P a per head, before heads are merged, filtered and projected. An image with NaN tokens gives NaN."""
         if not torch.compiler.is_compiling():
             if x.shape[0] == 0:
                 return self._no_heads(x, grid_size)
@@ -166,7 +166,7 @@ class VarsAttention(TokenMixer, Holder):
             return self.recipe.inputs(self, self.q_norm(queries[0]) if queries else None, value, layout)
 
     def _no_heads(self, x: Tensor, grid_size: tuple[int, int] | None) -> Tensor:
-        """`heads` of a batch without images; what it depends on has a gradient, of zero."""
+        """`heads` for a batch without images. All parameters get a gradient of zero."""
         if self.recipe.on_grid:
             self.layout(x.shape[1], grid_size)
         *_, v = self.split_heads(self._projected(x))
@@ -174,12 +174,12 @@ class VarsAttention(TokenMixer, Holder):
 
     @torch.no_grad()
     def _finite(self, x: Tensor) -> Tensor:
-        """For which images a problem can be posed at all, (B,)."""
+        """Which images have only finite numbers, so that a problem can be posed, (B,)."""
         return self._projected(x).isfinite().flatten(1).all(1)
 
     @property
     def steps(self) -> Steps:
-        """How the layer finds codes, as it is set at present."""
+        """How the layer finds codes, from its current settings."""
         metric = Metric(self.learned_k, self.learned_lam, self.learned_L) if self.variant.learned_metric else None
         stored = self.L if self.variant.bound == "stored" else None
         return Steps(self.lam, self.num_steps, self.solver, self.variant, metric, stored, self.attn_drop)
@@ -213,7 +213,7 @@ class VarsAttention(TokenMixer, Holder):
             return self.by_head(dictionary.decode(code))
 
     def by_head(self, value: Tensor) -> Float[Tensor, "b heads c size"]:
-        """Signals or codes of a reconstruction with one shape for every kind of dictionary."""
+        """Signals or codes of a reconstruction, in the same shape for every kind of dictionary."""
         return plain.by_head(value)
 
     def extra_repr(self) -> str:

@@ -14,14 +14,14 @@ __all__ = ["TokenDictionary"]
 class TokenDictionary(Dictionary):
     """A batched dictionary for layers: flat signals (N,), flat codes (d',), and bounds that gradients flow through.
 
-    Values are not inspected, so that a layer neither waits for the GPU nor breaks a graph.
+    Methods do not inspect values, so that a layer neither waits for the GPU nor breaks a compiled graph.
     """
 
     @abstractmethod
     def differentiable_lipschitz(self) -> Tensor:
         """L, the largest eigenvalue of P^T P or a tight bound on it, of shape `batch_shape`.
 
-        Unlike `lipschitz`, it is part of the autograd graph, and it is not raised by what rounding may take off it.
+        Unlike `lipschitz`, it is part of the autograd graph, and it has no margin added for rounding.
         """
 
     @abstractmethod

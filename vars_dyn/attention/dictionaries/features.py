@@ -18,7 +18,7 @@ from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, rounded
 
 __all__ = ["FeatureDictionary", "feature_count"]
 
-#: The most features of a head. More make a Gram matrix of terabytes.
+#: The most features of a head. With more, its Gram matrix would take terabytes.
 _MOST_FEATURES = 2**20
 
 
@@ -34,13 +34,13 @@ def feature_count(head_dim: int, feature_ratio: float) -> int:
 
 
 class FeatureDictionary(TokenDictionary, DenseDictionary):
-    """Phi(X) of shape (*batch, N, m), and beside it a static matrix (*tail, N, m') where there is one: P = [Phi, S].
+    """P = [Phi, S]: features Phi(X) of shape (*batch, N, m) and an optional static matrix S (*tail, N, m').
 
-    A layer applies G many times: so the m x m Gram matrix is formed once, its static-static block once for all images.
-    Nothing is N x N.
+    A layer applies G many times, so the Gram matrix of all atoms is formed only once. Its block of S alone is formed
+    once for all images. No matrix is N x N.
 
-    With `channels`, each batch element stands for that many elements, one per channel and with one signal each, and
-    batch_shape is (*batch, channels). So it can be joined with a dictionary that differs from channel to channel.
+    With `channels`, each batch element stands for that many elements: one per channel, each with one signal. Then
+    batch_shape is (*batch, channels), so that the dictionary can be joined with one that differs between channels.
     """
 
     def __init__(

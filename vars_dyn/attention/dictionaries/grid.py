@@ -1,4 +1,4 @@
-"""Learned dictionaries on a token grid, one set of templates per channel, with prefix tokens as further rows of P.
+"""Learned dictionaries on a token grid. Each channel has its own templates, and prefix tokens are further rows of P.
 
 A signal is one channel over p prefix tokens and H x W image tokens. A code holds a map a_m over the grid for each of
 T templates m. On the grid P is a convolution. At prefix token t, (P a)_t = sum_m R_tm mean(a_m). `encode` is the exact
@@ -31,8 +31,8 @@ class GridDictionary(TokenDictionary):
         kernel: templates of G channels, (G, T, ...).
         rows: R of shape (G, p, T), or None without prefix tokens.
         grid_size: (H, W).
-        batch_shape: its elements are the channels, repeated for every image. The product of the batch shape is a
-            multiple of G, and element i has channel i mod G.
+        batch_shape: the channels, repeated for every image. Its product is a multiple of G, and batch element i has
+            channel i mod G.
 
     Signals are (*batch_shape, n, p + H W) and codes (*batch_shape, n, T H W), template by template.
     """
@@ -111,7 +111,7 @@ class GridDictionary(TokenDictionary):
     def differentiable_lipschitz(self) -> Tensor:
         """A tight bound on the largest eigenvalue of P^T P, of shape `batch_shape`; differentiable.
 
-        The grid's and the prefix rows' own, summed: |P|^2 <= |P_grid|^2 + |R|^2 / (H W).
+        It is the sum of the bounds for the grid and for the prefix rows: |P|^2 <= |P_grid|^2 + |R|^2 / (H W).
         """
         value = self._lipschitz_grid()
         if self.rows is not None:
@@ -137,7 +137,7 @@ class GridDictionary(TokenDictionary):
 
 
 class TokenConvDictionary(GridDictionary):
-    """Small kernels: on the grid, P^T is the zero-padded depth-wise convolution with `kernel` (G, T, kh, kw).
+    """Small kernels. On the grid, P^T is the zero-padded depth-wise convolution with `kernel` (G, T, kh, kw).
 
     kh and kw are odd.
     """
@@ -153,8 +153,9 @@ class TokenConvDictionary(GridDictionary):
         return F.conv_transpose2d(a.flatten(1, 2), weight, padding=padding, groups=self.channels)
 
     def _lipschitz_grid(self) -> Tensor:
-        # The zero-padded convolution is the periodic one on a torus with room for the kernels, restricted to the grid.
-        # So the largest entry of the power spectrum bounds L, and the derivative needs that frequency alone.
+        # The zero-padded convolution is a restriction to the grid of the periodic one on a torus that has room
+        # for the kernels. So the largest entry of the torus's power spectrum bounds L, and the derivative needs only the
+        # frequency of that entry.
         kh, kw = self.kernel.shape[-2:]
         down, across = self._frequencies()
         with torch.no_grad():
@@ -165,7 +166,7 @@ class TokenConvDictionary(GridDictionary):
         return (self.kernel.flatten(-2) @ waves).square().sum((0, -2, -1))
 
     def _frequencies(self) -> tuple[Tensor, Tensor]:
-        """Radians per row and per column of the torus's waves; the other half has the same power."""
+        """Radians per row and per column of half of the torus's waves; the other half has the same power."""
         sides = [side + k - 1 for side, k in zip(self.grid_size, self.kernel.shape[-2:], strict=True)]
         whole, half = (
             torch.arange(count, dtype=torch.float64, device=self.kernel.device)
@@ -174,7 +175,10 @@ class TokenConvDictionary(GridDictionary):
         return 2 * math.pi * whole / sides[0], 2 * math.pi * half / sides[1]
 
     def _autocorrelation(self) -> Tensor:
-        """sum over templates of sum_p k(p) k(p + lag), (G, lags): lags down from 1 - kh, then across from 1 - kw."""
+        """The kernels' autocorrelation sum_p k(p) k(p + lag), summed over templates, (G, lags).
+
+        Lags go down from 1 - kh, and for each of these across from 1 - kw.
+        """
         (kh, kw), kernel = self.kernel.shape[-2:], self.kernel.flatten(-2)
         down, across = (torch.arange(k, device=kernel.device) for k in (kh, kw))
         rows = (down - down[:, None] + kh - 1)[:, None, :, None]
@@ -188,17 +192,17 @@ class TokenConvDictionary(GridDictionary):
 
 
 def _turns(rows: range, columns: range, down: Tensor, across: Tensor) -> Tensor:
-    """Radians at places rows x columns of the waves of frequencies down x across, (places, waves)."""
+    """Phases in radians, (places, waves), at places `rows` x `columns`, of waves with frequencies `down` x `across`."""
     places = [torch.tensor(side, dtype=down.dtype, device=down.device) for side in (rows, columns)]
     by_row, by_column = torch.outer(places[0], down), torch.outer(places[1], across)
     return (by_row[:, None, :, None] + by_column[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
 class TokenFourierDictionary(GridDictionary):
-    """Templates as large as the grid: on it, P^T multiplies by `kernel`, half-spectra (G, T, 1, H, W // 2 + 1, 2).
+    """Templates as large as the grid. P^T multiplies spectra by `kernel`, half-spectra (G, T, 1, H, W // 2 + 1, 2).
 
-    The last dimension holds real and imaginary part. Half-spectra that are not Hermitian in their DC and Nyquist
-    columns act by their Hermitian part, as the inverse FFT ignores the rest.
+    The last dimension holds the real and the imaginary part. If half-spectra are not Hermitian in their DC and Nyquist
+    columns, only their Hermitian part has an effect, because the inverse FFT ignores the rest.
     """
 
     def spectrum(self) -> Tensor:
@@ -214,9 +218,9 @@ class TokenFourierDictionary(GridDictionary):
         return torch.fft.irfft2(spectrum, s=self.grid_size)
 
     def half_spectrum_gram(self, a: Tensor) -> Tensor:
-        """The released code's stand-in for P^T P: on the grid, a product with the half-spectra's K conj(K) as stored.
+        """The map that the released code uses in place of P^T P: on the grid, it multiplies by K conj(K) as stored.
 
-        The two differ where K is not Hermitian in the DC and Nyquist columns.
+        The two maps differ if the half-spectra K are not Hermitian in the DC and Nyquist columns.
         """
         n = a.shape[-2]
         code = self._by_channel(a).unflatten(-1, (self.templates, *self.grid_size))
@@ -227,11 +231,11 @@ class TokenFourierDictionary(GridDictionary):
         return self._by_element(gram.flatten(2), n)
 
     def half_spectrum_lipschitz(self) -> Float[Tensor, " channels"]:
-        """The largest eigenvalue of `half_spectrum_gram`'s blocks K conj(K) over all frequencies, per channel."""
+        """For each channel, the largest eigenvalue over all frequencies of the blocks K conj(K) of that map."""
         return self.spectrum().abs().square().sum(1).flatten(1).amax(-1)
 
     def _hermitian_power(self) -> Tensor:
-        """sum over templates of |K|^2, of the Hermitian parts of the half-spectra, (G, H, W // 2 + 1)."""
+        """|K|^2 of the Hermitian parts of the half-spectra, summed over templates, (G, H, W // 2 + 1)."""
         kernels = torch.fft.irfft2(self.spectrum(), s=self.grid_size)
         return torch.view_as_real(torch.fft.rfft2(kernels)).square().sum((1, -1))
 
@@ -239,7 +243,7 @@ class TokenFourierDictionary(GridDictionary):
         return self._hermitian_power().flatten(1).amax(-1)
 
     def _rounding(self) -> Rounding:
-        """As a `FourierDictionary`'s, the spectra's largest entries bounding the atoms' norms."""
+        """As for a `FourierDictionary`. The spectra's largest entries bound the atoms' norms."""
         norms = self.spectrum().detach().abs().amax((-3, -2, -1))
         if self.rows is not None:
             norms = norms + torch.linalg.vector_norm(self.rows.detach(), dim=(-2, -1))

@@ -13,10 +13,10 @@ __all__ = ["resize_half_spectrum", "resize_token_rows"]
 def resize_half_spectrum(
     spectrum: Float[Tensor, "*lead h v complex"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "*lead h2 v2 complex"]:
-    """The half-spectra (H, W // 2 + 1, real and imaginary part) of transfer functions, from an `old` to a `new` grid.
+    """Half-spectra (H, W // 2 + 1, real and imaginary part) of transfer functions, moved from an `old` to a `new` grid.
 
-    Frequencies are counted in cycles per image. Those that both grids hold keep their value, and those that only the
-    new one holds are zero. The operator then acts on a band-limited image as before, and its norm does not grow.
+    Frequencies are counted in cycles per image. Those that both grids hold keep their value. Those that only the new
+    grid holds are zero. The operator then acts on a band-limited image as before, and its norm does not grow.
     """
     if old == new:
         return spectrum
@@ -30,7 +30,7 @@ def resize_half_spectrum(
 def resize_token_rows(
     matrix: Float[Tensor, "*lead n m"], num_prefix_tokens: int, old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "*lead n2 m"]:
-    """The rows of a tokens x atoms matrix, bicubically interpolated over the grid; prefix rows are kept as they are."""
+    """A tokens x atoms matrix whose grid rows are interpolated bicubically; its prefix rows are kept as they are."""
     if old == new:
         return matrix
     prefix, grid = matrix.split([num_prefix_tokens, old[0] * old[1]], dim=-2)

@@ -13,7 +13,7 @@ Grid = tuple[int, int]
 
 
 def grid_pair(grid_size: int | tuple[int, int] | None) -> Grid | None:
-    """`grid_size` as (H, W), an integer standing for a square; ValueError for anything else."""
+    """`grid_size` as (H, W). An integer stands for a square. Anything else but a pair or None raises ValueError."""
     if grid_size is None:
         return None
     pair = (grid_size, grid_size) if isinstance(grid_size, int) else grid_size
@@ -25,8 +25,8 @@ def grid_pair(grid_size: int | tuple[int, int] | None) -> Grid | None:
 def exact_layout(tokens: int, num_prefix_tokens: int | None, grid: Grid) -> tuple[int, Grid]:
     """(number of prefix tokens, `grid`) of a sequence of `tokens` tokens on a grid that is known.
 
-    With num_prefix_tokens=None, all tokens that the grid leaves over are prefix tokens. Raises ValueError if the tokens
-    do not fit, for example where patches were dropped.
+    With num_prefix_tokens=None, all tokens that do not fit on the grid are prefix tokens. Raises ValueError if the
+    numbers do not fit, for example because patches were dropped.
     """
     rest = tokens - grid[0] * grid[1]
     if rest < 0 or (num_prefix_tokens is not None and rest != num_prefix_tokens):
@@ -35,10 +35,10 @@ def exact_layout(tokens: int, num_prefix_tokens: int | None, grid: Grid) -> tupl
 
 
 def grid_tokens(tokens: int, num_prefix_tokens: int | None, grid: Grid | None) -> tuple[int, Grid]:
-    """(number of prefix tokens, (H, W)) of a sequence of `tokens` tokens where only the layer's own `grid` is known.
+    """(number of prefix tokens, (H, W)) of a sequence of `tokens` tokens if only the layer's own `grid` is known.
 
     None stands for a square. With num_prefix_tokens=None the grid is the largest that the tokens allow, and the tokens
-    left over are prefix tokens; a given `grid` has to be that largest one. Raises ValueError if the tokens do not fit.
+    left over are prefix tokens. A given `grid` has to be that largest one. Raises ValueError if the tokens do not fit.
     """
     if grid is not None and num_prefix_tokens is not None:
         return exact_layout(tokens, num_prefix_tokens, grid)

@@ -16,9 +16,9 @@ __all__ = ["TokenUnion"]
 
 
 class TokenUnion(TokenDictionary, UnionDictionary):
-    """P = [Phi, S] per channel, codes flat: m features, then templates x positions.
+    """P = [Phi, S] for each channel. A flat code holds m features, then templates x positions.
 
-    The parts have one batch shape, (B, heads, channels), which is not checked.
+    Both parts must have the batch shape (B, heads, channels). This is not checked.
     """
 
     parts: tuple[FeatureDictionary, GridDictionary]
@@ -29,7 +29,7 @@ class TokenUnion(TokenDictionary, UnionDictionary):
         self.code_shape = (features.code_size + static.code_size,)
 
     def differentiable_lipschitz(self) -> Tensor:
-        """The sum of the parts' own, which bounds P's: |P|^2 <= |Phi|^2 + |S|^2; differentiable."""
+        """The sum of the parts' values, a bound because |P|^2 <= |Phi|^2 + |S|^2; differentiable."""
         return self.parts[0].differentiable_lipschitz() + self.parts[1].differentiable_lipschitz()
 
     def row_sum(self) -> Tensor:

@@ -39,7 +39,7 @@ def on_tokens(
 def on_grid(
     tokens: Tensor, kernel: Tensor, rows: Tensor | None, norm: Tensor, grid: Grid, lam: float, num_steps: int
 ) -> Tensor:
-    """P a of tokens (B, N, C) for small kernels and the paper's steps with L = `norm` (C,), as a function of tensors."""
+    """P a of tokens (B, N, C) for small kernels and the paper's steps at L = `norm` (C,), as a function of tensors."""
     signal = tokens.mT.unsqueeze(-2)
     dictionary = TokenConvDictionary(kernel, rows, grid, signal.shape[:-2])
     b = dictionary.encode(signal)

@@ -28,7 +28,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def suit(q: Tensor, projection: Tensor, v: Tensor) -> bool:
-    """Whether the kernels take these tensors: in eager mode, on a GPU that runs Triton, of sizes and dtypes that fit."""
+    """Whether the kernels take these tensors: in eager mode, on a GPU that runs Triton, of fitting sizes and dtypes."""
     if torch.compiler.is_compiling():
         return False
     device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
