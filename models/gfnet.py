@@ -158,7 +158,7 @@ class GlobalFilterNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw positions and linear layers as GFNet does, from a truncated normal of deviation 0.02; biases are zero."""
+        """Draw positions and linear layers from a truncated normal of deviation 0.02, biases zero, as GFNet does."""
         trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -154,7 +154,7 @@ class TokenConvDictionary(GridDictionary):
 
     def _lipschitz_grid(self) -> Tensor:
         # The zero-padded convolution is a restriction to the grid of the periodic one on a torus that has room
-        # for the kernels. So the largest entry of the torus's power spectrum bounds L, and the derivative needs only the
+        # for the kernels. So the largest entry of the torus's power spectrum bounds L. The derivative needs only the
         # frequency of that entry.
         kh, kw = self.kernel.shape[-2:]
         down, across = self._frequencies()
