@@ -24,8 +24,8 @@ from vars_dyn.attention import KINDS, attention_class
 
 __all__ = ["BASELINES", "Cost", "cost_of", "table"]
 
-#: The baselines' published (parameters in millions, GFLOPs). DeiT: Touvron et al., ICML 2021; GFNet:
-#: Rao et al., NeurIPS 2021, and its repository's README; RVT: Mao et al., CVPR 2022.
+#: The baselines' published (parameters in millions, GFLOPs). DeiT: Touvron et al., ICML 2021; GFNet: Rao et al.,
+#: NeurIPS 2021, and its repository's README; RVT: Mao et al., CVPR 2022.
 BASELINES = {
     "vars_deit_tiny": (5, 1.3),
     "vars_deit_small": (22, 4.6),

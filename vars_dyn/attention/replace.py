@@ -125,7 +125,7 @@ def _is_ours_or_timms(layer: nn.Module) -> bool:
 
 
 def _more(layer: Any) -> str | None:
-    """What a layer of timm's or this package's class does that a new layer cannot; None if there is no such thing."""
+    """What keeps a layer of timm's or of this package's class from being replaced; None if nothing does."""
     if isinstance(layer, TokenMixer):
         return None
     if getattr(layer, "gate", None) is not None:  # older versions of timm have no gates
@@ -221,7 +221,7 @@ def _converted(old: Any, cls: type[TokenMixer]) -> TokenMixer:
     for name in ("proj", "proj_drop", "attn_drop", "norm", "q_norm", "k_norm"):
         if hasattr(new, name) and hasattr(old, name):
             setattr(new, name, getattr(old, name))
-    for name in _HOOKS:  # the same dictionaries, so that the handles of hooks still remove them
+    for name in _HOOKS:  # the old layer's own dictionaries, so that the handles of hooks can still remove them
         new.__dict__[name] = old.__dict__[name]
     return new
 

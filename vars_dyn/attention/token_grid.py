@@ -156,7 +156,10 @@ class TokenGrid:
         self._pass.block = None
 
     def finish(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After the last module that holds a layer. It ends the pass if the model's methods are called one by one."""
+        """After the last module that holds a layer: end the pass.
+
+        If the model's methods are called one by one, nothing else ends it.
+        """
         self._set(None, embedded=False)
 
     def _find(self, x: Tensor) -> Grid | None:
@@ -295,7 +298,7 @@ def _embedded_grid(module: Any, args: Any, output: Any) -> Grid | None:
 
 
 def _has_identity(x: Any) -> bool:
-    """Whether `x` is a tensor whose storage identifies it, that is in eager mode and under no transform."""
+    """Whether `x` is a tensor that its storage identifies. It is one in eager mode and under no transform."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, nn.Parameter)

@@ -92,7 +92,7 @@ class FeatureDictionary(TokenDictionary, DenseDictionary):
         return a @ self.gram_matrix()
 
     def differentiable_lipschitz(self) -> Tensor:
-        """The largest eigenvalue of G, of shape `batch_shape`; differentiable, and NaN where G is not finite."""
+        """The largest eigenvalue of G, of shape `batch_shape`; differentiable. It is NaN if G is not finite."""
         return self._per_element(largest_eigenvalue(self.gram_matrix()))
 
     def row_sum(self) -> Tensor:

@@ -137,7 +137,7 @@ def _images(batch: int, heads: int) -> Iterator[slice]:
 def _with_static(
     gram: Tensor, drive: Tensor, features: Tensor, scale: Tensor, static: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """G and b of [Phi, S] from those of Phi; the block S^T S is formed once for all images."""
+    """G and b of [Phi, S] from those of Phi. The block S^T S is formed once for all images."""
     m, size = gram.shape[-1], gram.shape[-1] + static.shape[-1]
     whole, both = gram.new_empty(len(gram), size, size), drive.new_empty(*drive.shape[:-1], size)
     whole[:, :m, :m], both[..., :m] = gram, drive

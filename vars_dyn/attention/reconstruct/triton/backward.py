@@ -105,7 +105,7 @@ def _through(unit, f, own, v, grad, w, small, PRODUCTS: tl.constexpr):
 @triton.jit
 @no_type_check
 def _store(outputs, rows, sizes, unit, norm, grad_unit, grad_v, C: tl.constexpr):
-    """Write the derivatives in v and in q; the one in q is `grad_unit` led back through the normalisation."""
+    """Write the derivatives in q and v. The one in q is `grad_unit`, passed back through the normalisation."""
     along = tl.where(norm >= EPS, tl.sum(unit * grad_unit, 1), 0.0)
     store_rows(outputs[0], rows, sizes, (grad_unit - unit * along[:, None]) / tl.maximum(norm, EPS)[:, None], C)
     store_rows(outputs[1], rows, sizes, grad_v, C)
@@ -154,9 +154,9 @@ def _spread_in_parts(
     PRODUCTS: tl.constexpr,
     PROJECTION: tl.constexpr,
 ):
-    """As `_spread`, where the matrices are too large for the chip.
+    """The work of `_spread` for matrices that are too large to be on chip as a whole.
 
-    PART of their columns are on chip at a time, and every block of tokens reads them again.
+    PART of their columns are on chip at a time. They are read again for every block of tokens.
     """
     projection, grad_w = projections
     w = load_projection(projection, 0, sizes, C, M)
