@@ -150,7 +150,7 @@ def write(dataset: xr.Dataset, path: Path) -> None:
 
 
 def _refuse_another(path: Path) -> None:
-    """ValueError if something lies at `path` that is no ablation."""
+    """Raise ValueError if something lies at `path` that is no ablation."""
     if not os.path.lexists(path):
         return
     try:
@@ -162,7 +162,7 @@ def _refuse_another(path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     parser = cli.parser_for("ablate", "Vary iterations, lambda, solver and threshold of a VARS model's layers.")
     cli.add_model(parser)
     parser.add_option("on", str, default="clean,corruptions", help="suites that measure, by commas")

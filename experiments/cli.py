@@ -57,7 +57,7 @@ class Parser(CommandParser):
     def parse_args(  # type: ignore[override]  # one signature for the overloads of argparse
         self, args: Sequence[str] | None = None, *others: Any, **keywords: Any
     ) -> Any:
-        """As jsonargparse's; ValueError for what is no option or has another type.
+        """As jsonargparse's. Raises ValueError for what is no option or has another type.
 
         The names that the command line itself gives are in `given` afterwards.
         """

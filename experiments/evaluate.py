@@ -38,7 +38,7 @@ _WRITTEN = ("table.md", "severity.png", "attention.png", "imagenet-c.png", "voc-
 
 
 def _idle(given: Iterable[str], on: Sequence[str]) -> None:
-    """ValueError for an option of the command line that belongs to suites which are not measured."""
+    """Raise ValueError for an option of the command line that belongs to suites which are not measured."""
     for name in given:
         suites = [suite for suite in SUITES if name.partition(".")[0] in SUITES[suite].groups]
         if suites and not set(suites) & set(on):
@@ -46,7 +46,7 @@ def _idle(given: Iterable[str], on: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     parser = _parser()
     return cli.run(parser, lambda values: _main(parser, values), arguments)
 

@@ -177,7 +177,7 @@ _OWN = {
 
 
 def _idle(given: set[str], figure: str) -> None:
-    """ValueError for an option of the command line that this figure does not take."""
+    """Raise ValueError for an option of the command line that this figure does not take."""
     for name in given:
         takers = _OWN.get(name.partition(".")[0], (figure,))
         if figure not in takers:
@@ -185,7 +185,7 @@ def _idle(given: set[str], figure: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     parser = cli.parser_for("figures", "Draw attention maps and atoms of trained models at images.")
     parser.add_argument("figure", type=Literal[tuple(FIGURES)], help=", ".join(FIGURES))
     parser.add_class_arguments(Options, None)

@@ -152,7 +152,7 @@ def _checked(options: Learning) -> Learning:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     parser = cli.parser_for("learn_dictionary", "Recover a planted dictionary through the equilibrium.")
     parser.add_class_arguments(Learning, None)
 

@@ -203,7 +203,7 @@ def _kept(options: Overfit) -> dict[str, Any]:
 
 
 def _done(options: Overfit, out: Path) -> list[dict[str, Any]]:
-    """The records that a run to be resumed has; ValueError for one of other options, or that is not to be resumed."""
+    """The records of the run in `out`, which is resumed. Raises ValueError if its options were others, or without resume."""
     path = out / "overfit.json"
     if not path.exists():
         return []
@@ -229,7 +229,7 @@ def _write(options: Overfit, records: Sequence[dict[str, Any]], out: Path) -> No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     parser = cli.parser_for("overfit", "Learn images by heart through attention that is an ODE, by each gradient mode.")
     parser.add_class_arguments(Overfit, None, instantiate=True)
 

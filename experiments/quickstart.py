@@ -53,7 +53,7 @@ def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     parser = cli.parser_for("quickstart", "Train and measure a small VARS-D transformer on images drawn here.")
     parser.add_option("out", str, default="runs/quickstart", help="folder of everything that it makes")
     parser.add_option("epochs", int, default=8, help="passes over the images")

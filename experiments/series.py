@@ -205,7 +205,7 @@ def report(series: Series) -> None:
 
 
 def _refuse_foreign(series: Series) -> None:
-    """ValueError for what lies where the report goes and is none."""
+    """Raise ValueError for what lies where the report goes and is none."""
     folder, out = Path(series.report or series.out), Path(series.out)
     drawn = [folder / f"{name}.png" for name in ("severity", "training", *series.ablations)]
     refuse_foreign([folder / "records.jsonl", *drawn], beside=folder / "records.jsonl")
@@ -217,7 +217,7 @@ def _refuse_foreign(series: Series) -> None:
 
 
 def _fill(page: Path, texts: Mapping[str, str]) -> None:
-    """Put tables between their marks in a page; ValueError if it has none of them."""
+    """Put tables between their marks in a page. Raises ValueError if it has none of them."""
     if not page.is_file():
         raise ValueError(f"page is {str(page)!r}; an existing Markdown file is wanted")
     text = before = page.read_text()

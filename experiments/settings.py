@@ -272,7 +272,7 @@ class Settings:
         one_of("precision", self.precision, PRECISIONS)
 
     def check(self) -> None:
-        """ValueError for a value that was put in later and that the constructors would have refused."""
+        """Raise ValueError for a value that was put in later and that the constructors would have refused."""
         groups = (self.model.attention, self.model, self.data, self.augmentation, self.optimization, self)
         for group in groups if self.model.attention.ode is None else (self.model.attention.ode, *groups):
             group.__post_init__()

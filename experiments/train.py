@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     parser = settings_parser()
     given = _flags(arguments)
     return cli.run(parser, lambda values: _main(parser, settings_of(parser, values)), given, ("--resume=true",))
@@ -26,7 +26,7 @@ def _main(parser: cli.Parser, settings: Settings) -> None:
 
 
 def _idle(given: set[str], settings: Settings) -> None:
-    """ValueError for an option of the command line that does nothing beside the others."""
+    """Raise ValueError for an option of the command line that does nothing beside the others."""
     data, augmentation = settings.data, settings.augmentation
     idle = {
         "data.download": data.source == "folder" and f"data.source is {data.source}",

@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     program = "python -m experiments.benchmark"
     parser = _Parser(prog=program, allow_abbrev=False, description="Speed beside the peers.")

@@ -184,7 +184,7 @@ def series(one: Row, rounds: int, device: torch.device) -> list[Measured]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.gpu", description="VARS-D on a GPU.")
     parser.add_argument("--tokens", type=int, nargs="+", default=list(GOALS), help="tokens of an image")

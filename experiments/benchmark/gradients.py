@@ -281,7 +281,7 @@ def _finite_or_none(value: Any) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--measure"]:
         _measure_here(json.loads(given[1]))

@@ -67,7 +67,7 @@ class Labelled:
 
 
 def labelled(data: Data, train: bool) -> Labelled:
-    """The training or the validation images; ValueError that names what is missing or empty."""
+    """The training or the validation images. Raises a ValueError that names what is missing or empty."""
     found = _folders(data, train) if data.source == "folder" else _torchvision(data, train)
     count = data.train_images if train else data.val_images
     return found.subset(count, "train_images" if train else "val_images")
@@ -100,7 +100,7 @@ def _folders(data: Data, train: bool) -> Labelled:
 
 
 def folder_classes(folder: Path) -> list[str]:
-    """The names of the classes in a folder that has one folder of images for each; ValueError if it has none."""
+    """The names of the classes in a folder that has one folder of images for each. Raises ValueError if it has none."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; one with a folder of images per class is wanted")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
@@ -110,7 +110,7 @@ def folder_classes(folder: Path) -> list[str]:
 
 
 def folder_images(folder: Path, classes: Sequence[str]) -> Labelled:
-    """The images below `folder`, one folder per class; ValueError if these are not exactly `classes`."""
+    """The images below `folder`, one folder per class. Raises ValueError if these are not exactly `classes`."""
     found = folder_classes(folder)
     missing = [name for name in classes if name not in set(found)]
     if missing or len(found) != len(classes):
@@ -122,7 +122,7 @@ def folder_images(folder: Path, classes: Sequence[str]) -> Labelled:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a class; ValueError if there are none."""
+    """The image files of a class. Raises ValueError if there are none."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"class {folder.name!r} has no images in {folder}; at least one is wanted")
@@ -130,7 +130,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright, transparent pixels white; ValueError that names a file that is none."""
+    """An image file as 8-bit RGB, upright and with transparent pixels white. Raises a ValueError that names a bad file."""
     return read_rgb(path)
 
 

@@ -91,7 +91,7 @@ class Evaluation:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that an evaluation is made on; ValueError for one that this machine does not have."""
+    """The device that an evaluation is made on. Raises ValueError for one that this machine does not have."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -141,7 +141,7 @@ def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[No
 
 
 def changed(data: Data, changes: dict[str, Any]) -> Data:
-    """`data` with some options changed; ValueError for an option that there is not, or of another type."""
+    """`data` with some options changed. Raises ValueError for an option that there is not, or of another type."""
     plain_data.check(Data, changes, "validation")
     return replace(data, **changes)
 

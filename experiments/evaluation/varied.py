@@ -37,7 +37,7 @@ class LayerSettings(NamedTuple):
 
 
 def layers_of(model: nn.Module) -> list[VarsAttention]:
-    """The VARS layers of a model; ValueError if it has none."""
+    """The VARS layers of a model. Raises ValueError if it has none."""
     found = [layer for layer in model.modules() if isinstance(layer, VarsAttention)]
     if not found:
         raise ValueError("the model has no VARS attention, whose solver could be varied")

@@ -9,8 +9,8 @@ from experiments.options.plain_data import read
 
 __all__ = ["ACCELERATORS", "PRECISIONS", "SIZES", "between", "checked_sizes", "one_of", "whole"]
 
-#: The arguments of models' constructors that `model.sizes` may have, and what each holds. Others (weights to fetch or
-#: to read, classes to build of) stay out of the reach of configurations and checkpoints.
+#: The arguments of models' constructors that `model.sizes` may have, and the type of each. Other arguments (weights to
+#: fetch or to read, classes to build from) stay out of the reach of configurations and checkpoints.
 SIZES: dict[str, Any] = {
     "patch_size": int,
     "embed_dim": int,
@@ -36,7 +36,7 @@ PRECISIONS = ("auto", "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true",
 
 
 def between(name: str, value: float | None, least: float, most: float = math.inf, *, open_above: bool = False) -> None:
-    """ValueError unless `value` is None or lies between `least` and `most`."""
+    """Raise ValueError unless `value` is None or lies between `least` and `most`."""
     if value is None or (least <= value < most if open_above else least <= value <= most):
         return
     upper = "" if most == math.inf else f", {'below' if open_above else 'and at most'} {most:g},"
@@ -44,7 +44,7 @@ def between(name: str, value: float | None, least: float, most: float = math.inf
 
 
 def whole(name: str, value: int | None, least: int, most: int = 2**31 - 1) -> None:
-    """ValueError unless `value` is None or an integer between `least` and `most`."""
+    """Raise ValueError unless `value` is None or an integer between `least` and `most`."""
     if value is None or (isinstance(value, int) and least <= value <= most):
         return
     more = "" if isinstance(value, int) and value < least else f" and at most {most}"
@@ -52,13 +52,13 @@ def whole(name: str, value: int | None, least: int, most: int = 2**31 - 1) -> No
 
 
 def one_of(name: str, value: str | None, known: Any) -> None:
-    """ValueError unless `value` is None or among `known`."""
+    """Raise ValueError unless `value` is None or among `known`."""
     if value is not None and value not in known:
         raise ValueError(f"{name} is {value!r}; one of {', '.join(known)} is wanted")
 
 
 def checked_sizes(sizes: dict[str, Any]) -> dict[str, Any]:
-    """`sizes` as they came; ValueError for one that is not in `SIZES`, of another type, or absurd."""
+    """Return `sizes` as they are. Raises ValueError for one that is not in `SIZES`, has another type, or is absurd."""
     for name, value in sizes.items():
         if name not in SIZES:
             raise ValueError(f"model.sizes has {name!r}; of {', '.join(SIZES)} is wanted")

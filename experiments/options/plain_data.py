@@ -1,6 +1,6 @@
-"""Options as plain values: what YAML and JSON hold, read strictly by the type that an option is declared with.
+"""Options as plain data, as YAML and JSON hold them. Each is read strictly by the type that it is declared with.
 
-Only dataclasses of this project are made, by the fields they declare; no value ever names a class, a module or a
+Only dataclasses of this project are made, from the fields that they declare. No value ever names a class, a module or a
 function, so a file can say what to compute, but not what to run.
 """
 
@@ -14,14 +14,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["as_plain", "check", "read", "within"]
 
-#: A text that an option holds is a name or a path, and no document of its own.
+#: The text of an option is a name or a path, not a document of its own. It has at most so many characters and brackets.
 _LONGEST, _BRACKETS = 4096, 64
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", type(None): "null"}
 
 
 def as_plain(value: Any) -> Any:
-    """A dataclass of options as what JSON holds."""
+    """The plain data of a dataclass of options, which JSON can hold."""
     if dataclasses.is_dataclass(value):
         return {each.name: as_plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -32,20 +32,21 @@ def as_plain(value: Any) -> Any:
 
 
 def read(kind: Any, value: Any, name: str) -> Any:
-    """`value`, as JSON holds it, as a `kind`: a dataclass, a list, a dict, a number, text; ValueError that names it.
+    """Turn `value`, which is plain data, into a `kind`: a dataclass, a list, a dict, a number or text.
 
-    Dataclasses are made of mappings of their own fields; what a mapping leaves out has its default.
+    A dataclass is made from a mapping of its own fields, and a field that the mapping leaves out has its default.
+    Raises a ValueError that names the option if `value` is no `kind`.
     """
     return _read(kind, value, name, True)
 
 
 def check(kind: Any, value: Any, name: str) -> None:
-    """Raise ValueError where `value` is no part of a `kind`: the same as `read`, but a dataclass may lack fields."""
+    """Raise ValueError where `read` would, except that a dataclass may lack fields."""
     _read(kind, value, name, False)
 
 
 def within(kind: Any, path: Sequence[str], name: str) -> Any:
-    """The type of an option inside a `kind`, by its names from outside in; ValueError where there is none."""
+    """The type of the option inside a `kind` that `path` leads to. Raises ValueError where there is none."""
     for part in path:
         chosen = next(
             (each for each in _members(kind) if dataclasses.is_dataclass(each) or get_origin(each) is dict), None
@@ -85,7 +86,7 @@ def _read(kind: Any, value: Any, name: str, build: bool) -> Any:
 
 
 def _outside(kind: Any, value: Any) -> bool:
-    """Whether a value has the outer form of a kind, whatever it holds."""
+    """Whether a value has the outer form of a kind. What a mapping or a list holds is not looked at."""
     origin = get_origin(kind)
     if dataclasses.is_dataclass(kind) or origin is dict:
         return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)

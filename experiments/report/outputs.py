@@ -30,7 +30,7 @@ def marked(path: Path) -> dict[str, Any]:
 
 
 def refuse_foreign(paths: Iterable[Path], overwrite: bool | None = None, beside: Path | None = None) -> None:
-    """ValueError for one of `paths` where something lies that no command of this package made.
+    """Raise ValueError for one of `paths` where something lies that no command of this package made.
 
     Pictures carry a mark. Tables and numbers do not: they are this package's where `beside`, a file that only it
     writes, lies there too, and so are pictures by Matplotlib, which earlier versions did not mark.

@@ -168,7 +168,7 @@ def beside_fixations(
 
 
 def _steps(model: nn.Module, images: Images, layer: str | None) -> list[np.ndarray]:
-    """The maps of all iterates, by step; ValueError if the layer does not iterate."""
+    """The maps of all iterates, by step. Raises ValueError if the layer does not iterate."""
     maps = view(model, _tensor(model, images), layer).maps.mean(2)
     if len(maps) < 2:
         raise ValueError("the layer has no iterates; a VARS layer with solver ista or fista is wanted")

@@ -65,7 +65,7 @@ def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The records in files; ValueError that names a line that is none."""
+    """The records in files. Raises a ValueError that names a line that is none."""
     records, paths = [], list(paths)
     shown = ", ".join(map(str, paths))
     for path in paths:

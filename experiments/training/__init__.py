@@ -1,1 +1,1 @@
-"""What trains a model: the loop, networks, checkpoints, logs, and the probe of its layers."""
+"""Training of a model: the loop, networks, checkpoints, logs, and the probe of its layers."""

@@ -1,11 +1,11 @@
-"""Checkpoints: a folder of safetensors and JSON, no pickle, that appears whole or not at all.
+"""Checkpoints. Each is a folder of safetensors and JSON, without pickles, and appears whole or not at all.
 
     checkpoints/epoch-0003/model.safetensors    weights and buffers
                            ema.safetensors      their moving average, where there is one
                            optimizer.safetensors  the optimizer's tensors
                            state.json           configuration, epoch, best score, RNG states, the rest of the optimizer
 
-A checkpoint is written under another name, flushed to the disk, and renamed; older ones are removed only then.
+A checkpoint is written under another name, flushed to the disk and renamed. Only then are older ones removed.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 _NAME = "epoch-{:04d}"
-#: The names of checkpoints, whole and partial. Nothing of another name is ever removed.
+#: The names of checkpoints, whole and partial. A file or folder of another name is never removed.
 _WHOLE, _OWN = re.compile(r"epoch-\d{4,6}"), re.compile(r"epoch-\d{4,6}|\.epoch-\d{4,6}\.partial")
 _TENSOR = "__tensor__"
 
-#: Bytes of a state.json: generators' states and the optimizer's numbers take some hundred kilobytes.
+#: The most bytes of a state.json. The states of generators and the optimizer's numbers take some hundred kilobytes.
 _LARGEST = 1 << 28
 
 
@@ -55,8 +55,8 @@ class Checkpoint:
     Attributes:
         model, ema: weights by name.
         optimizer: the optimizer's state_dict.
-        state: what JSON holds: config, classes, epoch, updates, best, random (RNG states per process).
-        path: the folder it was read from.
+        state: the plain data: config, classes, epoch, updates, best, random (RNG states per process).
+        path: the folder that the checkpoint was read from.
     """
 
     model: dict[str, Tensor]
@@ -72,7 +72,7 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint, keep: tuple[int, ...] = ()) -> Path:
-    """Write the checkpoint of epoch `state["epoch"]` into `folder`; of the others only those of epochs `keep` stay."""
+    """Write the checkpoint of epoch `state["epoch"]` into `folder`. Of the others, keep those of epochs `keep` only."""
     final = folder / _NAME.format(checkpoint.state["epoch"])
     partial = folder / f".{final.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: tuple[int, ...] = ()) -> P
         _write_files(partial, checkpoint)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-    except Exception:  # such as a full disk, which half a checkpoint would keep full
+    except Exception:  # such as a full disk, which a partial checkpoint would keep full
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _flush(folder)
@@ -114,7 +114,10 @@ def last(run: Path) -> Path | None:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint folder meant by `path`: itself, or the best of a run; ValueError if it is neither."""
+    """The checkpoint folder that `path` means. It is `path` itself, or the best checkpoint if `path` is a run.
+
+    Raises ValueError if `path` is neither.
+    """
     path = Path(path)
     if (path / "state.json").is_file():
         return path
@@ -131,7 +134,7 @@ def find(path: str | Path) -> Path:
 
 
 def read(path: Path, weights_only: bool = False) -> Checkpoint:
-    """The checkpoint in the folder `path`, on the CPU; ValueError if it is incomplete or damaged."""
+    """The checkpoint in the folder `path`, on the CPU. Raises ValueError if it is incomplete or damaged."""
     state = read_state(path)
     model = read_tensors(path / "model.safetensors")
     ema = read_tensors(path / "ema.safetensors") if (path / "ema.safetensors").exists() else None
@@ -149,7 +152,7 @@ def read(path: Path, weights_only: bool = False) -> Checkpoint:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What state.json of a checkpoint holds; ValueError where a field is missing or holds what it cannot."""
+    """The data in a checkpoint's state.json. Raises ValueError where a field is missing or has an impossible value."""
     file = path / "state.json"
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST:
@@ -168,7 +171,7 @@ def _refused(name: str) -> Any:
 
 
 def _wrong(state: Any) -> str | None:
-    """What is wrong with a state; None: nothing."""
+    """What is wrong with a state, or None if nothing is."""
     if not isinstance(state, dict):
         return "holds no object"
     classes, epoch, best = state.get("classes"), state.get("epoch"), state.get("best")
@@ -194,7 +197,7 @@ def _wrong(state: Any) -> str | None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file of safetensors; ValueError if it is none, or holds a number that is not finite."""
+    """The tensors of a safetensors file. Raises ValueError if it is none, or has a number that is not finite."""
     try:
         if not file.is_file():
             raise OSError(f"{file.name} is no regular file")
@@ -210,9 +213,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def load_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str, new_head: str | None = None
 ) -> list[str]:
-    """Load `weights` into `model`; ValueError if they are another model's. Returns the names left as they were.
+    """Load `weights` into `model`, and return the names of the weights that were left as they were.
 
-    With `new_head`, the name of the classifier, the classifier's weights are loaded only where their shapes agree.
+    `new_head` is the name of the classifier. Where it is given, the classifier's weights are loaded only if their
+    shapes agree. Raises ValueError if the weights are another model's.
     """
     own = model.state_dict()
     head = {name for name in own if new_head is not None and name.startswith(f"{new_head}.")}
@@ -238,7 +242,10 @@ def _form(value: Tensor) -> str:
 
 
 def _split(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
-    """`value` with its tensors moved to `tensors`, their names left in their places; keys stay typed as pairs."""
+    """Move the tensors of `value` to `tensors`, and leave their names in their places.
+
+    A mapping becomes a list of pairs, so that its keys keep their types.
+    """
     if isinstance(value, Tensor):
         tensors[name] = value
         return {_TENSOR: name}
@@ -272,7 +279,7 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back where `get_random_state` found them; ValueError for what is no such state."""
+    """Put the generators back where `get_random_state` found them. Raises ValueError for any other state."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         version, internal, gauss = state["python"]

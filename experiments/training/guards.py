@@ -1,4 +1,4 @@
-"""What a training run is guarded against: another one in its folder, a device that is not there, a full disk."""
+"""Guards of a training run: against another run in its folder, a device that is not there, and a full disk."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["alone", "there_is", "told"]
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's checkpoints: two runs would remove each other's. The lock ends with the process."""
+    """Lock the folder's checkpoints, because two runs would remove each other's. The lock ends with the process."""
     if any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "NODE_RANK")):
-        yield  # the first process of the run holds it for all
+        yield  # the first process of the run holds the lock for all
         return
     made = [path for path in (folder / "checkpoints", folder, *folder.parents) if not path.exists()]
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def there_is(accelerator: str) -> None:
-    """ValueError for an accelerator that this machine does not have."""
+    """Raise ValueError for an accelerator that this machine does not have."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     there = {"cuda": cuda, "gpu": cuda or mps, "mps": mps, "tpu": False}
     if not there.get(accelerator, True):
@@ -47,7 +47,7 @@ def there_is(accelerator: str) -> None:
 
 @contextmanager
 def told(checkpoint: Path, folder: Path) -> Iterator[None]:
-    """Where a file cannot be written, say which checkpoint stays."""
+    """Say in the message which checkpoint stays if a file cannot be written."""
     try:
         yield
     except (OSError, SafetensorError) as error:

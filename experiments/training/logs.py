@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line, and TensorBoard's files if asked for."""
+"""The log of a run: one JSON object a line, and TensorBoard's files if the run asks for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Log", "read_log", "refuse_another"]
 
 
 class Log:
-    """Appends to `folder`/log.jsonl; lines of epochs after `epoch`, from where the run goes on, are dropped first."""
+    """Appends to `folder`/log.jsonl. The run goes on after `epoch`, so lines of later epochs are dropped first."""
 
     def __init__(self, folder: Path, epoch: int = 0, tensorboard: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ class Log:
         self.board = _board(folder, epoch) if tensorboard else None
 
     def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Log what an epoch came to."""
+        """Log the figures of an epoch."""
         self._write({"event": "epoch", "epoch": epoch, "date": now(), **figures})
         print("  ".join([f"epoch {epoch}", *(f"{name} {value:.4g}" for name, value in figures.items())]), flush=True)
         if self.board is not None:
@@ -45,7 +45,7 @@ class Log:
 
 
 def refuse_another(folder: Path) -> None:
-    """ValueError where log.jsonl is no log of a run, whose lines would be lost."""
+    """Raise ValueError if log.jsonl is not the log of a run, because its lines would be lost."""
     path = folder / "log.jsonl"
     lines = _lines(path)
     read = read_log(folder)
@@ -61,7 +61,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a line cut off by a kill is left out."""
+    """The lines of a run's log, without a last line that a kill has cut off."""
     lines = []
     for text in _lines(folder / "log.jsonl"):
         try:

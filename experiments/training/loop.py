@@ -1,4 +1,4 @@
-"""Training: Lightning Fabric carries device, precision and processes; every epoch ends in a checkpoint."""
+"""Training. Lightning Fabric handles the device, the precision and the processes. Every epoch ends in a checkpoint."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from vars_dyn.attention import VarsAttention
 
 __all__ = ["train"]
 
-#: The stored L of released VARS-S layers is refreshed after so many updates, as in the released code.
+#: After so many updates the stored L of released VARS-S layers is computed anew, as in the released code.
 _BOUND_EVERY = 100
 
 
 @dataclass
 class _Run:
-    """What a training run consists of."""
+    """The state of a training run."""
 
     settings: Settings
     folder: Path
@@ -71,12 +71,12 @@ class _Run:
 def train(settings: Settings, images: tuple[Labelled, Labelled] | None = None) -> Path:
     """Train as `settings` say, and return the last checkpoint.
 
-    `images`, for training and for validation, stand in for those of `settings.data`. The run's folder holds
-    checkpoints/, log.jsonl and trajectories/. With devices > 1 this starts the other processes.
+    `images` (for training and for validation) replace those of `settings.data`. The run's folder gets checkpoints/,
+    log.jsonl and trajectories/. With devices > 1 this starts the other processes.
 
     Raises:
-        ValueError: bad input, another process that trains into the same folder, or a full disk. FloatingPointError:
-            the loss is not a finite number; the message names the last good checkpoint.
+        ValueError: bad input, another process that trains into the same folder, or a full disk.
+        FloatingPointError: the loss is not a finite number; the message names the last good checkpoint.
     """
     settings.check()
     folder = Path(settings.out)
@@ -113,7 +113,7 @@ def _prepare(settings: Settings, folder: Path, fabric: Fabric, images: tuple[Lab
     ema = ModelEmaV3(network, decay=options.ema) if options.ema else None
     optimizer, scheduler = stepping(settings, network, len(images[0]) // options.batch_size)
     model, optimizer = fabric.setup(network, optimizer)
-    fabric.seed_everything(settings.seed + 1 + fabric.global_rank, verbose=False)  # dropout and mixup of each its own
+    fabric.seed_everything(settings.seed + 1 + fabric.global_rank, verbose=False)  # each draws its own dropout
     return _Run(settings, folder, fabric, images, network, model, optimizer, scheduler, ema)
 
 
@@ -224,7 +224,7 @@ def _not_finite(what: str, checkpoint: Path, run: _Run) -> FloatingPointError:
 
 
 def _update_bounds(network: nn.Module) -> None:
-    """Let released VARS-S layers follow their dictionaries with the stored L of their step."""
+    """Let released VARS-S layers compute anew, from their present dictionaries, the stored L of their step."""
     for layer in network.modules():
         if isinstance(layer, VarsAttention) and layer.variant.bound == "stored":
             layer.update_bound()

@@ -1,4 +1,4 @@
-"""The losses of training: of labels, or of the distributions that mixed images have."""
+"""The losses of training, for labels and for the distributions over classes that mixed images have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["loss_of"]
 
 
 def loss_of(settings: Settings, classes: int) -> tuple[Any, Mixup | None]:
-    """The loss of logits and labels (or their mixed distributions), and what mixes them."""
+    """The loss of logits and labels (or mixed distributions), and the mixup or cutmix that mixes the images."""
     augmentation = settings.augmentation
     smoothing = augmentation.smoothing
     mixing = None

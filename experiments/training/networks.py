@@ -1,4 +1,4 @@
-"""Models from their settings."""
+"""Build models from their settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Normalized", "build_model"]
 
 
 def build_model(settings: Model, num_classes: int, image_size: int, drop_path: float = 0.0) -> nn.Module:
-    """The network with a new head for `num_classes`; ValueError for names or sizes that timm does not take."""
+    """The network with a new head for `num_classes`. Raises ValueError for names or sizes that timm does not take."""
     name, attention = settings.name, settings.attention
     if not timm.is_model(name):
         raise ValueError(f"model.name is {name!r}; a model of timm, vars_rvt_*, vars_deit_* or vars_gfnet_* is wanted")
@@ -48,7 +48,7 @@ def build_model(settings: Model, num_classes: int, image_size: int, drop_path: f
 
 
 def _affordable(sizes: Mapping[str, Any], image_size: int, num_classes: int) -> None:
-    """ValueError for a model whose weights alone do not fit this machine's memory: a bound from below, roughly."""
+    """Raise ValueError for a model whose weights alone do not fit this machine's memory, by a rough lower bound."""
     depth, patch = sizes.get("depth", 1), sizes.get("patch_size", 16)
     if isinstance(sizes.get("base_dims"), list) and isinstance(sizes.get("heads"), list):
         widths = [base * count for base, count in zip(sizes["base_dims"], sizes["heads"], strict=False)]
@@ -81,7 +81,7 @@ def _layer(attention: Attention) -> str | type[nn.Module]:
 
 
 class Normalized(nn.Module):
-    """A network for images in [0, 1]: (B, 3, H, W) is normalised per colour first, so attacks work in pixel space."""
+    """A network for images (B, 3, H, W) in [0, 1]. It normalises each colour itself, so attacks work in pixel space."""
 
     mean: Tensor
     std: Tensor

@@ -1,4 +1,4 @@
-"""What a training run needs before its first step: Fabric for devices and processes, an optimizer, its schedule."""
+"""What a training run needs before its first step: Fabric for devices and processes, an optimizer and its schedule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["fabric_of", "stepping"]
 
 
 def fabric_of(settings: Settings) -> Fabric:
-    """Fabric on the devices that the settings ask for, launched; ValueError where this machine does not have them."""
+    """Launch Fabric on the devices of the settings. Raises ValueError where this machine does not have them."""
     cuda = settings.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     precision: Any = settings.precision
     if precision == "auto":
@@ -40,7 +40,7 @@ def fabric_of(settings: Settings) -> Fabric:
 
 
 def stepping(settings: Settings, network: nn.Module, steps: int) -> tuple[Optimizer, Scheduler]:
-    """The optimizer and its schedule; ValueError for names and numbers that timm does not take."""
+    """The optimizer and its schedule. Raises ValueError for names and numbers that timm does not take."""
     options = settings.optimization
     try:
         optimizer = create_optimizer_v2(network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
@@ -53,7 +53,7 @@ def stepping(settings: Settings, network: nn.Module, steps: int) -> tuple[Optimi
             optimizer,
             sched=options.schedule,
             num_epochs=settings.epochs,
-            warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # halves are fine: times the updates
+            warmup_epochs=options.warmup_epochs,  # type: ignore[arg-type]  # fractions work too
             warmup_lr=options.lr / 100,
             min_lr=options.min_lr,
             step_on_epochs=False,

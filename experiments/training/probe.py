@@ -1,4 +1,7 @@
-"""How attention settles, over training: each epoch, the iterates of every VARS layer on the same few images."""
+"""How attention settles in the course of training: each epoch records the iterates of every VARS layer on a few images.
+
+The images are the same in all epochs.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ def probe_images(images: Labelled, settings: Settings) -> Float[Tensor, "n 3 h w
 def write(
     run: Path, epoch: int, network: nn.Module, images: Float[Tensor, "n 3 h w"], settings: Settings
 ) -> Path | None:
-    """Record the layers at `images` in `run`/trajectories/epoch-NNNN.zarr, whole or not at all; None without layers."""
+    """Record the layers at `images` in `run`/trajectories/epoch-NNNN.zarr, which appears whole or not at all.
+
+    Returns its path, or None if there are no VARS layers.
+    """
     layers = _datasets(network, images)
     if not layers:
         return None
@@ -47,7 +53,7 @@ def write(
 
 
 def open_trajectories(run: Path, layer: str) -> xr.Dataset:
-    """All epochs of a layer (by its name in the model), read lazily, with the dimension epoch first."""
+    """All epochs of a layer, given by its name in the model. They are read lazily, with the dimension epoch first."""
     paths = sorted((run / "trajectories").glob("epoch-*.zarr"))
     if not paths:
         raise ValueError(f"{run} has no trajectories; train with probe_images above 0, and a VARS attention")
@@ -74,7 +80,7 @@ def _datasets(network: nn.Module, images: Tensor) -> dict[str, xr.Dataset]:
 
 
 def _dataset(layer: VarsAttention, x: Tensor, grid: tuple[int, int] | None) -> xr.Dataset:
-    """The iterates of one layer: codes, and of every channel the objective, the relative gap and the share of zeros."""
+    """The iterates of one layer: codes, and the objective, the relative gap and the share of zeros of every channel."""
     dictionary, signal = layer.reconstruction(x, grid)
     iterates: list[Tensor] = []
     layer.solve(dictionary, signal, iterates)

@@ -1,4 +1,4 @@
-"""Resumption: the checkpoint that a run goes on from, checked against the run that asks for it."""
+"""Resumption. The checkpoint that a run goes on from is checked against the run that asks for it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vars_dyn.recording.provenance import first_difference
 
 __all__ = ["FREE", "Resumed", "begin", "restore"]
 
-#: Settings that may differ between a run and its resumption: they do not touch what is computed.
+#: Settings that may differ between a run and its resumption, because they do not change what is computed.
 FREE = ("out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress", "data.workers",
         "data.root", "data.in_memory", "data.download")  # fmt: skip
 
 
 class Resumed(Protocol):
-    """What a run has that a checkpoint is put into."""
+    """The parts of a run that a checkpoint restores."""
 
     settings: Settings
     fabric: Fabric
@@ -41,7 +41,10 @@ class Resumed(Protocol):
 
 
 def begin(settings: Settings, folder: Path) -> Checkpoint | None:
-    """The checkpoint to resume from; ValueError if there is a run that is not to be resumed, or was another."""
+    """The checkpoint to resume from, or None for a new run.
+
+    Raises ValueError if the folder has a run and `settings` do not resume it, or if that run had other settings.
+    """
     logs.refuse_another(folder)
     path = checkpoints.last(folder)
     if not settings.resume:
@@ -64,7 +67,7 @@ def begin(settings: Settings, folder: Path) -> Checkpoint | None:
 
 
 def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration flat, without what may change."""
+    """A flat configuration, without the settings that may change."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict) and value:
@@ -75,7 +78,7 @@ def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def restore(run: Resumed, start: Checkpoint) -> None:
-    """Put a run where its checkpoint left it; ValueError for a checkpoint that is damaged or of another run."""
+    """Put a run where its checkpoint left it. Raises ValueError for a checkpoint that is damaged or of another run."""
     source = str(start.path)
     checkpoints.load_weights(run.network, start.model, source)
     if run.ema is not None and start.ema is not None:
@@ -98,7 +101,7 @@ def restore(run: Resumed, start: Checkpoint) -> None:
 
 
 def _restore_optimizer(optimizer: Optimizer, start: Checkpoint) -> None:
-    """Put the optimizer back where the checkpoint has it; ValueError for another optimizer's or a damaged state."""
+    """Put the optimizer back where the checkpoint left it. Raises ValueError for a damaged or another one's state."""
     fresh = [dict(group) for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(start.optimizer)
@@ -114,12 +117,12 @@ def _restore_optimizer(optimizer: Optimizer, start: Checkpoint) -> None:
         raise ValueError(f"{start.path} cannot be resumed: its optimizer is another or damaged ({error})") from None
 
 
-#: What optimizers keep for each weight.
+#: The tensors that optimizers keep for each weight, in the shape of the weight.
 _LIKE_THE_WEIGHTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
 
 
 def _alike(before: Any, now: Any) -> bool:
-    """Whether a stored number of an optimizer can stand for the one that it has at first."""
+    """Whether a stored option of an optimizer (`now`) has the type and form of a fresh optimizer's (`before`)."""
     if isinstance(before, bool | str | None) or callable(before):
         return type(before) is type(now)
     if isinstance(before, list | tuple):

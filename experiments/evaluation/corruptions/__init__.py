@@ -2,10 +2,10 @@
 
 Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019. On
 32 x 32 pixels they are those of CIFAR-10-C, whose functions are in ImageNet-C/create_c/make_cifar_c.py of
-https://github.com/hendrycks/robustness, peculiarities included: results are cut down to bytes, not rounded. Lengths in
-pixels grow with the image's shorter side. Unlike there, frost is a texture made here, no photograph (see `_ice`).
-ImageNet-C has severities of its own: its files are read from their folders. The random numbers depend on the
-corruption and the seed, not on the severity, so a higher severity is more of the same.
+https://github.com/hendrycks/robustness. Their peculiarities are kept: results are cut down to bytes, not rounded.
+Lengths in pixels grow with the image's shorter side. Only frost differs: it is a texture made here, not a photograph
+(see `_ice`). ImageNet-C has severities of its own, so its files are read from their folders. The random numbers depend
+on the corruption and the seed, not on the severity, so a higher severity is more of the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ALEXNET_ERRORS", "CORRUPTIONS", "SEVERITIES", "VERSION", "corrupt", 
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-#: Raise it with every change of the bytes. Images and tallies of another version are then not used again.
+#: Raise this number with every change of the bytes, so that images and tallies of another version are not used again.
 VERSION = 2
 
 _Corruption = Callable[[Float[np.ndarray, "h w 3"], int, np.random.Generator], Float[np.ndarray, "h w 3"]]
@@ -66,7 +66,7 @@ ALEXNET_ERRORS: dict[str, float] = {
 
 
 def corrupt(image: UInt8[np.ndarray, "h w 3"], name: str, severity: int, seed: int = 0) -> UInt8[np.ndarray, "h w 3"]:
-    """The image corrupted: the same image, corruption, severity and seed give the same bytes.
+    """Corrupt the image. The same image, corruption, severity and seed give the same bytes.
 
     Raises ValueError for an unknown corruption, a severity outside 1 to 5, or an image that is not (H, W, 3) of bytes.
     """
@@ -84,7 +84,7 @@ def corrupt(image: UInt8[np.ndarray, "h w 3"], name: str, severity: int, seed: i
 def corrupt_all(
     images: UInt8[np.ndarray, "n h w 3"], name: str, severity: int, seed: int = 0, numbers: Sequence[int] | None = None
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Every image corrupted with a seed of its own, made of `seed` and its number (its index by default)."""
+    """Corrupt every image with a seed of its own, which is made of `seed` and its number (its index by default)."""
     numbers = range(len(images)) if numbers is None else numbers
     seeds = [int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) for number in numbers]
     return np.stack([corrupt(image, name, severity, own) for image, own in zip(images, seeds, strict=True)])

@@ -1,4 +1,4 @@
-"""Frost on a window, made of noise: what stands for the photographs that CIFAR-10-C lays over its images."""
+"""Frost on a window, made of noise. It replaces the photographs that CIFAR-10-C lays over its images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _PHOTOGRAPHS = (
     (113, 14.8, 33.7, (101, 113, 124)),
 )
 
-#: Share of the variance that is thickness (a plasma fractal), the rest being needles.
+#: The thickness (a plasma fractal) has this share of the variance, and the needles have the rest.
 _THICKNESS = 0.3
 
 
 def ice(image: Array, generator: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
     """Ice for `image`, (H, W, 3) in [0, 1].
 
-    Its thickness is a plasma fractal; on it lie needles: heavy-tailed noise, smeared along three random directions.
+    Its thickness is a plasma fractal. On it lie needles, which are heavy-tailed noise smeared along three random
+    directions.
     Brightness, contrast and colour are those of one of five photographs, drawn with equal chances.
     """
     brightness, spread, contrast, colour = _PHOTOGRAPHS[generator.integers(len(_PHOTOGRAPHS))]
@@ -49,6 +50,6 @@ def _needles(image: Array, generator: np.random.Generator) -> Float[np.ndarray, 
 
 
 def _standard(field: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Mean zero and, unless constant, variance one."""
+    """The field shifted to mean zero and, unless it is constant, scaled to variance one."""
     centred = field - field.mean()
     return centred / max(float(centred.std()), 1e-12)

@@ -13,25 +13,25 @@ Array = Float[np.ndarray, "h w *colour"]
 
 
 def scale_of(image: Array) -> float:
-    """How many times larger the image is than the 32 pixels that the tables are for."""
+    """How many times larger the image is than the 32 pixels that the tables of severities are for."""
     return min(image.shape[:2]) / 32
 
 
 def truncated(image: Array) -> Array:
-    """The image as bytes hold it: cut down to the next lower of 256 values, as NumPy's conversion does."""
+    """The image with the 256 values of bytes. Each value is cut down to the next lower one, as NumPy converts it."""
     return np.floor(np.clip(image, 0, 1) * 255) / 255
 
 
 def gaussian_blur(image: Array, sigma: float, mode: str = "nearest", truncate: float = 4) -> Array:
-    """Gaussian blur of each colour, by default as scikit-image's `gaussian`."""
+    """Gaussian blur of each colour. By default it is that of scikit-image's `gaussian`."""
     sigmas = (sigma, sigma, *[0] * (image.ndim - 2))
     return ndimage.gaussian_filter(image, sigmas, mode=mode, truncate=truncate)
 
 
 def motion_blurred(image: Array, radius: float, sigma: float, angle: float) -> Array:
-    """ImageMagick's motion blur of an image, as bytes hold it: see `smeared`.
+    """ImageMagick's motion blur of an image (see `smeared`), with the 256 values of bytes.
 
-    ImageMagick 6 rounds to 16 bits and cuts these down to eight.
+    ImageMagick 6 rounds to 16 bits and cuts these down to eight bits.
     """
     return truncated(smeared(image, radius, sigma, angle) + 0.5 / (257 * 255))
 
@@ -58,7 +58,7 @@ def smeared(image: Array, radius: float, sigma: float, angle: float) -> Array:
 def _zoom_matrix(size: int, factor: float) -> Float[np.ndarray, "size size"]:
     """Linear interpolation that enlarges the central ceil(size / factor) of `size` samples, then crops the result.
 
-    As `scipy.ndimage.zoom` does, it maps first and last sample onto first and last sample.
+    As in `scipy.ndimage.zoom`, the first and the last sample are mapped onto the first and the last sample.
     """
     kept = math.ceil(size / factor)
     enlarged = round(kept * factor)
@@ -75,7 +75,7 @@ def _zoom_matrix(size: int, factor: float) -> Float[np.ndarray, "size size"]:
 def zoomed(image: Array, factor: float) -> Array:
     """The centre of the image enlarged by `factor` to the image's size, bilinearly.
 
-    The crop is of whole pixels and so may lie off the centre by up to one, as CIFAR-10-C's does.
+    The crop has whole pixels, so it may lie off the centre by up to one pixel, as CIFAR-10-C's does.
     """
     rows, columns = (_zoom_matrix(size, factor) for size in image.shape[:2])
     planes = image[..., None] if image.ndim == 2 else image
@@ -86,7 +86,7 @@ def zoomed(image: Array, factor: float) -> Array:
 def plasma(size: int, decay: float, generator: np.random.Generator) -> Float[np.ndarray, "size size"]:
     """A plasma fractal on a torus of `size`, a power of two, by the diamond-square algorithm; values in [0, 1].
 
-    As in CIFAR-10-C, an offset is uniform in (-w, w) times w, where w falls by `decay` from scale to scale.
+    As in CIFAR-10-C, an offset is uniform in (-w, w) times w, and w is divided by `decay` from scale to scale.
     """
     field = np.zeros((size, size))
     step, wibble = size, 100.0

@@ -14,7 +14,7 @@ Image = Float[np.ndarray, "h w 3"]
 
 
 def defocus_blur(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """A disk as kernel, blurred against aliasing by a Gaussian that reaches one pixel far."""
+    """Blur with a disk, which a Gaussian that reaches one pixel far smooths against aliasing."""
     radius, alias = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[severity - 1]
     scale = scale_of(image)
     radius, alias, margin = radius * scale, alias * scale, max(1, round(scale))
@@ -26,7 +26,7 @@ def defocus_blur(image: Image, severity: int, generator: np.random.Generator) ->
 
 
 def glass_blur(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """Pixels replaced by neighbours at random, between two Gaussian blurs.
+    """Replace pixels by random neighbours, between two Gaussian blurs.
 
     The original means to swap two pixels, but its assignment of NumPy views copies one over the other.
     """
@@ -47,17 +47,17 @@ def glass_blur(image: Image, severity: int, generator: np.random.Generator) -> I
 
 
 def motion_blur(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """A half Gaussian along a direction between -45 and 45 degrees."""
+    """Blur with half a Gaussian along a direction between -45 and 45 degrees."""
     radius, sigma = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[severity - 1]
     scale = scale_of(image)
     return motion_blurred(image, radius * scale, sigma * scale, generator.uniform(-45, 45))
 
 
 def zoom_blur(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """The mean of the image and of its centre, more and more enlarged."""
+    """Average the image with ever larger enlargements of its centre."""
     largest = (1.06, 1.11, 1.16, 1.21, 1.26)[severity - 1]
     factors = np.arange(1, largest, 0.01)
-    # In single precision, as the original: which of two bytes a flat region gets depends on it.
+    # In single precision, as in the original: it decides which of two neighbouring bytes a flat region gets.
     total = image.astype(np.float32)
     for factor in factors:
         total += zoomed(image, float(factor)).astype(np.float32)

@@ -15,16 +15,16 @@ Image = Float[np.ndarray, "h w 3"]
 
 
 def contrast(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """Each colour drawn towards its mean."""
+    """Draw each colour towards its mean."""
     share = (0.75, 0.5, 0.4, 0.3, 0.15)[severity - 1]
     mean = image.mean((0, 1), keepdims=True)
     return (image - mean) * share + mean
 
 
 def elastic_transform(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """A random affine map, then a smooth random displacement; lengths are shares of the width.
+    """Apply a random affine map, then a smooth random displacement. Lengths are shares of the width.
 
-    Each of the two interpolates, as in the original.
+    Each of the two interpolates the image, as in the original.
     """
     alpha, sigma, affine = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))[
         severity - 1
@@ -56,7 +56,7 @@ def _affine(height: int, width: int, reach: float, generator: np.random.Generato
 
 
 def pixelate(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """Fewer pixels."""
+    """Reduce the number of pixels, then enlarge them."""
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
     height, width = image.shape[:2]
     small = _pil(image).resize((max(1, int(width * share)), max(1, int(height * share))), PilImage.Resampling.BOX)
@@ -64,7 +64,7 @@ def pixelate(image: Image, severity: int, generator: np.random.Generator) -> Ima
 
 
 def jpeg_compression(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """JPEG at low quality."""
+    """Compress the image as a JPEG of low quality."""
     quality = (80, 65, 58, 50, 40)[severity - 1]
     buffer = io.BytesIO()
     _pil(image).save(buffer, "JPEG", quality=quality)

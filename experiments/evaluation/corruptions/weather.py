@@ -15,7 +15,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 
 
 def snow(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """Flakes blurred along their fall, over a whitened image."""
+    """Whiten the image and add flakes that are blurred along their fall."""
     loc, spread, zoom, threshold, radius, sigma, mix = (
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
         (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
@@ -33,20 +33,20 @@ def snow(image: Image, severity: int, generator: np.random.Generator) -> Image:
 
 
 def frost(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """Ice over a dimmed image: a texture that is made, where the original has photographs (see `ice`)."""
+    """Dim the image and add ice. The ice is a texture made here, where the original has photographs (see `ice`)."""
     own, share = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
     return own * image + share * ice(image, generator)
 
 
 def fog(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """A plasma fractal added, contrast lowered."""
+    """Add a plasma fractal and lower the contrast."""
     amount, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))[severity - 1]
     brightest = image.max()
     return (image + amount * plasma_for(image, decay, generator)[..., None]) * brightest / (brightest + amount)
 
 
 def brightness(image: Image, severity: int, generator: np.random.Generator) -> Image:
-    """The value of HSV raised, hue and saturation kept."""
+    """Raise the value of HSV, and keep hue and saturation."""
     added = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
     hsv = rgb_to_hsv(image)
     hsv[..., 2] = np.clip(hsv[..., 2] + added, 0, 1)

@@ -46,7 +46,7 @@ def attention_map(
 
 
 def view(model: nn.Module, images: Float[Tensor, "b 3 h w"], layer: str | None = None) -> LayerView:
-    """What goes on in one layer (the first, unless named); ValueError that names the layers there are."""
+    """What goes on in one layer (the first, unless named). Raises a ValueError that names the layers there are."""
     found = views(model, images)
     name = layer or next(iter(found))
     if name not in found:

@@ -35,7 +35,7 @@ class Attacks:
     images: int | None = None
 
     def check(self) -> None:
-        """ValueError for a ball, a step or a number that cannot be."""
+        """Raise ValueError for a ball, a step or a number that cannot be."""
         for name in ("radius", "step"):
             between(f"attacks.{name}", getattr(self, name), 0, 255)
         whole("attacks.steps", self.steps, 1, 100_000)

@@ -39,7 +39,7 @@ class Corruptions:
     cache: str | None = None
 
     def check(self) -> None:
-        """ValueError for an unknown corruption or severity."""
+        """Raise ValueError for an unknown corruption or severity."""
         for name in self.names:
             if name not in CORRUPTIONS:
                 raise ValueError(f"corruptions.names has {name!r}; of {', '.join(CORRUPTIONS)} is wanted")

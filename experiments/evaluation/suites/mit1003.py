@@ -43,7 +43,7 @@ class Gaze:
     shortest: float = 0.05
 
     def check(self) -> None:
-        """ValueError for a number that is not positive."""
+        """Raise ValueError for a number that is not positive."""
         for name, value in asdict(self).items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"gaze.{name} is {value}; a number above 0 is wanted")
@@ -132,7 +132,7 @@ def fixations_of(files: Sequence[Path], size: tuple[int, int], gaze: Gaze) -> In
 
 
 def read_gaze(file: Path) -> Float[np.ndarray, "samples 2"]:
-    """The gaze, x and y, of a subject's file for an image; ValueError that names the file if it has none."""
+    """The gaze, x and y, of a subject's file for an image. Raises a ValueError that names the file if it has none."""
     try:
         content = loadmat(file, simplify_cells=True)
     except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:

@@ -54,7 +54,7 @@ class Pacs:
     config: str = str(Path(__file__).parents[2] / "configs" / "pacs.yaml")
 
     def check(self) -> None:
-        """ValueError for an unknown split or domain, or a share that is none."""
+        """Raise ValueError for an unknown split or domain, or a share that is none."""
         for name, values, known in (("splits", self.splits, SPLITS), ("targets", self.targets, DOMAINS)):
             if not values:
                 raise ValueError(f"pacs.{name} is empty; of {', '.join(known)} is wanted")
@@ -184,7 +184,7 @@ def _images(root: Path, split: str, stage: str, domains: Sequence[str], options:
 
 
 def _listed(root: Path, domain: str, stage: str, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """The images of an official list; ValueError if it is missing, or disagrees with the folders."""
+    """The images of an official list. Raises ValueError if it is missing, or disagrees with the folders."""
     name = f"{domain}_{stage}_kfold.txt"
     files = sorted([*root.glob(name), *root.glob(f"*/{name}")])
     if not files:

@@ -78,7 +78,7 @@ class Subject:
         return torch.device("cpu") if tensor is None else tensor.device
 
     def folder(self, name: str) -> Path:
-        """The folder of a data set; ValueError if it is not there."""
+        """The folder of a data set. Raises ValueError if it is not there."""
         if self.root is None:
             raise ValueError(f"the folder that has {name} is not given; give --data ROOT")
         if not (self.root / name).is_dir():
@@ -165,7 +165,7 @@ class Suite(ABC):
 
     @abstractmethod
     def parts(self) -> Iterator[SuitePart]:
-        """The parts, made as they are asked for; ValueError for missing data."""
+        """The parts, made as they are asked for. Raises ValueError for missing data."""
 
     @abstractmethod
     def tally(self, part: SuitePart) -> Tally:
@@ -181,7 +181,7 @@ class Suite(ABC):
 
     @property
     def images(self) -> Labelled:
-        """The validation images of the model, at least one; ValueError if there are none, or of other classes."""
+        """The validation images of the model. Raises ValueError if there are none, or if their classes are others."""
         images = self.subject.images
         if images is None:
             raise ValueError(f"{self.name} measures on validation images; give --validation '{{root: FOLDER}}'")

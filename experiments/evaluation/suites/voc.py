@@ -43,7 +43,7 @@ class Segmentation:
     threshold: float = 0.3
 
     def check(self) -> None:
-        """ValueError for a threshold that no map exceeds, or all do."""
+        """Raise ValueError for a threshold that no map exceeds, or all do."""
         if not 0 <= self.threshold < 1:
             raise ValueError(f"segmentation.threshold is {self.threshold}; a number of at least 0, below 1, is wanted")
 
