@@ -203,7 +203,7 @@ def _kept(options: Overfit) -> dict[str, Any]:
 
 
 def _done(options: Overfit, out: Path) -> list[dict[str, Any]]:
-    """The records of the run in `out`, which is resumed. Raises ValueError if its options were others, or without resume."""
+    """The records in `out`, which the run resumes. Raises ValueError without `resume`, or if the options differ."""
     path = out / "overfit.json"
     if not path.exists():
         return []

@@ -1,4 +1,7 @@
-"""Images that are drawn here, for a start without a data set: six shapes of random colour, place, size and turn."""
+"""Images that are drawn here, so that one can start without a data set.
+
+They show six shapes of random colour, place, size and turn.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SHAPES = ("cross", "disc", "ring", "square", "stripes", "triangle")
 
 
 def draw(shape: str, seed: int, size: int = 32) -> UInt8[np.ndarray, "size size 3"]:
-    """One image of a shape on a ground of another brightness, with a little noise; a seed always draws the same."""
+    """Draw a shape on a ground of another brightness, with a little noise. A seed always draws the same image."""
     if shape not in SHAPES:
         raise ValueError(f"shape is {shape!r}; one of {', '.join(SHAPES)} is wanted")
     generator = np.random.default_rng([SHAPES.index(shape), seed])
@@ -57,7 +60,7 @@ def _put(
 
 
 def write_images(folder: Path, train: int = 80, val: int = 20, size: int = 32) -> None:
-    """Draw so many images of each shape into `folder`/train and `folder`/val, one folder per shape."""
+    """Draw `train` and `val` images of each shape into `folder`/train and `folder`/val, one folder per shape."""
     for name, first, count in (("train", 0, train), ("val", train, val)):
         for shape in SHAPES:
             (folder / name / shape).mkdir(parents=True, exist_ok=True)

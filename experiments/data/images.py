@@ -30,7 +30,7 @@ _READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion
 
 
 class Labelled:
-    """Images (PIL, RGB) with labels and the names of the classes; `read` gives the image of an entry."""
+    """Images (PIL, RGB) with labels and the names of the classes. `read` opens the image of an entry."""
 
     def __init__(
         self, entries: Sequence[Any], labels: Sequence[int], classes: Sequence[str], read: Callable[[Any], Image.Image]
@@ -52,13 +52,13 @@ class Labelled:
         return Labelled(pixels, self.labels, self.classes, _Ready())
 
     def subset(self, count: int | None, name: str) -> Labelled:
-        """A fixed subset of `count` images, as even over the classes as can be; all of them if None."""
+        """A fixed subset of `count` images, spread as evenly over the classes as possible. None: all images."""
         if count is None:
             return self
         if not 1 <= count <= len(self):
             raise ValueError(f"data.{name} is {count}; between 1 and the {len(self)} images that there are is wanted")
         order = np.random.default_rng(0).permutation(len(self))
-        rank = np.zeros(len(self), dtype=int)  # how many of its class come before each image
+        rank = np.zeros(len(self), dtype=int)  # how many images of its class come before each image
         seen: dict[int, int] = {}
         for i in order:
             rank[i] = seen[self.labels[i]] = seen.get(self.labels[i], -1) + 1
@@ -74,7 +74,7 @@ def labelled(data: Data, train: bool) -> Labelled:
 
 
 class _Ready:
-    """Reads entries that are images, cropped already."""
+    """Reads entries that are images and are cropped already."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         return image
@@ -130,7 +130,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright and with transparent pixels white. Raises a ValueError that names a bad file."""
+    """An image file as 8-bit RGB, upright, with transparent pixels white. Raises a ValueError that names a bad file."""
     return read_rgb(path)
 
 
@@ -144,7 +144,7 @@ def _torchvision(data: Data, train: bool) -> Labelled:
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Transformed images; an item is asked for by (seed, index), and the transform runs with that seed."""
+    """Transformed images. The index of an item is (seed, index), and the transform runs with that seed."""
 
     def __init__(self, images: Labelled, transform: Callable[[Image.Image], Tensor], in_memory: bool = False) -> None:
         self.images, self.transform = images, transform
@@ -176,12 +176,13 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 class EpochBatches:
-    """The batches of one process: each epoch a new order, every global batch shared evenly among the processes.
+    """The batches of one process. Each epoch has a new order, and the processes share every global batch evenly.
 
     Args:
-        images: how many there are; batch_size: of a global batch; incomplete last batches are dropped.
+        images: how many images there are.
+        batch_size: how many images a global batch has; an incomplete last batch is dropped.
         repeats: how often a drawn image is used.
-        rank, processes: which part of a global batch is this process's.
+        rank, processes: this process's number, and how many processes share a global batch.
     """
 
     def __init__(
@@ -219,7 +220,7 @@ def training_loader(dataset: Images, batches: EpochBatches, workers: int) -> Dat
 
 
 def training_transform(data: Data, augmentation: Augmentation) -> Callable[[Image.Image], Tensor]:
-    """timm's augmentation, with the crop that the settings ask for; normalised tensors (3, H, W)."""
+    """timm's augmentation with the crop of the settings. It gives normalised tensors (3, H, W)."""
     try:
         chain = _timm_chain(data, augmentation)
     except (AssertionError, KeyError, ValueError, TypeError, IndexError, NotImplementedError) as error:
@@ -253,7 +254,7 @@ def _timm_chain(data: Data, augmentation: Augmentation) -> Any:
 
 
 class _Square:
-    """Resize to a square of `size`; an image that has this size stays as it is."""
+    """Resizes to a square of `size`. An image that has this size stays as it is."""
 
     def __init__(self, size: int) -> None:
         self.size = (size, size)
@@ -265,9 +266,9 @@ class _Square:
 def evaluation_images(
     images: Labelled, data: Data, start: int = 0, stop: int | None = None, workers: int = 0
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], Float[Tensor, " n"] | Tensor]:
-    """Resized and cropped images from `start` to `stop` as bytes, with labels: what is corrupted and classified.
+    """The images from `start` to `stop`, resized and cropped, as bytes, with their labels.
 
-    They are read by so many threads as `workers` says, 0 standing for the caller's.
+    These are what evaluation corrupts and classifies. `workers` threads read them; 0: the caller's thread does.
     """
     chosen = range(start, min(len(images), len(images) if stop is None else stop))
     ready = isinstance(images.read, _Ready)

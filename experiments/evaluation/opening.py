@@ -1,4 +1,4 @@
-"""The options of commands that evaluate a model: how to measure, and the model itself."""
+"""Options of the commands that evaluate a model: how to measure, and which model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["evaluation_of", "opened"]
 
 
 def evaluation_of(values: Namespace, on: Sequence[str] | None = None) -> Evaluation:
-    """The options of an evaluation among the values of a command, on its suites or those given."""
+    """The options of an evaluation among the values of a command. `on` replaces the suites of the command."""
     options = {name: getattr(values, name) for name in Evaluation.__dataclass_fields__ if name != "on"}
     return Evaluation(on=tuple(values.on.split(",")) if on is None else on, **options)
 
 
 def opened(values: Namespace) -> tuple[Evaluation, Path | None, Trained]:
-    """How to measure, the root of the data sets, and the model, by the values of a command that takes one model."""
+    """How to measure, the root of the data sets, and the model, from the values of a command that takes one model."""
     how = evaluation_of(values)
     root = None if values.data is None else Path(values.data)
     found = trained(

@@ -40,7 +40,7 @@ __all__ = [
     "measure",
 ]
 
-#: The suites that measure on the images that a model was validated on, and need no other data.
+#: The suites that measure on the images that a model was validated on. They need no other data.
 ON_VALIDATION_IMAGES = tuple(name for name, suite in SUITES.items() if suite.needs is None)
 
 
@@ -50,7 +50,7 @@ class Evaluation:
 
     Attributes:
         on: the suites. clean, corruptions, fgsm and pgd measure on the validation images; imagenet, imagenet-c,
-            imagenet-r, ... on a folder of data sets.
+            imagenet-r, ... measure on a folder of data sets.
         corruptions: which corruptions.
         attacks: how strong the attacks are.
         pacs: how to fine-tune on PACS.
@@ -91,7 +91,7 @@ class Evaluation:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that an evaluation is made on. Raises ValueError for one that this machine does not have."""
+    """The device that an evaluation runs on. Raises ValueError for one that this machine does not have."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -104,10 +104,10 @@ def device_of(name: str) -> torch.device:
 
 
 def evaluate(model: nn.Module, images: Labelled, data: Data, how: Evaluation | None = None) -> Iterator[dict[str, Any]]:
-    """Yield a record {metric, on, value, images, ...} per number of the suites of validation images.
+    """Evaluate on the suites of validation images, and yield a record {metric, on, value, images, ...} per number.
 
     `model` maps images in [0, 1] to logits over `images.classes` (see `experiments.training.networks.Normalized`). It
-    is evaluated in eval mode, in float32.
+    runs in eval mode and in float32.
     """
     yield from evaluate_on(Subject(model, data, images.classes, images), how)
 
@@ -115,7 +115,7 @@ def evaluate(model: nn.Module, images: Labelled, data: Data, how: Evaluation | N
 def evaluate_on(subject: Subject, how: Evaluation | None = None, parts: Path | None = None) -> Iterator[dict[str, Any]]:
     """Yield a record {metric, on, value, ...} per number, suite by suite.
 
-    Parts that the ledgers in the folder `parts` have as finished, by the same model under the same options, are not
+    The ledgers in the folder `parts` say which parts the same model has finished under the same options. These are not
     measured again.
     """
     how = how or Evaluation()
@@ -141,16 +141,15 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Evaluate a trained model, and return the records. This is the one way from a checkpoint to records.
 
-    Each suite's records are put into `out`/records.jsonl as soon as it is done, in place of those of the same
-    measurement. All others stay: those of other suites, models, labels and options, and what an interrupted run
-    measured.
+    As soon as a suite is done, its records are put into `out`/records.jsonl, where they replace those of the same
+    measurement. All others stay: those of other suites, models, labels and options, and those of an interrupted run.
 
     Args:
         found: the model.
         how: what to evaluate on, and how.
-        out: the folder of the results; finished parts are noted in its folder parts.
+        out: the folder of the results; its folder parts has the ledgers of finished parts.
         root: the folder of the suites' data sets.
-        label: of the records; None: the model's name.
+        label: the label of the records; None: the model's name.
         more: further fields of the records.
     """
     subject = found.subject(root, out)

@@ -1,4 +1,4 @@
-"""Trained models: of a checkpoint, or of timm with the weights of a local file."""
+"""Trained models, from a checkpoint or from timm with the weights of a local file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Trained:
     """A model to evaluate.
 
     Attributes:
-        model: for images in [0, 1].
-        settings: those it was trained with, as far as they are known.
-        classes: of its logits.
-        path: of its weights.
-        epoch: after which it was stored; None: unknown.
+        model: the network, which takes images in [0, 1].
+        settings: the settings that it was trained with, as far as they are known.
+        classes: the names of its logits.
+        path: where its weights lie.
+        epoch: the epoch after which it was stored; None: unknown.
         images: validation images; None: not asked for.
         name: a name for tables.
         out: a folder for its results.
@@ -47,11 +47,11 @@ class Trained:
     out: Path
 
     def subject(self, root: Path | None = None, out: Path | None = None) -> Subject:
-        """The model as suites take it, with the folder of their data sets and the one of their runs."""
+        """The model as suites take it. `root` is the folder of their data sets, and `out` that of their runs."""
         return Subject(self.model, self.settings.data, self.classes, self.images, self.settings, root, out)
 
     def about(self, label: str | None = None, **more: Any) -> dict[str, Any]:
-        """What every record of the model says of it: `more`, and the configuration last."""
+        """What every record of the model says of it. It ends with `more` and the configuration."""
         return {
             "label": label or self.name,
             "seed": self.settings.seed,
@@ -63,7 +63,7 @@ class Trained:
 
 
 def labelled_source(text: str) -> tuple[str, str]:
-    """(label, source) of LABEL=SOURCE, or of a source alone, whose label is timm's name or that of the run's folder."""
+    """(label, source) of LABEL=SOURCE. The label of a SOURCE alone is timm's name or that of the run's folder."""
     if text.startswith("timm:"):
         return text.removeprefix("timm:").partition("=")[0], text
     label, equals, source = text.partition("=")
@@ -73,7 +73,7 @@ def labelled_source(text: str) -> tuple[str, str]:
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint (or a run) is of."""
+    """The folder of the run that a checkpoint (or a run) belongs to."""
     path = checkpoint.absolute()
     path = Path(os.path.normpath(path))
     return path.parents[1] if path.parent.name == "checkpoints" else path
@@ -91,11 +91,11 @@ def trained(
     """The model that `source` means: a run's folder, a checkpoint's, timm:NAME (with `weights`) or timm:NAME=WEIGHTS.
 
     Args:
-        source: as above.
-        weights: safetensors of a timm model.
-        validation: options of the validation images that differ from training.
+        source: a text of one of these forms.
+        weights: file of safetensors of a timm model.
+        validation: options of the validation images that differ from those of training.
         with_images: whether validation images are wanted.
-        attention: replaces the model's, without training, if its kind is given.
+        attention: the attention that replaces the model's, without training, if its kind is given.
         root: folder of data sets; its folder imagenet has the validation images of timm's models by default.
 
     Raises:
@@ -112,7 +112,7 @@ def trained(
     else:
         model, settings, state = load(source, validation)
         images = labelled(settings.data, train=False) if with_images else None
-        # Where the checkpoint lies, not where it says that it was made: it may come from elsewhere.
+        # The folder where the checkpoint lies counts, not the one where it was made: it may come from elsewhere.
         run = run_of(Path(state["path"]))
         found = Trained(
             model, settings, state["classes"], state["path"], state["epoch"], images, run.name, run / "evaluation"
@@ -124,7 +124,10 @@ def trained(
 
 
 def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[Normalized, Settings, dict[str, Any]]:
-    """The model of a checkpoint (its moving average where there is one), for images in [0, 1]; settings and state."""
+    """The model of a checkpoint for images in [0, 1], its settings and its state.
+
+    The weights are the moving average where there is one.
+    """
     path = checkpoints.find(checkpoint)
     stored = checkpoints.read(path, weights_only=True)
     missing = [name for name in ("config", "classes") if name not in stored.state]
@@ -141,13 +144,13 @@ def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[No
 
 
 def changed(data: Data, changes: dict[str, Any]) -> Data:
-    """`data` with some options changed. Raises ValueError for an option that there is not, or of another type."""
+    """`data` with some options changed. Raises ValueError for an unknown option, or a value of another type."""
     plain_data.check(Data, changes, "validation")
     return replace(data, **changes)
 
 
 def _timm_model(name: str, weights: str | None, data: dict[str, Any], with_images: bool) -> Trained:
-    """A model of timm with its own image size and normalisation; its classes are those of the validation images."""
+    """A model of timm with its own image size and normalisation. Its classes are those of the validation images."""
     if weights is None:
         raise ValueError("weights is missing; the safetensors file of a timm model's weights is wanted")
     if not timm.is_model(name):

@@ -1,4 +1,4 @@
-"""A trained model whose VARS layers are solved in another way than it was trained with."""
+"""A trained model whose VARS layers are solved in another way than in training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class LayerSettings(NamedTuple):
 
     @property
     def possible(self) -> bool:
-        """Whether there is such a layer: the ODE and its equilibrium want a threshold that stands for a penalty."""
+        """Whether there is such a layer. The ODE and its equilibrium want a threshold that belongs to a penalty."""
         return self.threshold == "soft" or self.solver in unrolled.UNROLLED
 
     @property
     def measured(self) -> LayerSettings:
-        """The settings that stand for these: the ODE and its equilibrium take no number of steps."""
+        """The settings to measure in place of these. The ODE and its equilibrium take no number of steps."""
         return self if self.solver in unrolled.UNROLLED else self._replace(num_steps=0)
 
 
@@ -46,7 +46,7 @@ def layers_of(model: nn.Module) -> list[VarsAttention]:
 
 @contextmanager
 def varied(model: nn.Module, own: LayerSettings, ode: Ode | None = None) -> Iterator[None]:
-    """The model with the settings `own` in all VARS layers, and as it was afterwards."""
+    """Give all VARS layers of the model the settings `own`, and restore their own settings at the end."""
     found = layers_of(model)
     names = ("variant", "solver", "num_steps", "lam")
     before = [{name: getattr(layer, name) for name in names} for layer in found]

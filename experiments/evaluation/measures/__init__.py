@@ -1,1 +1,1 @@
-"""What is computed of a model's outputs: attacks, saliency, attention maps."""
+"""What is computed from a model's outputs: attacks, saliency, attention maps."""

@@ -37,8 +37,8 @@ def pgd(
 ) -> Float[Tensor, "b c h w"]:
     """`steps` steps of size `step`, each projected to the ball of `radius` and to [0, 1].
 
-    It starts at random in the ball, drawn by `generator` on its device, and at the image if that is None. One
-    generator per image makes the start of each independent of its batch.
+    It starts at a random point of the ball, which `generator` draws on its device, or at the image if `generator` is
+    None. With one generator per image the start of each is independent of its batch.
     """
     adversarial = images
     if generator is not None:

@@ -15,9 +15,9 @@ __all__ = ["attention_map", "min_max", "view", "views"]
 
 
 def views(model: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, LayerView]:
-    """What goes on in the attention layers at images in [0, 1], by the names of the layers in the network.
+    """Run the model at images in [0, 1], and return what its attention layers do, by their names in the network.
 
-    The model is in eval mode meanwhile. Raises ValueError if it has none of this package's attention layers.
+    The model runs in eval mode. Raises ValueError if it has none of this package's attention layers.
     """
     network = model.network if isinstance(model, Normalized) else model
     if not any(isinstance(layer, TokenMixer) for layer in network.modules()):
@@ -37,16 +37,16 @@ def views(model: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Layer
 def attention_map(
     model: nn.Module, images: Float[Tensor, "b 3 h w"], layer: str | None = None
 ) -> Float[Tensor, "b rows columns"]:
-    """The map of one layer (the first, unless named) on the grid of tokens: its last iterate's, averaged over heads.
+    """The map of one layer (the first, unless named) on the grid of tokens, at the last iterate, averaged over heads.
 
-    What a head's map is, `vars_dyn.LayerView` defines: the norm of the reconstruction P a over channels for VARS, what
-    a token receives from the average query for softmax and Performer.
+    `vars_dyn.LayerView` defines the map of a head. For VARS it is the norm of the reconstruction P a over channels. For
+    softmax and Performer it is what a token receives from the average query.
     """
     return view(model, images, layer).maps[-1].mean(1)
 
 
 def view(model: nn.Module, images: Float[Tensor, "b 3 h w"], layer: str | None = None) -> LayerView:
-    """What goes on in one layer (the first, unless named). Raises a ValueError that names the layers there are."""
+    """What one layer does (the first, unless named). Raises a ValueError that names the layers that there are."""
     found = views(model, images)
     name = layer or next(iter(found))
     if name not in found:

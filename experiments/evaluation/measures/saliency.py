@@ -1,8 +1,8 @@
-"""How well a map predicts where people look: NSS, AUC-Judd and CC, and fixations of recorded gaze.
+"""How well a map predicts where people look: NSS, AUC-Judd and CC. Also finds the fixations in recorded gaze.
 
 Bylinskii et al., "What do different evaluation metrics tell us about saliency models?", PAMI 2019. A map has one value
-per pixel; fixations are pixels (n, 2), row and column. Two fixations of one pixel count twice in NSS and CC; AUC-Judd
-is about the distinct pixels.
+per pixel; fixations are pixels (n, 2), row and column. Two fixations of one pixel count twice in NSS and CC, and once
+in AUC-Judd.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Fixations = Int[np.ndarray, "n 2"]
 
 
 def nss(saliency: Map, fixations: Fixations) -> float:
-    """Normalised scanpath saliency: the mean at the fixations of the map, standardised over all its pixels (ddof 0).
+    """Normalised scanpath saliency: the map is standardised over all its pixels (ddof 0) and averaged at the fixations.
 
-    0 for a constant map. Peters et al., Vision Research 2005.
+    It is 0 for a constant map. Peters et al., Vision Research 2005.
     """
     if _constant(saliency):
         return 0.0
@@ -31,11 +31,11 @@ def nss(saliency: Map, fixations: Fixations) -> float:
 
 
 def auc_judd(saliency: Map, fixations: Fixations) -> float:
-    """The area under the curve of fixated pixels found against other pixels found, over all thresholds.
+    """The area under the curve of the share of fixated pixels found against the share of other pixels found.
 
-    It is the probability that a fixated pixel has a larger value than another, equal values counting half: .5 for a
-    constant map. Judd's script joins the thresholds of fixated pixels by straight lines, which lies above by up to one
-    half over the number of fixated pixels. Judd et al., ICCV 2009.
+    The curve runs over all thresholds of the map. The area is the probability that a fixated pixel has a larger value
+    than another, where equal values count half; it is .5 for a constant map. Judd's script joins only the thresholds of
+    fixated pixels by straight lines, so its area is larger by up to one half over their number. Judd et al., ICCV 2009.
     """
     fixated = np.zeros(saliency.shape, dtype=bool)
     fixated[fixations[:, 0], fixations[:, 1]] = True
@@ -50,9 +50,9 @@ def auc_judd(saliency: Map, fixations: Fixations) -> float:
 
 
 def cc(saliency: Map, fixations: Fixations, sigma: float) -> float:
-    """Pearson's correlation between the map and the fixations' density, blurred with a Gaussian of `sigma` pixels.
+    """Pearson's correlation between the map and the density of fixations, blurred with a Gaussian of `sigma` pixels.
 
-    0 for a constant map. Nothing is fixated beyond the image's border.
+    It is 0 for a constant map. The density is zero beyond the image's border.
     """
     density = np.zeros(saliency.shape)
     np.add.at(density, (fixations[:, 0], fixations[:, 1]), 1)
@@ -63,7 +63,7 @@ def cc(saliency: Map, fixations: Fixations, sigma: float) -> float:
 
 
 def _constant(saliency: Map) -> bool:
-    """Whether all values are the same but for rounding."""
+    """Whether all values are the same up to rounding."""
     return bool(np.ptp(saliency) <= 1e-12 * np.abs(saliency).max())
 
 
@@ -74,18 +74,18 @@ def gaze_fixations(
     shortest: float = 0.05,
     rate: float = RATE,
 ) -> Float[np.ndarray, "n 2"]:
-    """The fixations (x, y) of a gaze path by a velocity threshold, in order.
+    """The fixations (x, y) of a gaze path in order, found by a velocity threshold.
 
-    Runs of samples slower than `speed` that last `shortest` are fixations, at the median of their samples. The speed is
-    that between the samples two before and two after (17 ms at 240 Hz). Negative and not finite samples are blinks,
-    which end a fixation. Salvucci & Goldberg, "Identifying fixations and saccades in eye-tracking protocols", ETRA
-    2000.
+    A run of samples slower than `speed` that lasts `shortest` or longer is a fixation at the median of its samples. The
+    speed at a sample is that between the samples two before and two after (17 ms at 240 Hz). Samples that are negative
+    or not finite are blinks, and a blink ends a fixation. Salvucci & Goldberg, "Identifying fixations and saccades in
+    eye-tracking protocols", ETRA 2000.
 
     Args:
         gaze: x and y in pixels, one row per sample.
-        pixels_per_degree: of visual angle.
-        speed: in degrees per second.
-        shortest: in seconds.
+        pixels_per_degree: pixels per degree of visual angle.
+        speed: the threshold in degrees per second.
+        shortest: the duration in seconds.
         rate: samples per second.
     """
     seen = np.isfinite(gaze).all(1) & (np.nan_to_num(gaze) >= 0).all(1)
@@ -95,7 +95,7 @@ def gaze_fixations(
     with np.errstate(invalid="ignore"):
         distance = np.linalg.norm(path[after] - path[before], axis=1)
         slow = distance / np.maximum(after - before, 1) * rate / pixels_per_degree < speed
-    slow &= seen  # blinks within the two samples have made the speed NaN, which is not slow
+    slow &= seen  # a blink within two samples has made the speed NaN, which is not slow
     edges = np.flatnonzero(np.diff(np.concatenate([[False], slow, [False]])))
     runs = edges.reshape(-1, 2)
     found = [np.median(path[start:stop], axis=0) for start, stop in runs if stop - start >= shortest * rate]

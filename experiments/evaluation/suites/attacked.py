@@ -1,4 +1,4 @@
-"""Accuracy on validation images under white-box attack."""
+"""Accuracy on validation images under white-box attacks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Attacks:
         radius: the radius of the ball.
         step: the length of a step of PGD.
         steps: how many steps PGD takes.
-        images: how many images to attack; None: all that are evaluated.
+        images: how many images to attack; None: all validation images.
     """
 
     radius: float = 1.0
@@ -43,7 +43,7 @@ class Attacks:
 
 
 class _Options(Options, Protocol):
-    """The options of attacks."""
+    """The options of suites that attack."""
 
     attacks: Attacks
 
@@ -74,7 +74,7 @@ class Fgsm(Classification):
 
 
 class Pgd(Fgsm):
-    """Projected gradient descent from a random start that depends on the seed and the image's number alone."""
+    """Projected gradient descent from a random start, which depends on the seed and the image's number alone."""
 
     name = "pgd"
 

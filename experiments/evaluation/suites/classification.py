@@ -1,4 +1,4 @@
-"""What suites of classification share: batches of images, and how many are classified right."""
+"""What suites of classification share: batches of images, and the number that are classified right."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Batch = tuple[UInt8[np.ndarray, "n h w 3"], Int[Tensor, " n"], int]
 
 
 class Classification(Suite):
-    """Accuracy: a tally is the number of images and of those that are classified right."""
+    """Measures accuracy. A tally is the number of images and the number that are classified right."""
 
     def batches(self, part: SuitePart, data: Data | None = None) -> Iterator[Batch]:
-        """Images as bytes, labels, and the number of the first of them in the set."""
+        """Images as bytes, their labels, and the number of the first of them in the set."""
         data, size = data or self.subject.data, self.how.batch_size
         starts = range(0, len(part.images), size)
         shown = None if self.how.progress else True
@@ -39,7 +39,7 @@ class Classification(Suite):
     def count(
         self, batches: Iterator[Batch], change: Callable[[Tensor, Tensor, int], Tensor] | None = None
     ) -> dict[str, int]:
-        """How many images are right, after `change` (images, labels, number of the first) if there is one."""
+        """How many images are classified right, after `change` (images, labels, number of the first) if it is given."""
         right = images = 0
         for pixels, labels, first in batches:
             shown, labels = as_images(pixels).to(self.subject.device), labels.to(self.subject.device)

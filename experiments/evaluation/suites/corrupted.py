@@ -28,9 +28,9 @@ class Corruptions:
     Attributes:
         names: which corruptions; empty: all 15.
         severities: which severities, from 1 to 5.
-        folder: a folder laid out like ImageNet-C, <corruption>/<severity>/<class>/*, to read instead of making them;
-            mCE, normalised by AlexNet's errors, is reported too if all are there.
-        cache: a folder to keep the images made in, for evaluations of other models on the same images.
+        folder: a folder laid out like ImageNet-C, <corruption>/<severity>/<class>/*, from which the images are read
+            instead of being made; if all are there, mCE, normalised by AlexNet's errors, is reported too.
+        cache: a folder that keeps the images made, for evaluations of other models on the same images.
     """
 
     names: list[str] = field(default_factory=list)
@@ -90,12 +90,12 @@ class Corrupted(Classification):
     def tally(self, part: SuitePart) -> Tally:
         name, severity = part.notes["corruption"], part.notes["severity"]
         if self.folder is not None:
-            # As stored: they are cropped already, and resizing would soften the corruption.
+            # The images are cropped already, and resizing would soften the corruption.
             return self.count(self.batches(part, replace(self.subject.data, crop=1.0)))
         return self.count(self._made(self.batches(part), name, severity))
 
     def _made(self, batches: Iterator[Batch], name: str, severity: int) -> Iterator[Batch]:
-        """Batches corrupted, kept in the cache, where there is one, under a digest of what they were made of."""
+        """Corrupted batches. The cache, where there is one, keeps each under a digest of what it was made from."""
         seed, cache = self.how.seed, self.how.corruptions.cache
         for pixels, labels, first in batches:
             numbers = range(first, first + len(pixels))
@@ -125,10 +125,10 @@ class Corrupted(Classification):
 
 
 def mean_errors(errors: Mapping[str, Sequence[float]], mce: bool = True) -> Iterator[dict[str, Any]]:
-    """The plain mean error over corruptions, and mCE, of the errors at each severity.
+    """The plain mean error over corruptions, and mCE. `errors` has, by corruption, the error at each severity.
 
-    mCE (Hendrycks & Dietterich, ICLR 2019, in per cent) divides each corruption's mean error by AlexNet's; it is given
-    only of all 15 corruptions at all 5 severities.
+    mCE (Hendrycks & Dietterich, ICLR 2019, in per cent) divides each corruption's mean error by AlexNet's. It is given
+    only if `errors` has all 15 corruptions at all 5 severities.
     """
     means = {name: math.fsum(values) / len(values) for name, values in errors.items()}
     mean = math.fsum(means.values()) / len(means)
@@ -139,7 +139,7 @@ def mean_errors(errors: Mapping[str, Sequence[float]], mce: bool = True) -> Iter
 
 
 class ImageNetC(Corrupted):
-    """ImageNet-C as it is stored: <corruption>/<severity>/<class>/*, images of the model's size."""
+    """ImageNet-C as it is stored, in <corruption>/<severity>/<class>/*. The images have the model's size."""
 
     name = "imagenet-c"
     needs = "imagenet-c"

@@ -1,6 +1,6 @@
-"""ImageNet's validation images and its shifted kin: ImageNet-R, ImageNet-A, ImageNet-Sketch.
+"""ImageNet's validation images, and those of its shifted variants: ImageNet-R, ImageNet-A and ImageNet-Sketch.
 
-Images are resized and cropped as the model's own validation images (224 / 0.875 = 256 pixels, bicubic, for most).
+Images are resized and cropped as the model's own validation images are (most to 224 / 0.875 = 256 pixels, bicubic).
 References: Russakovsky et al., IJCV 2015; R: Hendrycks et al., ICCV 2021; A: Hendrycks et al., CVPR 2021; Sketch: Wang
 et al., NeurIPS 2019. The 1000 classes and the lists of 200 are those that timm ships.
 """
@@ -25,7 +25,10 @@ __all__ = ["ImageNet", "ImageNetA", "ImageNetR", "ImageNetSketch", "synsets"]
 
 @functools.cache
 def synsets(subset: str = "imagenet") -> tuple[str, ...]:
-    """WordNet's names of ImageNet's 1000 classes, in the order of the logits, or of "imagenet_r", "imagenet_a"."""
+    """WordNet's names of ImageNet's 1000 classes, in the order of the logits, or those of a subset.
+
+    `subset` is "imagenet", "imagenet_r" or "imagenet_a".
+    """
     return tuple((resources.files("timm.data") / "_info" / f"{subset}_synsets.txt").read_text().split())
 
 
@@ -50,7 +53,7 @@ class ImageNet(Classification):
         yield from chunks(self.name, folder_images(folder, synsets(self.subset)))
 
     def answers(self, images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, " b"]:
-        """The largest logit among the classes that the data set has, as an index into these."""
+        """The class with the largest logit among the classes of the data set, as an index into these."""
         return self.subject.model(images)[:, self._columns(images.device)].argmax(-1)
 
     def _columns(self, device: torch.device) -> Int[Tensor, " classes"]:

@@ -1,4 +1,4 @@
-"""What suites of attention maps share: whole images, and the map of each at the image's own size."""
+"""What suites of attention maps share: whole images, and the map of each image at the image's own size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Maps:
     """Which attention map.
 
     Attributes:
-        layer: of this layer, by its name in the network; None: the first attention layer.
+        layer: the layer whose map it is, by its name in the network; None: the first attention layer.
     """
 
     layer: str | None = None
@@ -45,7 +45,7 @@ def whole_image(image: Image.Image, size: int) -> Image.Image:
 
 
 class MapSuite(Suite):
-    """Measures attention maps: made by the model of whole images, and upsampled bilinearly to the images' size."""
+    """Measures attention maps. The model sees whole images, and the maps are resized bilinearly to the images' size."""
 
     how: MapOptions
 
@@ -63,7 +63,7 @@ class MapSuite(Suite):
                 yield path, upsampled(grid, size)
 
     def _read(self, paths: list[Path]) -> list[tuple[tuple[int, int], np.ndarray]]:
-        """Height and width, and the pixels that the model takes."""
+        """Height and width of each image, and the pixels that the model takes."""
 
         def read(path: Path) -> tuple[tuple[int, int], np.ndarray]:
             image = read_image(path)

@@ -1,8 +1,8 @@
 """How well an attention map predicts where people look, on MIT1003 (the paper's fixation experiment).
 
-Judd et al., "Learning to predict where humans look", ICCV 2009. Read are MIT1003/ALLSTIMULI/<image>.jpeg and
-MIT1003/DATA/<subject>/<image>.mat, a struct named as the image whose DATA.eyeData has the gaze, x and y in pixels of
-the image from 1, at 240 Hz.
+Judd et al., "Learning to predict where humans look", ICCV 2009. The suite reads MIT1003/ALLSTIMULI/<image>.jpeg and
+MIT1003/DATA/<subject>/<image>.mat. The latter holds a struct with the image's name, whose DATA.eyeData has the gaze at
+240 Hz, x and y in pixels of the image, counted from 1.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ METRICS = ("nss", "auc_judd", "cc")
 
 @dataclass
 class Gaze:
-    """Fixations.
+    """What counts as a fixation.
 
     Attributes:
-        pixels_per_degree: of visual angle; also the width of the density that CC compares with.
-        speed: in degrees per second; slower gaze is a fixation ...
-        shortest: ... if it lasts so many seconds.
+        pixels_per_degree: pixels per degree of visual angle; also the width of the density that CC compares with.
+        speed: gaze that is slower, in degrees per second, can be a fixation.
+        shortest: how many seconds slow gaze lasts at least to be a fixation.
     """
 
     pixels_per_degree: float = 34.0
@@ -59,8 +59,8 @@ class Mit1003(MapSuite):
     """NSS, AUC-Judd and CC, each a mean over images, against the fixations of all subjects together.
 
     Each subject's first fixation, which is where the cross was, and those off the image are dropped. Images without
-    fixations are left out of the means, and counted. A subject without a file for an image is left out there, and
-    counted.
+    fixations are left out of the means, and subjects without a file for an image are left out at that image. The
+    records count both.
     """
 
     how: _Options
@@ -122,7 +122,7 @@ def gaze_files(image: Path, subjects: Sequence[Path]) -> list[Path]:
 
 
 def fixations_of(files: Sequence[Path], size: tuple[int, int], gaze: Gaze) -> Int[np.ndarray, "n 2"]:
-    """The fixations in subjects' files on an image of `size` (rows, columns): rows and columns."""
+    """The fixations (row, column) in subjects' files, on an image of `size` (rows, columns)."""
     found = [np.empty((0, 2), dtype=np.int64)]
     for file in files:
         path = saliency.gaze_fixations(read_gaze(file), **asdict(gaze))[1:]

@@ -1,9 +1,9 @@
 """PACS: fine-tune on three domains, test on the fourth, for every domain and both ways of splitting.
 
-Li et al., "Deeper, Broader and Artier Domain Generalization", ICCV 2017. The folder PACS has one per domain, with a
-folder of images per class each, and for the official splits <domain>_{train,crossval,test}_kfold.txt, in itself or
-in a folder below, with lines "<domain>/<class>/<file> <label from 1>". DomainBed (Gulrajani & Lopez-Paz, ICLR 2021)
-holds out a random share of the images instead.
+Li et al., "Deeper, Broader and Artier Domain Generalization", ICCV 2017. The folder PACS has a folder per domain, and
+each of these has a folder of images per class. The official splits are <domain>_{train,crossval,test}_kfold.txt, in
+PACS or in a folder below, with lines "<domain>/<class>/<file> <label from 1>". DomainBed (Gulrajani & Lopez-Paz, ICLR
+2021) holds out a random share of the images instead.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Pacs:
     """Fine-tuning on PACS.
 
     Attributes:
-        splits: of kfold (the official lists; the epoch that is best on the crossval images of the three domains is
-            tested) and domainbed (a random share of each of the three domains is held out to choose the epoch by).
+        splits: how the images are split: kfold (by the official lists; the epoch that is best on the crossval images
+            of the three domains is tested), domainbed (a random share of each of the three domains is held out to
+            choose the epoch by), or both.
         targets: domains to test on.
-        held_out: the share, for domainbed.
-        config: YAML file of how to train, as `experiments.train` takes it; its model and data are not used.
+        held_out: the share that domainbed holds out.
+        config: YAML file that says how to train, as `experiments.train` takes it; its model and data are not used.
     """
 
     splits: list[str] = field(default_factory=lambda: list(SPLITS))
@@ -54,7 +55,7 @@ class Pacs:
     config: str = str(Path(__file__).parents[2] / "configs" / "pacs.yaml")
 
     def check(self) -> None:
-        """Raise ValueError for an unknown split or domain, or a share that is none."""
+        """Raise ValueError for an unknown split or domain, or a share that is not between 0 and 1."""
         for name, values, known in (("splits", self.splits, SPLITS), ("targets", self.targets, DOMAINS)):
             if not values:
                 raise ValueError(f"pacs.{name} is empty; of {', '.join(known)} is wanted")
@@ -72,7 +73,10 @@ class _Options(Options, Protocol):
 
 
 class PacsTransfer(Classification):
-    """A part is one target domain of one split: fine-tuned in `out`/pacs, resumed there, tested on the whole domain."""
+    """Fine-tunes on three domains and tests on the fourth. A part is one target domain of one split.
+
+    A model is fine-tuned in `out`/pacs, and an interrupted run is resumed there. It is tested on the whole domain.
+    """
 
     how: _Options
     name = "pacs"
@@ -128,7 +132,7 @@ class PacsTransfer(Classification):
         return settings
 
     def _start(self, folder: Path, base: Settings) -> Path:
-        """The model that is evaluated, as a checkpoint to fine-tune."""
+        """Write the model that is evaluated as the checkpoint that fine-tuning starts from."""
         if not (folder / "epoch-0000" / "state.json").is_file():
             network = getattr(self.subject.model, "network", self.subject.model)
             state = {"config": as_plain(base), "classes": list(self.subject.classes), "epoch": 0, "best": {"epoch": 0}}
@@ -136,7 +140,7 @@ class PacsTransfer(Classification):
         return folder / "epoch-0000"
 
     def _tuned(self, settings: Settings, classes: Sequence[str]) -> Subject:
-        """The best checkpoint of a fine-tuning run, to be tested."""
+        """The best checkpoint of a fine-tuning run, as the subject to test."""
         path = checkpoints.find(settings.out)
         network = build_model(settings.model, len(classes), settings.data.image_size)
         checkpoints.load_weights(network, checkpoints.read(path, weights_only=True).weights, str(path))

@@ -1,8 +1,8 @@
-"""What a suite is: a data set and a measurement, split into parts that can be done one by one.
+"""A suite is a data set and a measurement, split into parts that can be done one by one.
 
-A suite names its parts, tallies each (sums that JSON holds: how many right, sum of a score ...), and makes records of
-all tallies. `run_suite` does the parts, and skips those that the ledger of an interrupted run has. A part is a fixed
-range of images, so the tallies depend neither on the batch size nor on where a run was interrupted.
+A suite names its parts, tallies each, and makes records from all tallies. A tally has sums that JSON can hold, such as
+how many images are right. `run_suite` does the parts, and skips those that the ledger of an interrupted run has. A part
+is a fixed range of images, so the tallies depend neither on the batch size nor on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["IMAGES_OF_A_PART", "Ledger", "Options", "Subject", "Suite", "SuitePa
 #: How many images a part has.
 IMAGES_OF_A_PART = 1000
 
-#: What a part was found to be: sums that JSON holds.
+#: What was measured on a part, as sums that JSON can hold.
 Tally = Mapping[str, Any]
 
 
 class Options(Protocol):
-    """What every suite reads of `experiments.evaluation.run.Evaluation`, which explains these attributes.
+    """What every suite reads from `experiments.evaluation.run.Evaluation`, which explains these attributes.
 
-    A suite with a group of options of its own (see `Suite.groups`) adds the group in a protocol of its own.
+    A suite with a group of options of its own (see `Suite.groups`) adds the group in its own protocol.
     """
 
     seed: int
@@ -57,9 +57,9 @@ class Subject:
         model: maps images in [0, 1] to logits (see `experiments.training.networks.Normalized`), in eval mode.
         data: the size and crop of its images.
         classes: the names of its logits.
-        images: the images it was validated on; None: there are none.
-        settings: of its training, for suites that train on; None: unknown.
-        root: the folder that the data sets of suites lie in, each under its own name; None: nowhere.
+        images: the images that it was validated on; None: there are none.
+        settings: the settings of its training, for suites that train it further; None: unknown.
+        root: the folder that the data sets of suites lie in, each under its own name; None: there is no such folder.
         out: where suites that train put their runs; None: nowhere.
     """
 
@@ -86,7 +86,7 @@ class Subject:
         return self.root / name
 
     def digest(self) -> str:
-        """SHA-256 of the weights, the architecture and how images are made; equal digests mean equal results."""
+        """SHA-256 of the weights, the architecture and how images are made. Equal digests mean equal results."""
         data = [self.data.image_size, self.data.crop, list(self.data.mean), list(self.data.std)]
         variants = [layer.variant for layer in self.model.modules() if isinstance(layer, VarsAttention)]
         words = f"{self.model} {variants} {data} {digest(self.model.state_dict().values())}"
@@ -98,10 +98,10 @@ class SuitePart:
     """Some images of a suite.
 
     Attributes:
-        name: unlike that of any other part.
-        images: what it consists of, with the reader and the labels where there are any.
+        name: the part's name, which no other part has.
+        images: the images of the part, with the reader, and with the labels where there are any.
         first: number of the first image within its set.
-        notes: what belongs to the part beside.
+        notes: what else the suite needs to know of the part.
     """
 
     name: str
@@ -124,7 +124,7 @@ def _name(entry: Any) -> str:
 
 
 def chunks(name: str, images: Labelled, size: int = IMAGES_OF_A_PART) -> Iterator[SuitePart]:
-    """Parts of `size` images."""
+    """Split `images` into parts of `size` images."""
     for first in range(0, len(images), size):
         cut = slice(first, first + size)
         yield SuitePart(
@@ -137,9 +137,9 @@ class Suite(ABC):
 
     Attributes:
         name: its name in `--on` and in the records' field "on".
-        needs: the folder below `Subject.root` that it reads; None: it measures on `Subject.images`.
-        groups: the groups of `Evaluation`'s options that it takes; a group's `check`, if it has one, raises ValueError
-            for bad options.
+        needs: the folder below `Subject.root` that the suite reads; None: it measures on `Subject.images`.
+        groups: the groups of `Evaluation`'s options that the suite takes; a group's `check`, if it has one, raises
+            ValueError for bad options.
     """
 
     name: ClassVar[str]
@@ -150,34 +150,34 @@ class Suite(ABC):
         self.subject, self.how = subject, how
 
     def options(self) -> Any:
-        """What tallies depend on beside the model and the images, as JSON holds it."""
+        """What tallies depend on besides the model and the images, as plain data."""
         return {}
 
     def selection(self) -> Any:
-        """Which parts there are, as JSON holds it. Records depend on this beside `options`."""
+        """Which parts there are, as plain data. Records depend on this besides `options`."""
         return [str(self.subject.root.absolute()) if self.needs and self.subject.root is not None else None]
 
     def measurement(self) -> list[Any]:
-        """What this measures, as JSON holds it. Two measurements with the same value give the same records."""
+        """What this measures, as plain data. Two measurements with the same value give the same records."""
         settings = self.subject.settings
         images = None if self.needs or settings is None else as_plain(settings.data)
         return [self.name, self.subject.digest(), self.options(), self.selection(), images]
 
     @abstractmethod
     def parts(self) -> Iterator[SuitePart]:
-        """The parts, made as they are asked for. Raises ValueError for missing data."""
+        """Yield the parts. Raises ValueError for missing data."""
 
     @abstractmethod
     def tally(self, part: SuitePart) -> Tally:
-        """Measure one part: sums that JSON holds."""
+        """Measure one part, and return sums that JSON can hold."""
 
     @abstractmethod
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
-        """Records {metric, value, ...} of all tallies, which are by the name of the part, in order."""
+        """Yield records {metric, value, ...} of all tallies. `tallies` has them by the names of the parts, in order."""
 
     @classmethod  # noqa: B027  # most suites have nothing to add
     def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:
-        """Write figures or tables of this suite's records into `out`; none by default."""
+        """Write figures or tables of this suite's records into `out`. By default there are none."""
 
     @property
     def images(self) -> Labelled:
@@ -196,7 +196,7 @@ class Suite(ABC):
 
 
 class Ledger:
-    """The tallies of finished parts of one suite for one model and one set of options, a line of JSON each."""
+    """The tallies of the finished parts of one suite for one model and one set of options. Each is a line of JSON."""
 
     def __init__(self, folder: Path | None, suite: Suite) -> None:
         self.path: Path | None = None
@@ -216,7 +216,7 @@ class Ledger:
             self.known[line["part"]] = line
 
     def find(self, part: SuitePart) -> Tally | None:
-        """The tally of a finished part; None if it is not finished, or was of other images."""
+        """The tally of a finished part. None if the part is not finished, or its tally was of other images."""
         line = self.known.get(part.name)
         return line["tally"] if line is not None and line["images"] == part.digest() else None
 
@@ -229,7 +229,7 @@ class Ledger:
 
 
 def run_suite(suite: Suite, folder: Path | None = None) -> Iterator[dict[str, Any]]:
-    """The records of a suite; parts that are finished according to the ledger in `folder` are not measured again."""
+    """Yield the records of a suite. Parts that the ledger in `folder` has as finished are not measured again."""
     ledger = Ledger(folder, suite)
     tallies: dict[str, Tally] = {}
     shown = None if suite.how.progress else True

@@ -1,7 +1,8 @@
-"""How well an attention map, thresholded, covers the objects of PASCAL VOC 2012 (the paper's Table 4).
+"""How well a thresholded attention map covers the objects of PASCAL VOC 2012 (the paper's Table 4).
 
-Everingham et al., IJCV 2015. Read are VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt, JPEGImages/<name>.jpg and
-SegmentationClass/<name>.png, whose index 0 is background, 255 is void and left out, and all else is foreground.
+Everingham et al., IJCV 2015. The suite reads VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt, JPEGImages/<name>.jpg
+and SegmentationClass/<name>.png. In the masks the index 0 is background, 255 is void and left out, and all others are
+foreground.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ METRICS = ("iou", "false_positives", "false_negatives")
 
 @dataclass
 class Segmentation:
-    """Foreground by attention.
+    """What counts as foreground.
 
     Attributes:
-        threshold: a pixel is foreground where the map, scaled from its minimum to its maximum, is above.
+        threshold: a pixel is foreground if the map, scaled from its minimum to its maximum, is above this value.
     """
 
     threshold: float = 0.3
 
     def check(self) -> None:
-        """Raise ValueError for a threshold that no map exceeds, or all do."""
+        """Raise ValueError for a threshold that no map exceeds, or that all maps do."""
         if not 0 <= self.threshold < 1:
             raise ValueError(f"segmentation.threshold is {self.threshold}; a number of at least 0, below 1, is wanted")
 
@@ -55,11 +56,11 @@ class _Options(MapOptions, Protocol):
 
 
 class VocSegmentation(MapSuite):
-    """IoU of the foreground, and false positives and negatives as shares of all pixels but the void ones.
+    """IoU of the foreground, and false positives and negatives as shares of all pixels that are not void.
 
-    `iou` (false positives, false negatives) is of the pixels of all images together, at the threshold;
-    `iou_mean_over_images` is the mean over images that have foreground, drawn or predicted. At every threshold of the
-    curve the metrics are called `curve_iou` and so on. A constant map has no foreground. An image whose mask is void
+    `iou`, `false_positives` and `false_negatives` count the pixels of all images together, at the threshold.
+    `iou_mean_over_images` is the mean over the images whose mask or map has foreground. At every threshold of the curve
+    the metrics are called `curve_iou` and so on. A constant map has no foreground. An image whose mask is void
     throughout counts nowhere.
     """
 
@@ -124,7 +125,7 @@ class VocSegmentation(MapSuite):
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """The class indices of a mask, which is an image of a palette or of grey values."""
+    """The class indices of a mask, which is an image with a palette or of grey values."""
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L"):
@@ -137,7 +138,7 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
 def confusion(
     scaled: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"], thresholds: Sequence[float]
 ) -> np.ndarray:
-    """True positives, false positives and false negatives (3, thresholds), in pixels, void ones left out."""
+    """True positives, false positives and false negatives (3, thresholds), in pixels without the void ones."""
     seen = mask != VOID
     values, truth = scaled[seen], mask[seen] > 0
     predicted = values > np.asarray(thresholds)[:, None]
