@@ -1,10 +1,10 @@
 """Speed beside the peers: `python -m experiments.benchmark [NAMES ...] [--out FOLDER]`.
 
-Every row is one kind of work, done by this package and by its peers in one process, the row's own, one after the
-other, round after round, on one thread. What counts is processor time, the median of the rounds, and the accuracy that
-each reached: a ratio of a result that is less accurate than asked for, and than the peer's, does not count. `--out`
-writes table.md (the goals, then every row) and benchmark.json. Peers are the extra `bench`; one that is not installed
-is reported so. `--list` names the rows.
+Every row is one kind of work, which this package and its peers do in a process of the row's own, in turn, round after
+round, on one thread. The figures are the median of the rounds in processor time, and the accuracy that each reached. A
+ratio does not count if our result is less accurate than asked for and than the peer's. `--out` writes table.md (the
+goals, then every row) and benchmark.json. The extra `bench` installs the peers, and the tables say which are missing.
+`--list` names the rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from experiments.report.outputs import refuse_foreign
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)

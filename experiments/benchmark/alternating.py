@@ -1,4 +1,4 @@
-"""Time a row's contenders in one alternating series of one process."""
+"""Time a row's contenders in one process, in turn."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Measured", "Ratio", "ratios", "run_row"]
 
 
 class Measured(NamedTuple):
-    """What was found of one contender. One that could not run has no times, and `failure` says why.
+    """The measurements of one contender. One that could not run has no times, and `failure` says why.
 
     Attributes:
-        name: the contender's.
+        name: the contender's name.
         ours: whether it is ours.
-        times: processor seconds of every round (of the clock on a GPU).
+        times: processor seconds of every round (on a GPU, seconds of the clock).
         findings: what the row's judge says of its last round.
-        failure: why there is nothing, or None.
+        failure: why there are no measurements, or None.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 
 
 class _Runner:
-    """A contender that is ready to run; its first run, untimed, is judged."""
+    """A contender that is ready to run. It has had its untimed first run, which was judged."""
 
     def __init__(self, row: Row, contender: Contender, clock: Callable[[], float]) -> None:
         self.row, self.contender, self.clock = row, contender, clock
@@ -66,9 +66,9 @@ class _Runner:
 
 
 def run_row(row: Row, rounds: int, device: str = "cpu") -> list[Measured]:
-    """Every contender's times and findings: one untimed run of each, then `rounds` rounds of all of them in turn."""
-    # Once glibc has seen a large block freed it keeps memory at hand, as in any process that has run for a while: no
-    # contender is charged for page faults on what it gives back and takes again.
+    """Every contender's times and findings, by one untimed run of each and then `rounds` rounds of all in turn."""
+    # Once glibc has seen a large block freed, it keeps freed memory, as in any process that has run for a while. No
+    # contender is then charged for page faults on memory that it frees and allocates again.
     torch.empty((32 << 20) - 8192, dtype=torch.uint8)
     clock = _gpu_clock if device.startswith("cuda") else time.process_time
     ready: list[_Runner | Measured] = []
@@ -77,7 +77,7 @@ def run_row(row: Row, rounds: int, device: str = "cpu") -> list[Measured]:
             ready.append(_Runner(row, contender, clock))
         except ImportError as error:
             ready.append(Measured(contender.name, contender.ours, [], {}, f"not installed ({error.name or error})"))
-    # No round shall be charged for collecting what exists by now.
+    # No round is charged for collecting what exists by now.
     gc.collect()
     gc.freeze()
     try:
@@ -96,12 +96,12 @@ def _gpu_clock() -> float:
 
 
 class Ratio(NamedTuple):
-    """A goal with what was measured of it.
+    """A goal with the measured ratio.
 
     Attributes:
         goal: the goal.
-        value: ours over the peer's, None where one of them has none.
-        counts: whether ours is as accurate as was asked, or as the peer.
+        value: ours over the peer's; None if one of them has none.
+        counts: whether our result is as accurate as was asked, or as the peer's.
     """
 
     goal: Goal
@@ -115,7 +115,7 @@ class Ratio(NamedTuple):
 
 
 def ratios(row: Row, measured: list[Measured]) -> list[Ratio]:
-    """The row's goals, and beside them ours against every peer that has none."""
+    """The ratios of the row's goals, and those of ours to every peer that no goal names."""
     goals = list(row.goals)
     named = {(goal.ours, goal.peer) for goal in goals}
     ours = next(one.name for one in measured if one.ours)

@@ -35,7 +35,7 @@ def _vars(dictionary: str, variant: str | Variant = "paper") -> Callable[[tuple[
     )
 
 
-#: Layers by name, made for a token grid.
+#: Name to a function that makes the layer for a token grid.
 LAYERS: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
     SOFTMAX: lambda grid: SoftmaxAttention(DIM, HEADS, qkv_bias=True),
     DYNAMIC: _vars("dynamic"),
@@ -45,14 +45,14 @@ LAYERS: dict[str, Callable[[tuple[int, int]], nn.Module]] = {
     "VARS-S, released form": _vars("static", "released"),
     "Performer": lambda grid: PerformerAttention(DIM, HEADS, qkv_bias=True),
 }
-#: Images at a number of tokens, and the goals there.
+#: The number of images at each number of tokens.
 IMAGES = {196: 8, 784: 2}
 LAYER_GOALS = {196: {DYNAMIC: 0.85, BOTH: 1.4}, 784: {DYNAMIC: 0.4, BOTH: 0.5}}
 BLOCK_GOALS = {196: {STATIC: 2.0}, 784: {STATIC: 1.5}}
 
 
 class _Case(NamedTuple):
-    """A layer of LAYERS, alone or in a block, on drawn tokens."""
+    """A layer of LAYERS, alone or in a block, with drawn tokens."""
 
     name: str
     tokens: int
@@ -60,7 +60,7 @@ class _Case(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """Output and gradient in the tokens, of the first image."""
+    """The output and the gradient with respect to the tokens, of the first image."""
 
     case: _Case
     y: Tensor
@@ -68,7 +68,7 @@ class _Done(NamedTuple):
 
 
 def layer_of(name: str, tokens: int, block: bool = False) -> nn.Module:
-    """A layer of LAYERS, or timm's transformer block with it, of drawn weights (seed 0)."""
+    """A layer of LAYERS, or timm's transformer block with it. The weights are drawn with seed 0."""
     height = max(n for n in range(1, math.isqrt(tokens) + 1) if tokens % n == 0)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ def layer_of(name: str, tokens: int, block: bool = False) -> nn.Module:
 
 
 def _draw(tokens: int) -> tuple[Tensor, Tensor]:
-    """Standard normal tokens and gradients of the output."""
+    """Standard normal tokens, and gradients with respect to the output."""
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(IMAGES[tokens], tokens, DIM, generator=generator) for _ in range(2))
     return x, grad
@@ -120,7 +120,7 @@ def _row(tokens: int, name: str, what: str, kinds: list[str], block: bool, limit
         f"{what} forward and backward, {IMAGES[tokens]} images of {tokens} tokens, width {DIM}, {HEADS} heads, "
         "float32, k = 3",
         "relative distance of output and gradient from float64",
-        # An entry that rounding puts on the other side of its threshold moves a gradient by some 5e-4.
+        # Rounding can put an entry on the other side of its threshold, which moves a gradient by some 5e-4.
         1e-3,
         tuple(Contender(k, partial(_work, _Case(k, tokens, block)), ours=k != SOFTMAX) for k in kinds),
         _judge,
@@ -129,11 +129,11 @@ def _row(tokens: int, name: str, what: str, kinds: list[str], block: bool, limit
 
 
 def attention(tokens: int) -> Row:
-    """Layers with their projections."""
+    """The row that times layers with their projections."""
     return _row(tokens, "attention", "an attention layer", list(LAYERS), False, LAYER_GOALS[tokens])
 
 
 def blocks(tokens: int) -> Row:
-    """Transformer blocks: norm, attention, norm and an MLP of ratio 4."""
+    """The row that times transformer blocks: norm, attention, norm and an MLP of ratio 4."""
     kinds = [SOFTMAX, DYNAMIC, STATIC, "VARS-S, released form"]
     return _row(tokens, "attention-block", "a transformer block", kinds, True, BLOCK_GOALS[tokens])

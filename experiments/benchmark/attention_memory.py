@@ -1,8 +1,8 @@
-"""Peak memory of an attention layer forward and backward, each measurement in a process of its own.
+"""Peak memory of the forward and backward pass of an attention layer, each measured in a process of its own.
 
-`python -m experiments.benchmark.attention_memory` prints, for layers and numbers of tokens, by how many MiB the forward
-and backward pass of one image raise the peak resident memory (Linux: VmHWM), beside softmax attention with its N x N
-matrix written out. `--json` prints one JSON object as the last line.
+`python -m experiments.benchmark.attention_memory` prints, for several layers and numbers of tokens, by how many MiB the
+forward and backward pass of one image raise the peak resident memory (Linux: VmHWM). One of the layers is softmax
+attention that writes out its N x N matrix. `--json` prints one JSON object as the last line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def measure(name: str, tokens: int) -> float:
     torch.set_num_threads(1)
     layer = _WrittenOut(DIM, HEADS, qkv_bias=True) if name == WRITTEN_OUT else layer_of(name, tokens)
     x = torch.randn(1, tokens, DIM, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    # Run once before: what libraries set up at their first use is not the layer's.
+    # Run once before, because what libraries set up at their first use does not belong to the layer.
     layer_of(DYNAMIC, 16)(torch.randn(1, 16, DIM)).sum().backward()
     before = peak_bytes()
     layer(x).sum().backward()

@@ -1,4 +1,4 @@
-"""What a row of the benchmark is: contenders at the same work, how accurate each must be, and the goals."""
+"""A row of the benchmark has contenders that do the same work, the accuracy that is asked for, and goals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["Contender", "Findings", "Goal", "Row"]
 
-#: What was found of a contender's work, by the names that a row's goals use. "accuracy" is among them; less is better.
+#: The figures of a contender's work, by the names that a row's goals use. One is "accuracy", and less of it is better.
 Findings = Mapping[str, float]
 
 
@@ -17,12 +17,12 @@ class Contender:
     """One way to do a row's work.
 
     Attributes:
-        name: as the table names it.
-        prepare: imports what is needed and lays out what is given, untimed; returns the work, which is timed. A
-            ModuleNotFoundError or ImportError means that the peer is not installed, and the table says so.
-        ours: whether the goals are ours to reach with it.
-        every_round: whether it is timed in every round of the series; False for one that is far slower than the rest
-            and without a goal, which is timed in one round alone.
+        name: its name in the table.
+        prepare: imports what is needed and makes the input, untimed; returns the work, which is timed. An ImportError
+            means that the peer is not installed, and the table says so.
+        ours: whether it is this package's.
+        every_round: whether it is timed in every round; False for a contender without a goal that is far slower than
+            the rest, which is timed in one round only.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Row:
     """The same work by several contenders.
 
     Attributes:
-        name: what the command line calls it.
+        name: its name on the command line.
         work: the work in a sentence.
         measure: what "accuracy" is, in words.
-        wanted: the accuracy asked for; a ratio counts only where ours is within it, or within the peer's.
+        wanted: the accuracy asked for; a ratio counts only if ours is within it, or within the peer's.
         contenders: ours and the peers.
-        judge: from what a contender's work returned, its findings.
+        judge: computes the findings from what a contender's work returned.
         goals: the ratios to reach.
     """
 

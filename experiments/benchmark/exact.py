@@ -1,9 +1,9 @@
-"""The flow of the VARS neurons to machine precision, and its gradient: the reference that integrators are held to.
+"""The flow of the VARS neurons to machine precision, and its gradient. Integrators are compared with this reference.
 
 While no unit crosses its threshold the field is affine, y' = J y + c, and y(t + h) = y + sum_k h^(k+1)/(k+1)! J^k f(y)
-is summed until it has converged. Every signal steps from crossing to crossing, which are found by bisection on that
-series. Since f is continuous across a crossing, its time does not enter the derivative: autograd through the steps,
-their lengths held fixed, gives the gradient of the flow itself.
+is summed until it has converged. Every signal steps from crossing to crossing, and bisection on that series finds the
+crossings. Since f is continuous across a crossing, the time of the crossing does not enter the derivative. Autograd
+through steps of fixed lengths therefore gives the gradient of the flow itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TERMS, _SAMPLES, _HALVINGS = 24, 32, 50
 
 
 class Flow(NamedTuple):
-    """The state at the end, and how many threshold crossings led there."""
+    """The state at the end, and the number of threshold crossings on the way."""
 
     z: Tensor
     u: Tensor
@@ -30,7 +30,7 @@ class Flow(NamedTuple):
 
 
 class _Constants(NamedTuple):
-    """What the field is made of."""
+    """The tensors and constants of the field."""
 
     weight: Tensor
     x: Tensor
@@ -62,7 +62,8 @@ class _Constants(NamedTuple):
 def exact_flow(field: vd.SparseRecurrent, time: float) -> Flow:
     """The state that `field` reaches from its initial state after `time`, differentiable in all its tensors.
 
-    For a dense dictionary that all signals share and the soft threshold; signals are (n, d). float64 is meant.
+    The field has a dense dictionary that all signals share, the soft threshold, and signals (n, d). It should be in
+    float64.
     """
     constants = _Constants(
         field.dictionary.matrix(),
@@ -95,7 +96,7 @@ def _advance(constants: _Constants, z: Tensor, u: Tensor, sign: Tensor, step: Te
 
 @torch.no_grad()
 def _until_crossing(constants: _Constants, z: Tensor, u: Tensor, sign: Tensor, longest: Tensor) -> Tensor:
-    """For each signal the time to just after its first crossing, at most `longest`."""
+    """For each signal, the time to just after its first crossing, or `longest` if that is earlier."""
     powers, factor = [u], 1.0
     for k, (_, w) in enumerate(constants.slopes(z, u, sign)):
         factor /= k + 1
@@ -120,4 +121,4 @@ def _until_crossing(constants: _Constants, z: Tensor, u: Tensor, sign: Tensor, l
         middle = (low + high) / 2
         after = crossed(middle)
         high, low = torch.where(found & after, middle, high), torch.where(found & ~after, middle, low)
-    return torch.minimum(high.clamp(min=1e-13), longest)  # or rounding could hold it at the crossing
+    return torch.minimum(high.clamp(min=1e-13), longest)  # at 0 rounding could keep it at the crossing

@@ -1,9 +1,10 @@
 """VARS-D on a GPU: `python -m experiments.benchmark.gpu [--tokens N ...] [--dtypes NAME ...] [--out FOLDER]`.
 
-The layer by its kernels, forward and backward with its projections, beside PyTorch's fused softmax attention with its
-own, and beside the layer's plain form, compiled and in eager mode. Every contender runs in every round, in turn, often
-enough to fill some time; what counts is the median of the rounds by CUDA events, and beside it how far output and
-gradient are from float64, and the memory taken at the most. `--out` writes gpu.md and gpu.json.
+This times the forward and backward pass of the layer by its kernels, projections included. Its peers are PyTorch's
+fused softmax attention with its own projections, and the layer's plain form, compiled and in eager mode. Every
+contender runs in every round, in turn, often enough to fill some time. The figures are the median of the rounds by CUDA
+events, the distance of output and gradient from float64, and the peak of the memory. `--out` writes gpu.md and
+gpu.json.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ __all__ = ["Case", "main", "row", "series"]
 
 KERNELS, COMPILED, PLAIN = "VARS-D, kernels", "VARS-D, plain, torch.compile", "VARS-D, plain"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-#: Tokens of all images together, and the goals: our time over softmax attention's.
+#: Tokens of all images together, and, by the tokens of an image, the goals for our time over softmax attention's.
 ALL_TOKENS, GOALS = 50176, {196: 1.0, 784: math.nan, 3136: 0.25, 12544: math.nan}
-#: The distances from float64 that are wanted: one rounding of bfloat16, a few roundings of float32.
+#: The distances from float64 that are wanted. They allow one rounding of bfloat16, and a few roundings of float32.
 WANTED = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
-#: About how many seconds the runs of a round take, and how many runs there are at most.
+#: About how many seconds the runs of a round take, and how many runs a round has at most.
 ROUND, MOST = 0.05, 200
 
 
 class Case(NamedTuple):
-    """What a row is measured at."""
+    """The sizes and the dtype that a row is measured at."""
 
     tokens: int
     images: int
@@ -51,11 +52,11 @@ class Case(NamedTuple):
 
 
 class _Work:
-    """A layer's forward and backward pass on drawn tokens, by one contender's way to do it."""
+    """A layer's forward and backward pass on drawn tokens, as one contender does it."""
 
     def __init__(self, name: str, case: Case) -> None:
         self.name, self.case = name, case
-        # Any: contenders reach for what only a VARS layer has.
+        # Typed as Any, because contenders use attributes that only a VARS layer has.
         layer = layer_of(SOFTMAX if name == SOFTMAX else DYNAMIC, case.tokens)
         self.layer = cast(Any, layer.to(case.device, case.dtype))
         generator = torch.Generator().manual_seed(0)
@@ -76,12 +77,12 @@ class _Work:
         return y.detach(), self.x.grad
 
     def clear(self) -> None:
-        """Let go of the gradients."""
+        """Free the gradients."""
         self.layer.zero_grad()
         self.x.grad = None
 
     def exact(self) -> tuple[Tensor, Tensor]:
-        """Output and gradient of the first image in float64, of the very same weights and tokens."""
+        """Output and gradient of the first image in float64, from the very same weights and tokens."""
         name = SOFTMAX if self.name == SOFTMAX else PLAIN
         one = _Work(name, self.case._replace(images=1, dtype=torch.float64))
         one.layer.load_state_dict(self.layer.state_dict())
@@ -96,7 +97,7 @@ def _kernels_taken(layer: Any, x: Tensor) -> bool:
 
 
 def _findings(work: _Work) -> Findings:
-    """How exact the work is and what memory it takes."""
+    """How accurate the work is and how much memory it takes."""
     found = [t[:1].double() for t in work()]
     try:
         distances = [float((a - b).norm() / b.norm()) for a, b in zip(found, work.exact(), strict=True)]
@@ -109,7 +110,7 @@ def _findings(work: _Work) -> Findings:
 
 
 def _peak(work: _Work) -> float:
-    """The MiB that a run takes at its peak, without those of its weights and tokens."""
+    """The MiB that a run takes at its peak, without its weights and tokens."""
     work.clear()
     torch.cuda.synchronize(work.case.device)
     torch.cuda.reset_peak_memory_stats(work.case.device)
@@ -120,7 +121,7 @@ def _peak(work: _Work) -> float:
 
 
 def row(case: Case) -> Row:
-    """The contenders and the goal at a number of tokens; the judge takes the work itself, which it runs again."""
+    """The contenders and the goals of a case. The judge takes the work itself and runs it again."""
     names = (KERNELS, SOFTMAX, COMPILED, PLAIN)
     kind = str(case.dtype).removeprefix("torch.")
     return Row(
@@ -138,7 +139,7 @@ def row(case: Case) -> Row:
 
 
 def seconds_of(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """What one of `repeats` runs takes, by CUDA events on a GPU."""
+    """Seconds that one of `repeats` runs takes, by CUDA events on a GPU."""
     if device.type != "cuda":
         began = time.perf_counter()
         for _ in range(repeats):
@@ -156,9 +157,9 @@ def seconds_of(work: Callable[[], Any], repeats: int, device: torch.device) -> f
 
 
 def series(one: Row, rounds: int, device: torch.device) -> list[Measured]:
-    """Every contender's times and findings, `rounds` rounds of all of them in turn after untimed runs of each.
+    """Every contender's times and findings, by `rounds` rounds of all in turn after untimed runs of each.
 
-    A contender that cannot run, or has no memory to, is reported so.
+    For a contender that cannot run, or that lacks memory, `failure` says so.
     """
     found: dict[str, Measured] = {}
     ready: dict[str, tuple[Callable[[], Any], int]] = {}

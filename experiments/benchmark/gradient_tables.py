@@ -1,4 +1,4 @@
-"""What the benchmark of gradients shows: a table of its measurements, and the ratios that the modes are held to."""
+"""The table of the benchmark of gradients, and the ratios that have limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TITLES = ["T", "mode", "error", "forward, s", "backward, s", "peak memory, MiB"]
 
 
 def shown(row: Mapping[str, Any]) -> list[str]:
-    """The cells of a measurement, under `TITLES`."""
+    """The cells of a measurement, in the columns of `TITLES`."""
     horizon = "rest" if row["horizon"] is None else f"{row['horizon']:g}"
     error = f"{row['error']:.1e}" if math.isfinite(row["error"]) else row["failure"] or "not finite"
     numbers = [f"{row[name]:.3g}" if math.isfinite(row[name]) else "-" for name in ("forward", "backward", "peak_mib")]
@@ -27,8 +27,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What the modes are held to: checkpointing against backpropagation at the last horizon, the adjoint's error
-    against backpropagation's at its worst horizon, and the implicit mode's backward pass against its forward one.
+    """The ratios that have limits.
+
+    They compare the time and memory of checkpointing with backpropagation's at the last horizon, the adjoint's error
+    with backpropagation's at the worst horizon, and the implicit mode's backward pass with its forward pass.
     """
     at = {(row["mode"], row["horizon"]): row for row in rows}
     horizons = sorted({row["horizon"] for row in rows} - {None})

@@ -1,11 +1,11 @@
 """Error, time and memory of every way to differentiate the VARS neurons, and of torchdiffeq's own adjoint.
 
-`python -m experiments.benchmark.gradients [--out FOLDER]` prints a table, and writes it to FOLDER/table.md with all
-numbers, the machine and the versions in FOLDER/benchmark.json. The loss is a random linear function of the code at
-time T. An error is that of the gradient relative to the flow's own (`experiments.benchmark.exact`), for the implicit
-mode to the equilibrium's, and the larger of those for P and for x. Every measurement runs in a process of its own, on
-one thread: seconds are of processor time (on a GPU, of the clock), the fewest of the repeats; memory is what the
-resident set (on a GPU, what is allocated) grows by at its peak.
+`python -m experiments.benchmark.gradients [--out FOLDER]` prints a table and writes it to FOLDER/table.md. All numbers,
+the machine and the versions go to FOLDER/benchmark.json. The loss is a random linear function of the code at time T. An
+error is that of the gradient relative to the flow's own (`experiments.benchmark.exact`), or to the equilibrium's for
+the implicit mode. It is the larger of the errors for P and for x. Every measurement runs in a process of its own, on
+one thread. Seconds are those of the fastest repeat, in processor time (on a GPU, by the clock). Memory is the growth of
+the resident set (on a GPU, of what is allocated) at its peak.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Setting:
 
 
 class Neurons(nn.Module):
-    """The same field as a module, the way torchdiffeq's documentation has it."""
+    """The same field as a module, written as in torchdiffeq's documentation."""
 
     def __init__(self, weight: Tensor, x: Tensor, lam: float) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Neurons(nn.Module):
 
 
 class Found(NamedTuple):
-    """The gradients with respect to P and x, the seconds of either pass, and why there is none, if so."""
+    """The gradients with respect to P and x, and the seconds of each pass. `failure` says why there are none."""
 
     weight: Tensor | None
     x: Tensor | None
@@ -97,7 +97,7 @@ class Found(NamedTuple):
 
 
 def plain_adjoint(setting: Setting, horizon: float) -> Found:
-    """`torchdiffeq.odeint_adjoint(module, state, times)`, tolerances given and nothing else."""
+    """`torchdiffeq.odeint_adjoint(module, state, times)`, with tolerances and no other options."""
     weight, x, loss = setting.tensors()
     module = Neurons(weight, x, setting.lam)
     start = (module.x, torch.zeros_like(loss))
@@ -114,7 +114,7 @@ def plain_adjoint(setting: Setting, horizon: float) -> Found:
 
 
 def by_mode(setting: Setting, mode: str, horizon: float) -> Found:
-    """One of this package's modes; "implicit" takes no notice of the horizon."""
+    """One of this package's modes. "implicit" ignores the horizon."""
     weight, x, loss = setting.tensors()
     weight.requires_grad_()
     x.requires_grad_()
@@ -154,7 +154,7 @@ def run_once(setting: Setting, mode: str, horizon: float) -> Found:
 
 
 def flow_gradient(setting: Setting, horizon: float) -> tuple[Tensor, Tensor]:
-    """The gradient of the loss at the horizon, of the flow itself."""
+    """The gradient of the loss at the horizon, through the flow itself."""
     weight, x, loss = (t.cpu() for t in setting.tensors())
     field = setting.field(weight.requires_grad_(), x.requires_grad_())
     flow = exact_flow(field, horizon)
@@ -163,8 +163,10 @@ def flow_gradient(setting: Setting, horizon: float) -> tuple[Tensor, Tensor]:
 
 
 def rest_gradient(setting: Setting) -> tuple[Tensor, Tensor]:
-    """The gradient of the loss at the equilibrium, by hand: with y = G_A^-1 w_A it is P_A y for x_i, and
-    r y^T - (P_A y) a^T on the columns of the support, summed over signals, for P.
+    """The gradient of the loss at the equilibrium, by its formula.
+
+    With y = G_A^-1 w_A it is P_A y for x_i. For P it is r y^T - (P_A y) a^T on the columns of the support, summed over
+    signals.
     """
     weight, x, loss = (t.cpu() for t in setting.tensors())
     code = vd.equilibrium(setting.field(weight, x)).code.numpy()
@@ -179,7 +181,7 @@ def rest_gradient(setting: Setting) -> tuple[Tensor, Tensor]:
 
 
 def measure(setting: Setting, mode: str, horizon: float, repeats: int) -> dict[str, Any]:
-    """Run a mode in this process: seconds and peak memory, and the gradients as tensors under "weight" and "x"."""
+    """Run a mode in this process, and return seconds, peak memory, and the gradients under "weight" and "x"."""
     run_once(setting, mode, 0.01)
     memory = _Memory(setting)
     runs = [run_once(setting, mode, horizon)]
@@ -192,7 +194,7 @@ def measure(setting: Setting, mode: str, horizon: float, repeats: int) -> dict[s
 
 
 class _Memory:
-    """How far memory grows from where it is when this is made."""
+    """How far memory grows from where it is when this object is made."""
 
     def __init__(self, setting: Setting) -> None:
         self.gpu = setting.device.startswith("cuda")
@@ -209,10 +211,10 @@ class _Memory:
 
 
 def measured_apart(setting: Setting, mode: str, horizon: float, repeats: int, patience: float) -> dict[str, Any]:
-    """`measure` in two processes: one for the time, and one for the memory, whose allocator gives memory back.
+    """`measure` in two processes: one for the time, and one for the memory, whose allocator gives freed memory back.
 
-    torchdiffeq's own adjoint can take a thousand times longer than the rest: one process measures both, and is given up
-    after `patience` seconds.
+    torchdiffeq's own adjoint can take a thousand times longer than the rest. For it one process measures both, and is
+    stopped after `patience` seconds.
     """
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -256,7 +258,7 @@ def _measure_here(order: dict[str, Any]) -> None:
 
 
 def error_of(tensors: dict[str, Tensor], exact: tuple[Tensor, Tensor]) -> float:
-    """The larger of the relative errors for P and for x; infinite where there is no finite gradient."""
+    """The larger of the relative errors for P and for x. It is infinite if there is no finite gradient."""
     if not tensors or not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
         return math.inf
     pairs = zip((tensors["weight"], tensors["x"]), exact, strict=True)

@@ -36,7 +36,7 @@ def _draw(generator: torch.Generator, *shape: int) -> Tensor:
 
 @cache
 def _planted() -> _Data:
-    """Of "sparse-coding": codes of 20 standard normal entries, and .01 of noise."""
+    """The data of "sparse-coding": codes of 20 standard normal entries, and .01 of noise."""
     generator = torch.Generator().manual_seed(0)
     weight = _draw(generator, 256, 512)
     weight = weight / weight.norm(dim=0)
@@ -47,7 +47,7 @@ def _planted() -> _Data:
 
 @cache
 def _hard() -> _Data:
-    """Of "ill-conditioned": signals that are not sparse, and a small lam."""
+    """The data of "ill-conditioned": signals that are not sparse, and a small lam."""
     generator = torch.Generator().manual_seed(0)
     weight = _draw(generator, 64, 128)
     return _Data(weight / weight.norm(dim=0), _draw(generator, 64, 64), 0.1)
@@ -77,12 +77,12 @@ def _scikit_learn(data: Callable[[], _Data]) -> Callable[[], Tensor]:
 
 
 def _one_by_one(estimator: Any, data: _Data) -> Callable[[], Tensor]:
-    """An estimator with scikit-learn's interface, signal by signal (it divides the squares by the signal's size)."""
+    """An estimator with scikit-learn's interface, signal by signal. It divides the squares by the signal's size."""
     atoms, signals = np.asfortranarray(data.weight.numpy()), data.x.numpy()
 
     def work() -> Tensor:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tolerances that are not reached: the accuracy in the table tells
+            warnings.simplefilter("ignore")  # the accuracy in the table shows tolerances that are not reached
             return torch.from_numpy(np.stack([estimator.fit(atoms, one).coef_ for one in signals]))
 
     return work
@@ -103,7 +103,7 @@ def _skglm(data: Callable[[], _Data]) -> Callable[[], Tensor]:
 
 
 def _fista(data: Callable[[], _Data], done: Callable[[Tensor], bool]) -> Callable[[], Tensor]:
-    """FISTA with restart, plainly in torch: the Gram matrix once, then steps until `done`, asked every 10 of them."""
+    """FISTA with restart, plainly in torch: the Gram matrix once, then steps until `done`, asked every 10 steps."""
     weight, x, lam = data()
 
     def work() -> Tensor:
@@ -126,7 +126,7 @@ def _fista(data: Callable[[], _Data], done: Callable[[Tensor], bool]) -> Callabl
 
 
 def _admm(data: Callable[[], _Data], done: Callable[[Tensor], bool], rho: float) -> Callable[[], Tensor]:
-    """ADMM, plainly in torch: G + rho inverted once, then steps until `done`, asked every 10 of them."""
+    """ADMM, plainly in torch: G + rho inverted once, then steps until `done`, asked every 10 steps."""
     weight, x, lam = data()
 
     def work() -> Tensor:
@@ -170,7 +170,7 @@ def sparse_coding() -> Row:
 
 @cache
 def _hard_solution() -> Tensor:
-    """By scikit-learn's LARS, signal by signal, then solved again on its support: independent of this package."""
+    """The solution, found without this package: by scikit-learn's LARS, signal by signal, and again on its support."""
     from sklearn.linear_model import LassoLars  # deferred: a peer that need not be installed
 
     weight, x, lam = _hard().weight.numpy(), _hard().x.numpy(), _hard().lam
@@ -184,7 +184,7 @@ def _hard_solution() -> Tensor:
 
 
 def ill_conditioned() -> Row:
-    """The row "ill-conditioned"; an oracle stops the peers at the moment that they are near enough."""
+    """The row "ill-conditioned". An oracle stops the peers as soon as they are near enough."""
 
     def distance(a: Tensor) -> float:
         return float((a - _hard_solution()).norm(dim=-1).max())

@@ -1,4 +1,4 @@
-"""Where a measurement is made: the machine and its versions, and the memory of this process."""
+"""The machine that measures, its versions, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["machine", "peak_bytes", "reset_peak", "resident_bytes"]
 
 
 def machine(device: str) -> dict[str, str]:
-    """The processor (and the GPU, if `device` is one), the system and the versions that every measurement names."""
+    """The processor (and the GPU, if `device` is one), the system and the versions, which every measurement names."""
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -28,12 +28,12 @@ def machine(device: str) -> dict[str, str]:
 
 
 def resident_bytes() -> int:
-    """The resident set of this process, which Linux tells; RuntimeError on other systems."""
+    """The resident set of this process, as Linux reports it. Raises RuntimeError on other systems."""
     return _of_status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process, since it began or since `reset_peak`."""
+    """The largest resident set of this process since it began, or since `reset_peak`."""
     return _of_status("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""The row "own-dictionaries": problems with a dictionary each, as attention makes them, against unrolled ISTA."""
+"""The row "own-dictionaries": problems that each have a dictionary, as in attention, against unrolled ISTA."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _ista() -> Callable[[], Tensor]:
 
 
 def own_dictionaries() -> Row:
-    """Our contenders are given float64, work in float32, and refine and certify in float64."""
+    """The row "own-dictionaries". Our contenders get float64, work in float32, and refine and certify in float64."""
 
     def judge(code: Tensor) -> dict[str, float]:
         gap = torch.cat([_gap(rows, code[rows]) for rows in torch.arange(len(code)).split(100)])

@@ -1,4 +1,4 @@
-"""Measure rows, each in a process of its own where there are several, so that none finds the memory another left."""
+"""Measure rows. Where there are several, each has a process of its own, so that none finds memory another one left."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["measure_rows"]
 
 
 def measure_rows(names: Sequence[str], rounds: int) -> Iterator[tuple[Row, list[Measured]]]:
-    """The rows of these names with what was measured of them, one after the other."""
+    """Yield the rows of these names, one after the other, with what was measured of them."""
     for name in names:
         yield ROWS[name](), _measured(name, rounds) if len(names) == 1 else _apart(name, rounds)
 
 
 def _apart(name: str, rounds: int) -> list[Measured]:
-    """Measured in a process that ends with its row, also where this one was killed meanwhile."""
+    """Measure in a process that ends with its row, and also if this process is killed meanwhile."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(there, name, rounds), daemon=True)

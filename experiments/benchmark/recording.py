@@ -22,7 +22,7 @@ from vars_dyn.recording.record import record
 
 __all__ = ["recording"]
 
-#: As in `recording_memory`: .4 MB a time point. CHUNK is what `record` takes by default there.
+#: The sizes of `recording_memory`, .4 MB a time point. CHUNK is the default that `record` takes at these sizes.
 SIGNALS, NEURONS, ATOMS = 64, 256, 512
 STEPS, STEP, CHUNK = 512, 0.1, 42
 OURS, RAW, ALONE = "vars_dyn.recording.record", "integrate, and raw zarr writes", "integrate alone"
@@ -40,7 +40,7 @@ def _times() -> torch.Tensor:
 
 
 class _Folder:
-    """A folder that is emptied before every run and goes with the process."""
+    """A folder that is emptied before every run and is removed with the process."""
 
     def __init__(self) -> None:
         self.owner = tempfile.TemporaryDirectory()
@@ -108,7 +108,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def _judge(store: Path | None) -> dict[str, float]:
-    """By how much what was stored differs from the states of the integration itself."""
+    """By how much the stored states differ from those of the integration itself."""
     if store is None:
         return {}
     group = zarr.open_group(store, mode="r")
@@ -123,7 +123,7 @@ def _judge(store: Path | None) -> dict[str, float]:
 
 
 def recording() -> Row:
-    """Recording, against integrating and writing the same bytes with zarr."""
+    """The row "recording"."""
     contenders = (Contender(OURS, _ours, ours=True), Contender(RAW, _raw), Contender(ALONE, _alone))
     work = (
         f"{STEPS} steps of rk4 of Eq. 8-9, {SIGNALS} signals, d = {NEURONS}, d' = {ATOMS}, every state to zarr "

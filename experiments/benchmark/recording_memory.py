@@ -1,8 +1,9 @@
 """Peak memory of recording a run, at n and at ten times n recorded time points.
 
-`python -m experiments.benchmark.recording_memory [--points N]` records the same field over the same simulated time in
-processes of their own, at N and 10 N points, and prints the peak resident memory of each, of one that only imports,
-and by how much ten times the points raise it. `--json` prints one JSON object as the last line.
+`python -m experiments.benchmark.recording_memory [--points N]` records the same field over the same simulated time, at
+N and at 10 N points. Each runs in a process of its own, and so does one that only imports. The command prints the peak
+resident memory of all three, and by how much ten times the points raise it. `--json` prints one JSON object as the last
+line.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def field() -> vd.SparseRecurrent:
 
 
 def measure(points: int) -> dict[str, float]:
-    """Record `points` time points (none: only import and build the field) and report this process's peak memory."""
+    """Record `points` time points (0: only import and build the field) and return this process's peak memory."""
     began, made = time.perf_counter(), field()
     if points:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The benchmark's tables, as Markdown and as what JSON holds."""
+"""The benchmark's tables, as Markdown and as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vars_dyn import _files
 
 __all__ = ["as_json", "goals", "header", "heading", "page", "section", "version_of", "write"]
 
-#: The peers, as the registry names them.
+#: The peers, by their names in the package registry.
 PEERS = ("scikit-learn", "celer", "skglm", "spams-bin", "torchode", "diffrax", "jax", "scipy", "zarr")
 
 
@@ -60,7 +60,7 @@ def goals(rows: Sequence[tuple[Row, list[Measured]]]) -> str:
 
 
 def as_json(row: Row, measured: list[Measured]) -> dict[str, Any]:
-    """A row with everything that was measured of it."""
+    """A row with everything that was measured of it, as plain data."""
     contenders = [
         {
             "name": one.name,
@@ -84,7 +84,7 @@ def _plain(one: Ratio) -> dict[str, Any]:
 
 
 def section(row: Row, measured: list[Measured]) -> str:
-    """A row in Markdown: its contenders, and the ratios."""
+    """A row in Markdown: its contenders and the ratios."""
     others = sorted({name for one in measured for name in one.findings} - {"accuracy"})
     titles = ["contender", "seconds", row.measure, *others]
     compared = [_compared(one) for one in ratios(row, measured) if one.value is not None]
@@ -99,13 +99,13 @@ def section(row: Row, measured: list[Measured]) -> str:
 
 
 def page(head: dict[str, Any], done: Sequence[tuple[Row, list[Measured]]]) -> str:
-    """All of it in Markdown: the goals, what measured them, and the rows."""
+    """The whole page in Markdown: the goals, the machine and the versions, and the rows."""
     sections = [section(row, measured) for row, measured in done]
     return "\n".join(["## Goals\n", goals(done), "## As measured\n", heading(head), *sections])
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, which appears whole or not at all."""
+    """Write a file so that it appears whole or not at all."""
     _files.write_text(path, text)
 
 

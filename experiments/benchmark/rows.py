@@ -1,4 +1,4 @@
-"""The rows of the benchmark by name; a row is added here, and written in a file of its own."""
+"""The rows of the benchmark by name. A new row is written in a file of its own and added here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thread for every library of the benchmark, told to each before it is imported: import this module first."""
+"""Limit every library of the benchmark to one thread. Import this module first: libraries read the limit at import."""
 
 import os
 

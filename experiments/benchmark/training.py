@@ -17,7 +17,7 @@ from experiments.benchmark.contract import Contender, Goal, Row
 __all__ = ["training"]
 
 SOFTMAX, OURS = "softmax", "vars_d"
-#: Side of the images in pixels and how many, by the number of tokens that patches of 4 pixels make.
+#: The side of the images in pixels, by the number of tokens that patches of 4 pixels make.
 SIDE = {64: 32, 256: 64}
 IMAGES = {64: 64, 256: 16}
 
@@ -31,7 +31,7 @@ class _Done(NamedTuple):
 
 
 def _draw(tokens: int) -> tuple[Tensor, Tensor]:
-    """Standard normal images, and labels: what they show does not change the time."""
+    """Standard normal images, and labels. What the images show does not change the time."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(IMAGES[tokens], 3, SIDE[tokens], SIDE[tokens], generator=generator)
     return images, torch.randint(10, (len(images),), generator=generator)
@@ -42,7 +42,7 @@ def _work(attention: str, tokens: int, bfloat16: bool = True) -> Callable[[], _D
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         model = timm.create_model("vars_rvt_micro", attention=attention, img_size=SIDE[tokens])
-    # Of learning rate zero, so that every round takes the same step.
+    # The learning rate is zero, so that every round takes the same step.
     optimizer = torch.optim.AdamW(model.parameters(), 0.0)
 
     def work() -> _Done:
@@ -67,7 +67,7 @@ def _judge(done: _Done) -> dict[str, float]:
 
 
 def training(tokens: int) -> Row:
-    """At 64 tokens, which CIFAR-10's images of 32 x 32 pixels make, or at 256, of images twice as wide."""
+    """The row at 64 tokens, which CIFAR-10's images of 32 x 32 pixels make, or at 256, from images twice as wide."""
     return Row(
         f"training-{tokens}",
         f"a training step (forward, backward, AdamW) of vars_rvt_micro on {IMAGES[tokens]} images of {SIDE[tokens]} x "

@@ -1,4 +1,4 @@
-"""The rows "trajectory": trajectories of the VARS neurons to a time, against general integrators."""
+"""The rows "trajectory": trajectories of the VARS neurons up to a time, against general integrators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.benchmark.contract import Contender, Goal, Row
 __all__ = ["long_trajectory", "short_trajectory", "tight_trajectory"]
 
 SIGNALS, NEURONS, ATOMS, LAM = 64, 64, 128, 0.1
-#: Times at which the states on the way are compared, beside the end.
+#: The number of times at which the states are compared.
 POINTS = 8
 
 
@@ -56,7 +56,7 @@ def _ours(end: float, method: str, rtol: float, cap_steps: bool | None = None) -
 
 
 def _torchdiffeq(end: float, rtol: float) -> Callable[[], _Result]:
-    """As torchdiffeq's documentation has it: a function, tolerances, nothing else."""
+    """torchdiffeq as in its documentation: with a function, tolerances, and no other options."""
     weight, x = _data()
     times = _times(end)
 
@@ -80,7 +80,7 @@ def _torchdiffeq(end: float, rtol: float) -> Callable[[], _Result]:
 
 
 def _torchode(end: float, rtol: float) -> Callable[[], _Result]:
-    """Every signal with its own steps."""
+    """torchode, where every signal has its own steps."""
     import torchode  # deferred: a peer that need not be installed
 
     weight, x = _data()
@@ -106,7 +106,7 @@ def _torchode(end: float, rtol: float) -> Callable[[], _Result]:
 
 
 def _diffrax(end: float, rtol: float) -> Callable[[], _Result]:
-    """Tsit5 mapped over signals, each with its own steps, compiled beforehand."""
+    """diffrax's Tsit5, mapped over signals, each with its own steps. It is compiled beforehand."""
     import diffrax  # deferred: a peer that need not be installed
     import jax  # deferred: diffrax needs it
     import jax.numpy as jnp  # deferred: diffrax needs it
@@ -134,7 +134,7 @@ def _diffrax(end: float, rtol: float) -> Callable[[], _Result]:
     def work() -> _Result:
         (z, u), steps = jax.block_until_ready(compiled(signals))
         states = np.concatenate([np.asarray(z), np.asarray(u)], -1)
-        # Six evaluations to a step, the seventh being the next one's first.
+        # A step has six evaluations, because its seventh is the first of the next step.
         return _Result(torch.from_numpy(states).transpose(0, 1), 6 * int(steps.max()) + 1)
 
     return work
@@ -142,7 +142,7 @@ def _diffrax(end: float, rtol: float) -> Callable[[], _Result]:
 
 @cache
 def _reference(end: float, rtol: float) -> Tensor:
-    """torchdiffeq's own, at a hundredth of the tolerance and an order that follows it."""
+    """torchdiffeq's states at a hundredth of the tolerance, by a method of an order that suits it."""
     weight, x = _data()
 
     def f(t: Tensor, state: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def _reference(end: float, rtol: float) -> Tensor:
 
 
 def _judge(end: float, rtol: float, result: _Result) -> dict[str, float]:
-    """Errors relative to the state's size, the largest over signals."""
+    """Errors relative to the state's size. Each is the largest over signals."""
     wanted = _reference(end, rtol)
     error = ((result.states - wanted).norm(dim=-1) / wanted.norm(dim=-1)).amax(-1)
     return {"accuracy": float(error[-1]), "error on the way": float(error.max()), "evaluations": result.evaluations}
@@ -173,7 +173,7 @@ def _work(end: float) -> str:
 
 
 def short_trajectory() -> Row:
-    """To T = 80."""
+    """The row to T = 80."""
     contenders = (
         Contender(RKC, partial(_ours, 80.0, "rkc", 7e-3), ours=True),
         Contender(AUTO, partial(_ours, 80.0, "auto", 1e-2), ours=True),
@@ -187,7 +187,7 @@ def short_trajectory() -> Row:
 
 
 def long_trajectory() -> Row:
-    """To T = 600."""
+    """The row to T = 600."""
     contenders = (
         Contender(RKC, partial(_ours, 600.0, "rkc", 3e-2), ours=True),
         Contender(AUTO, partial(_ours, 600.0, "auto", 3e-2), ours=True),
@@ -199,7 +199,7 @@ def long_trajectory() -> Row:
 
 
 def tight_trajectory() -> Row:
-    """To T = 20, at a tight tolerance."""
+    """The row to T = 20, at a tight tolerance."""
     contenders = (
         Contender(DOPRI5, partial(_ours, 20.0, "dopri5", 7e-6), ours=True),
         Contender(AUTO, partial(_ours, 20.0, "auto", 7e-6), ours=True),

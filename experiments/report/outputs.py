@@ -1,4 +1,4 @@
-"""Marks on what commands write. A command knows its own files by them, and replaces no other file unasked."""
+"""Marks on what commands write. By them a command knows its own files, and replaces no other file unasked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARK = f"vars_dyn {vars_dyn.__version__}"
 
 
 def marked(path: Path) -> dict[str, Any]:
-    """The metadata that say in a picture of this name that it was made here."""
+    """The metadata that mark a picture of this name as made here."""
     marks: dict[str, dict[str, Any]] = {
         ".png": {"Software": MARK},
         ".pdf": {"Creator": MARK},
@@ -30,10 +30,10 @@ def marked(path: Path) -> dict[str, Any]:
 
 
 def refuse_foreign(paths: Iterable[Path], overwrite: bool | None = None, beside: Path | None = None) -> None:
-    """Raise ValueError for one of `paths` where something lies that no command of this package made.
+    """Raise ValueError if one of `paths` is something that no command of this package made.
 
-    Pictures carry a mark. Tables and numbers do not: they are this package's where `beside`, a file that only it
-    writes, lies there too, and so are pictures by Matplotlib, which earlier versions did not mark.
+    Pictures carry a mark. Tables and numbers do not. They count as this package's if `beside`, a file that only this
+    package writes, is there. So do pictures by Matplotlib, because earlier versions did not mark them.
     """
     for path in paths:
         if overwrite and path.is_file() and not path.is_symlink():
@@ -44,7 +44,7 @@ def refuse_foreign(paths: Iterable[Path], overwrite: bool | None = None, beside:
 
 
 def holds_records(path: Path) -> bool:
-    """Whether a file of one JSON object a line, or of one, begins as the numbers of this package do."""
+    """Whether a file of one JSON object, or of one a line, begins as the numbers of this package do."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.readline(1 << 20)

@@ -1,7 +1,7 @@
-"""Pictures of attention: maps under corruption, after each update, beside fixations; atoms of dynamic dictionaries.
+"""Pictures of attention: maps under corruption, after each update or beside fixations, and atoms of dictionaries.
 
-A map is that of `experiments.evaluation.measures.maps`, at the image's size (bilinear). Its colours reach from its own
-minimum to its own maximum.
+A map is that of `experiments.evaluation.measures.maps`, resized bilinearly to the image's size. Its colours reach from
+its own minimum to its own maximum.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def under_corruption(
     corruptions: Sequence[tuple[str, int]] = CORRUPTIONS,
     layer: str | None = None,
 ) -> None:
-    """Each image, clean and corrupted, over the maps of every model (the paper's Fig. 3 and 11)."""
+    """Draw each image, clean and corrupted, above the maps of every model (the paper's Fig. 3 and 11)."""
     kinds = [("clean", 0), *corruptions]
     rows = 1 + len(models)
     figure, axes = _panels(rows * len(images), len(kinds))
@@ -60,7 +60,7 @@ def under_corruption(
 
 
 def updates(model: nn.Module, images: Images, path: Path, layer: str | None = None) -> None:
-    """The map at the start of the iteration and after each update (Fig. 5 and 7), a row per image."""
+    """Draw the map at the start of the iteration and after each update (Fig. 5 and 7), with a row per image."""
     steps = _steps(model, images, layer)
     figure, axes = _panels(len(images), 1 + len(steps))
     for row, picture in enumerate(images):
@@ -74,7 +74,7 @@ def updates(model: nn.Module, images: Images, path: Path, layer: str | None = No
 
 
 def animation(model: nn.Module, images: Images, path: Path, layer: str | None = None) -> None:
-    """The same as an animated GIF, one frame per update."""
+    """Draw the maps of `updates` as an animated GIF, with a frame per update."""
     steps = _steps(model, images, layer)
     figure, axes = _panels(2, len(images))
     shown = [axes[1, i].imshow(steps[0][i], cmap="magma") for i in range(len(images))]
@@ -94,9 +94,9 @@ def animation(model: nn.Module, images: Images, path: Path, layer: str | None = 
 
 
 class _Marked(PillowWriter):
-    """Writes GIFs that say what made them, which Matplotlib's own do not."""
+    """Writes GIFs that carry the mark of this package, which Matplotlib's writer leaves out."""
 
-    _frames: list[Image.Image]  # Matplotlib's own, which its stubs do not have
+    _frames: list[Image.Image]  # Matplotlib's, missing in its stubs
 
     def finish(self) -> None:
         first, *others = self._frames
@@ -113,10 +113,10 @@ def atoms(
     threshold: float = 0.5,
     layer: str | None = None,
 ) -> None:
-    """The `count` atoms of a head's dynamic dictionary that the codes use most, as masks of the image (Fig. 8-10).
+    """Draw the `count` atoms of a head's dynamic dictionary that the codes use most, as masks (Fig. 8-10).
 
-    A mask is where the atom, from its minimum to its maximum over the tokens, is above `threshold`; the rest is dimmed.
-    ValueError for a layer without a dynamic dictionary.
+    The atom is scaled from its minimum to its maximum over the tokens. Where it is not above `threshold`, the image is
+    dimmed. Raises ValueError for a layer without a dynamic dictionary.
     """
     found = view(model, _tensor(model, images), layer)
     masks = found.masks(threshold)
@@ -145,9 +145,9 @@ def beside_fixations(
     sigma: float,
     layer: str | None = None,
 ) -> None:
-    """Images with fixations, their density (`sigma` pixels wide), and every model's map with its NSS (Fig. 4 and 12).
+    """Draw images with fixations, their density (`sigma` pixels wide), and each model's map and NSS (Fig. 4 and 12).
 
-    `seen` has, for each model, the images as it takes them.
+    `seen` has, for each model, the images at the model's size.
     """
     figure, axes = _panels(len(images), 2 + len(models))
     for row, (picture, points) in enumerate(zip(images, fixations, strict=True)):

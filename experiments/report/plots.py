@@ -21,7 +21,7 @@ __all__ = ["ablation", "grid", "save", "severity", "thresholds", "training_curve
 
 
 def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
-    """Loss and validation accuracy by epoch; a label's runs (seeds) share a colour."""
+    """Draw loss and validation accuracy by epoch. The runs (seeds) of a label share a colour."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for i, (label, folders) in enumerate(runs.items()):
         for j, folder in enumerate(folders):
@@ -38,7 +38,7 @@ def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
 
 
 def severity(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Accuracy against severity, a panel per corruption, a line per label with the standard deviation over seeds."""
+    """Draw accuracy against severity: a panel per corruption, a line per label, and the deviation over seeds."""
     chosen = [record for record in found if record["on"] == "corruptions" and record["metric"] == "accuracy"]
     clean = [record for record in found if record["on"] == "clean"]
     names = [name for name in CORRUPTIONS if any(record["corruption"] == name for record in chosen)]
@@ -67,7 +67,7 @@ def severity(found: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def ablation(found: Sequence[Mapping[str, Any]], name: str, meaning: str, path: Path) -> None:
-    """Accuracy on clean, corrupted and attacked images against a setting that the records hold under `name`."""
+    """Draw accuracy on clean, corrupted and attacked images against the setting `name` of the records."""
     kinds = list(dict.fromkeys(record["on"] for record in found if record["metric"] == "accuracy"))
     figure, axes = plt.subplots(1, len(kinds), figsize=(3 * len(kinds), 2.8), squeeze=False, layout="constrained")
     for axis, kind in zip(axes[0], kinds, strict=True):
@@ -75,14 +75,14 @@ def ablation(found: Sequence[Mapping[str, Any]], name: str, meaning: str, path: 
         _lines(axis, [{**record, "label": "vars_d"} for record in own], name)
         axis.set(title=kind, xlabel=meaning)
         low, high = axis.get_ylim()
-        # Less than ten points from bottom to top would blow up what is noise.
+        # An axis of less than ten points would make noise look large.
         axis.set_ylim(min(low, (low + high) / 2 - 0.05), max(high, (low + high) / 2 + 0.05))
     axes[0, 0].set_ylabel("accuracy")
     save(figure, path)
 
 
 def _lines(axis: Any, found: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Mean over everything but the seed, then mean and standard deviation over seeds, against `name`."""
+    """Draw a line per label against `name`: means within each seed, averaged over seeds, with their deviation."""
     for i, label in enumerate(dict.fromkeys(record["label"] for record in found)):
         own = [record for record in found if record["label"] == label]
         at = sorted({record[name] for record in own})
@@ -98,7 +98,7 @@ def _lines(axis: Any, found: Sequence[Mapping[str, Any]], name: str) -> None:
 
 
 def thresholds(found: Sequence[Mapping[str, Any]], metrics: Sequence[str], path: Path) -> None:
-    """Metrics of a segmentation against the threshold."""
+    """Draw metrics of a segmentation against the threshold."""
     figure, axis = plt.subplots(figsize=(4.5, 3.2), layout="constrained")
     for metric in metrics:
         own = [record for record in found if record["metric"] == f"curve_{metric}"]
@@ -112,9 +112,9 @@ def thresholds(found: Sequence[Mapping[str, Any]], metrics: Sequence[str], path:
 
 
 def grid(dataset: xr.Dataset, base: Mapping[str, float], path: Path) -> None:
-    """Each measure of an ablation against the iterations and against lambda, a line per solver and threshold.
+    """Draw each measure of an ablation against the iterations and against lambda: a line per solver and threshold.
 
-    What is not on an axis is as in the model, `base`, or the nearest value that was measured.
+    `base` has the model's own settings. A setting that is not on the axis has the measured value nearest to its own.
     """
     values = dataset.value
     names = {"num_steps": "iterations k", "lam": "lambda"}

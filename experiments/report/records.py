@@ -1,4 +1,4 @@
-"""Files of records: one JSON object a line for each measured number, with where the number comes from."""
+"""Files of records. Each measured number is a JSON object on a line, which says where the number comes from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["append", "commit", "latest", "merge", "provenance", "read"]
 
 @functools.cache
 def commit() -> str:
-    """The commit of the code at the first call, "+changes" if files differ from it; "unknown" outside a repository."""
+    """The commit of the code at the first call, or "unknown" outside a repository.
+
+    It ends with "+changes" if files differ from the commit.
+    """
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -35,10 +38,10 @@ def provenance() -> dict[str, Any]:
 
 
 def merge(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
-    """Put records into a file, in place of those of the same measurement; all others stay as they are.
+    """Put records into a file, where they replace those of the same measurement. All others stay as they are.
 
-    A measurement is one suite with its options, by one label, of one model; records say which in `measurement`. The
-    file is whole at every moment.
+    A measurement is that of one model, under one label, by one suite with its options. The field `measurement` of a
+    record says which it is. The file is whole at every moment.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     again = {record["measurement"] for record in measured}
@@ -47,9 +50,10 @@ def merge(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
 
 
 def latest(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of each label and seed, the records of the model that was measured last, by the last measurement of each suite.
+    """The newest records of each label and seed: those of the model that was measured last.
 
-    Records that do not say what they measure, as earlier versions wrote them, count as one measurement.
+    Of each suite only the last measurement counts. Earlier versions wrote records that do not say what they measure;
+    these count as one measurement.
     """
     model = {(r["label"], r["seed"]): r.get("weights") for r in found}
     kept = [r for r in found if model[r["label"], r["seed"]] == r.get("weights")]
@@ -65,7 +69,7 @@ def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The records in files. Raises a ValueError that names a line that is none."""
+    """The records in files. Raises a ValueError that names a line that is no record."""
     records, paths = [], list(paths)
     shown = ", ".join(map(str, paths))
     for path in paths:

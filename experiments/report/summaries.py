@@ -19,7 +19,7 @@ __all__ = [
     "over_seeds",
 ]
 
-#: Digits and scale of a metric in a table. Shares are in per cent. A metric that is not named here is a plain number.
+#: Digits and scale of a metric in a table. Shares are shown in per cent. A metric without an entry is a plain number.
 _FORMS = {
     **dict.fromkeys(("accuracy", "error", "mean_accuracy", "mean_corruption_error_unnormalised"), (1, 100)),
     **dict.fromkeys(("iou", "false_positives", "false_negatives"), (1, 100)),
@@ -33,7 +33,7 @@ class Column:
     """A column of a table: which records it averages, and how it shows their mean.
 
     Attributes:
-        on: the suite of the records; empty: any.
+        on: the suite of the records; empty: any suite.
         metric: the metric of the records.
         where: further fields that the records have, with their values.
     """
@@ -71,7 +71,7 @@ VALIDATION_COLUMNS = {
     "PGD": Column("pgd"),
 }
 
-#: All columns; those of the suites that have a data set of their own come last.
+#: All columns. Those of the suites that have a data set of their own come last.
 ALL_COLUMNS = {
     **VALIDATION_COLUMNS,
     "ImageNet": Column("imagenet"),
@@ -97,7 +97,7 @@ def columns_of(found: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (NaN for a single value)."""
+    """Mean and sample standard deviation. The latter is NaN for a single value."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, math.nan
@@ -105,7 +105,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def cell(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
-    """Mean and standard deviation as a table's cell, in per cent by default; the mean alone for one value."""
+    """A table's cell with mean and standard deviation, by default in per cent. One value has no deviation."""
     if not values:
         return "-"
     mean, deviation = (scale * value for value in mean_and_deviation(values))
@@ -113,9 +113,9 @@ def cell(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
 
 
 def over_seeds(records: Sequence[Mapping[str, Any]], columns: Mapping[str, Column], first: str = "run") -> str:
-    """A Markdown table with a row per label: for each column mean and standard deviation over seeds.
+    """A Markdown table with a row per label. Each column shows the mean and the standard deviation over seeds.
 
-    Records of one seed that a column picks (say all corruptions) are averaged first.
+    The records of one seed that a column picks (such as those of all corruptions) are averaged first.
     """
     rows = []
     for label in dict.fromkeys(record["label"] for record in records):

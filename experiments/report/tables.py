@@ -1,4 +1,4 @@
-"""Tables in Markdown and LaTeX; every table that a command writes is made here."""
+"""Tables in Markdown and LaTeX. Every table that a command writes is made here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def markdown(
 def head(titles: Sequence[str], left: int | None = None, *, spaced: bool = False) -> list[str]:
     """The two lines above the rows of a Markdown table.
 
-    The first `left` columns are set to the left and the others to the right; None leaves all to the reader's default.
+    The first `left` columns are aligned to the left and the others to the right. With None no alignment is given.
     `spaced` puts blanks around the dashes.
     """
     words = len(titles) if left is None else left
@@ -50,7 +50,7 @@ def _markdown(cell: Entry) -> str:
 
 
 def latex(titles: Sequence[str], rows: Iterable[Sequence[Entry]]) -> str:
-    """The table as a LaTeX tabular, the first column to the left; links need the package hyperref."""
+    """The table as a LaTeX tabular, with its first column aligned to the left. Links need the package hyperref."""
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", r"\hline", rf"{' & '.join(titles)} \\", r"\hline"]
     lines += [rf"{' & '.join(map(_latex, cells))} \\" for cells in rows]
     return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
