@@ -1,1 +1,1 @@
-"""Training, evaluation and measurement of the models: run from a clone, as `python -m experiments.NAME`."""
+"""Training, evaluation and measurement of the models. Run them from a clone, as `python -m experiments.NAME`."""

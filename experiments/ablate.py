@@ -1,9 +1,9 @@
 """`python -m experiments.ablate CHECKPOINT --num_steps [1,3,5] --lam [0,0.3]`: vary the solver of a VARS model.
 
-The iterations k and lambda (the paper's Fig. 6), the solver and the threshold of all its layers are varied together, on
-a grid; every cell is measured by the suites of `--on`. The weights stay as they were trained, unless `--retrain` has
-each cell trained anew as the checkpoint was. All goes to one xarray dataset, ablation.zarr, and one figure,
-ablation.png; given again, the command goes on.
+The command varies the iterations k and lambda (the paper's Fig. 6), the solver and the threshold of all layers on a
+grid, and the suites of `--on` measure every cell. The weights stay as they were trained, unless `--retrain` trains a
+model for each cell as the checkpoint was trained. The results are one xarray dataset, ablation.zarr, and one figure,
+ablation.png. If the command is stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Grid:
     Attributes:
         num_steps: iterations k of the unrolled solvers.
         lam: weights of the sparsity penalty.
-        solver: of ista, fista, ode, equilibrium.
-        threshold: of soft, gelu.
+        solver: solvers, each ista, fista, ode or equilibrium.
+        threshold: thresholds, each soft or gelu.
         ode: how solver ode integrates.
     """
 
@@ -70,7 +70,7 @@ class Grid:
                     raise ValueError(f"{name} has {value}; numbers of at least {least} are wanted")
 
     def around(self, layer: VarsAttention) -> dict[str, list[Any]]:
-        """The values of each axis, by the names of a cell."""
+        """The values of each axis, by the names in `LayerSettings`."""
         solver = layer.solver if isinstance(layer.solver, str) else type(layer.solver).__name__.lower()
         own = {"threshold": layer.variant.threshold, "solver": solver, "num_steps": layer.num_steps, "lam": layer.lam}
         return {name: sorted(set(getattr(self, name)) or {value}) for name, value in own.items()}
@@ -79,9 +79,10 @@ class Grid:
 def ablate(
     found: Trained, grid: Grid, how: Evaluation, out: Path, root: Path | None = None, retrain: bool = False
 ) -> xr.Dataset:
-    """Measure every cell of the grid: value (measure, threshold, solver, num_steps, lam), NaN where there is none.
+    """Measure every cell of the grid. `value` has the dimensions measure, threshold, solver, num_steps and lam.
 
-    Measures are the columns of the evaluation's table. Values that do not depend on the number of steps are repeated.
+    It is NaN where there is no measurement. Measures are the columns of the evaluation's table. Values that do not
+    depend on the number of steps are repeated.
     """
     axes = grid.around(layers_of(found.model)[0])
     if retrain and (len(axes["threshold"]) > 1 or axes["threshold"] != ["soft"]):
@@ -107,7 +108,7 @@ def ablate(
 def _measured(
     found: Trained, cell: LayerSettings, ode: Ode, how: Evaluation, out: Path, root: Path | None, retrain: bool
 ) -> dict[str, float]:
-    """The columns of a cell."""
+    """The measures of a cell, by the columns of the evaluation's table."""
     if retrain:
         found = replace(found, model=_retrained(found, cell, ode, how, out).model)
     with varied(found.model, cell._replace(num_steps=max(cell.num_steps, 1)), ode):
@@ -117,7 +118,7 @@ def _measured(
 
 
 def _retrained(found: Trained, cell: LayerSettings, ode: Ode, how: Evaluation, out: Path) -> Trained:
-    """The model trained as the checkpoint was, but for the settings of the cell."""
+    """A model trained as the checkpoint was, but with the settings of the cell."""
     steps = {"num_steps": cell.num_steps} if cell.num_steps else {}
     own: dict[str, Any] = {
         "solver": cell.solver,
@@ -139,18 +140,18 @@ def _retrained(found: Trained, cell: LayerSettings, ode: Ode, how: Evaluation, o
 
 
 def write(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset to a zarr store that appears whole."""
+    """Write a dataset to a zarr store that appears whole or not at all."""
     text = {name: each.astype(object) for name, each in dataset.coords.items() if each.dtype.kind == "U"}
-    dataset = dataset.assign_coords(text)  # zarr has no specification of texts of fixed length
+    dataset = dataset.assign_coords(text)  # zarr does not specify texts of fixed length
     with warnings.catch_warnings(), _files.replacing_folder(path) as partial:
-        # A store without consolidated metadata makes every opening warn. With it zarr warns now, since the
-        # specification of format 3 does not have it yet.
+        # Without consolidated metadata, zarr would warn each time the store is opened. With it, zarr warns now, because
+        # the specification of format 3 does not have it yet.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         dataset.to_zarr(partial, mode="a", zarr_format=3, consolidated=True)
 
 
 def _refuse_another(path: Path) -> None:
-    """Raise ValueError if something lies at `path` that is no ablation."""
+    """Raise ValueError if `path` exists and is no ablation."""
     if not os.path.lexists(path):
         return
     try:

@@ -1,4 +1,4 @@
-"""What the commands share: options from YAML files and the command line, and failures in one line."""
+"""What the commands share: they read options from YAML files and the command line, and report failures in one line."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from vars_dyn._command import CommandParser
 
 __all__ = ["Parser", "add_data", "add_model", "parser_for", "run"]
 
-#: The longest message of a failure. It may quote the input, which may be long.
+#: The most characters of a failure's message. It may quote the input, which may be long.
 _LONGEST = 600
 
 
 class Parser(CommandParser):
-    """A parser that checks configurations and values as plain data by their options' types first.
+    """A parser that first checks configurations and values as plain data, by the types of their options.
 
-    jsonargparse alone imports whatever a value names as `class_path`, and makes one where a type is Any. So nothing
-    reaches it here but mappings of options that there are, with numbers, texts and lists of the types they are
-    declared with.
+    jsonargparse alone imports whatever a value names as `class_path`, and makes an object of it where a type is Any.
+    Here it therefore gets only mappings of known options, with numbers, texts and lists of the declared types.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -41,12 +40,12 @@ class Parser(CommandParser):
         super().__init__(*arguments, **keywords)
 
     def add_option(self, name: str, kind: Any, **keywords: Any) -> None:
-        """Add an option `--name` of a type; keywords are argparse's."""
+        """Add an option `--name` of the type `kind`. Keywords are argparse's."""
         self.kinds[name] = keywords.pop("checked_as", kind)
         self.add_argument(f"--{name}", type=kind, **keywords)
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *others: Any, **keywords: Any) -> Any:
-        """As jsonargparse's, of a dataclass."""
+        """As jsonargparse's, for a dataclass."""
         hints, skipped = get_type_hints(theclass), keywords.get("skip") or ()
         own = {each.name: hints[each.name] for each in fields(theclass) if each.name not in skipped}
         self.kinds.update({f"{nested_key}.{name}" if nested_key else name: kind for name, kind in own.items()})
@@ -57,9 +56,9 @@ class Parser(CommandParser):
     def parse_args(  # type: ignore[override]  # one signature for the overloads of argparse
         self, args: Sequence[str] | None = None, *others: Any, **keywords: Any
     ) -> Any:
-        """As jsonargparse's. Raises ValueError for what is no option or has another type.
+        """As jsonargparse's. Raises ValueError for an unknown option or a value of another type.
 
-        The names that the command line itself gives are in `given` afterwards.
+        Afterwards `given` has the names of the options on the command line itself.
         """
         words = list(sys.argv[1:] if args is None else args)
         self.given = set()
@@ -124,7 +123,7 @@ def _is_group(kind: Any) -> bool:
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """The options on a command line with the texts of their values, None where there is none."""
+    """The options on a command line with the texts of their values. An option without a value has None."""
     position = 0
     while position < len(words):
         word = words[position]
@@ -144,14 +143,14 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def parser_for(program: str, description: str) -> Parser:
-    """A parser that takes `--config FILE`, repeatedly (a later file wins, the command line wins over files)."""
+    """A parser that takes `--config FILE` repeatedly. A later file wins, and the command line wins over files."""
     parser = Parser(prog=f"python -m experiments.{program}", description=description)
     parser.add_argument("--config", action="config", help="YAML file of options; may be given several times")
     return parser
 
 
 def add_model(parser: Parser) -> None:
-    """Arguments that say which trained model is meant, and where data lie."""
+    """Add the arguments that say which trained model is meant, and where data lie."""
     parser.add_argument(
         "checkpoint", help="a run's folder (its best checkpoint), a checkpoint's, or timm:NAME[=WEIGHTS]"
     )
@@ -161,7 +160,7 @@ def add_model(parser: Parser) -> None:
 
 
 def add_data(parser: Parser) -> None:
-    """Arguments that say where images lie."""
+    """Add the arguments that say where images lie."""
     parser.add_option("data", str | None, default=None, help="the folder that has imagenet-c, PACS, ... in it")
     parser.add_option(
         "validation",
@@ -178,10 +177,11 @@ def run(
     arguments: Sequence[str] | None = None,
     again: Sequence[str] | None = (),
 ) -> int:
-    """Parse and run: the exit status, 2 after one line on standard error if input is bad, 1 if the run failed.
+    """Parse the arguments, run the command, and return the exit status.
 
-    Interrupted (130) or told to stop (143), it prints the command that goes on: the same with the options `again`;
-    where that is None there is nothing to go on from.
+    It is 2 after one line on standard error if input is bad, 1 if the run failed, 130 if it was interrupted, and 143 if
+    it was told to stop. In the last two cases it prints the command that goes on, which is the same with the options
+    `again`. If `again` is None, there is nothing to go on from.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -211,12 +211,12 @@ def run(
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
+    """Raised by SIGTERM."""
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end the command as an interrupt does, in the main thread."""
+    """Let SIGTERM end the command as an interrupt does. Only the main thread can do this."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -233,7 +233,7 @@ def _stoppable() -> Iterator[None]:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Give streams that are closed a place to go: progress bars write to them unasked."""
+    """Replace streams that are closed, because progress bars write to them unasked."""
     closed = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
     with ExitStack() as stack:
         for name in closed:
@@ -246,12 +246,12 @@ def _streams() -> Iterator[None]:
 
 
 def _readable(error: Exception) -> str:
-    """jsonargparse's message on one line."""
+    """The message of an error on one line."""
     return " ".join(str(error).split())
 
 
 def _fail(message: str, status: int) -> int:
-    # An error in a loader's worker comes with the worker's traceback, whose last line is the message.
+    # An error in a loader's worker has the worker's traceback, and the last line of that is the message.
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["failed without a message"]
     text = lines[-1].removeprefix("ValueError: ") if lines[0].startswith("Caught ") else " ".join(lines)
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."

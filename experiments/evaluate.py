@@ -33,12 +33,12 @@ def _parser() -> cli.Parser:
     return parser
 
 
-#: What the command may write beside records.jsonl.
+#: The files that the command may write besides records.jsonl.
 _WRITTEN = ("table.md", "severity.png", "attention.png", "imagenet-c.png", "voc-segmentation.png", "pacs.md")
 
 
 def _idle(given: Iterable[str], on: Sequence[str]) -> None:
-    """Raise ValueError for an option of the command line that belongs to suites which are not measured."""
+    """Raise ValueError for an option of the command line that only suites use which are not measured."""
     for name in given:
         suites = [suite for suite in SUITES if name.partition(".")[0] in SUITES[suite].groups]
         if suites and not set(suites) & set(on):
@@ -58,7 +58,7 @@ def _main(parser: cli.Parser, values: Namespace) -> None:
     out = Path(values.out) if values.out else found.out
     refuse_foreign((out / name for name in _WRITTEN), values.overwrite, out / "records.jsonl")
     if (out / "records.jsonl").exists():
-        records.read([out / "records.jsonl"])  # before hours of work that could not be put there
+        records.read([out / "records.jsonl"])  # fails before hours of work, not after them
     measured = measure(found, how, out, root, values.label)
     shown = records.latest(records.read([out / "records.jsonl"]))
     table = over_seeds(shown, columns_of(shown))

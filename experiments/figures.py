@@ -1,9 +1,9 @@
 """`python -m experiments.figures FIGURE --models LABEL=CHECKPOINT ... --images FILE ... --out FILE`: look at attention.
 
 - corruption: maps of several models under corruption (the paper's Fig. 3 and 11).
-- updates: the map after each update (Fig. 5 and 7), with `--animation FILE.gif` in motion.
+- updates: the map after each update (Fig. 5 and 7); `--animation FILE.gif` animates it.
 - atoms: atoms of the dynamic dictionary as masks (Fig. 8-10).
-- fixations: maps beside where people looked (Fig. 4 and 12); images lie in MIT1003/ALLSTIMULI.
+- fixations: maps beside the places where people looked (Fig. 4 and 12); the images are those in MIT1003/ALLSTIMULI.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Options:
         images: image files, which are resized to the model's square.
         out: the figure's file.
         layer: an attention layer, by its name in the network; None: the first.
-        corruptions: NAME-SEVERITY each, of figure corruption.
-        num_steps: iterations of figure updates; None: as trained.
-        animation: a GIF of figure updates; None: none.
-        count: atoms of figure atoms.
-        head: of figure atoms.
-        threshold: of the masks of figure atoms.
-        gaze: what is a fixation, of figure fixations.
-        overwrite: replace files that no figure of this package is.
+        corruptions: which corruptions figure corruption shows, each as NAME-SEVERITY.
+        num_steps: how many iterations figure updates shows; None: as many as in training.
+        animation: the file of an animated GIF of figure updates; None: no GIF.
+        count: how many atoms figure atoms shows.
+        head: the head whose atoms figure atoms shows.
+        threshold: figure atoms dims an image where the atom is below this share of its range.
+        gaze: what counts as a fixation in figure fixations.
+        overwrite: replace files that are no figure of this package.
     """
 
     models: list[str]
@@ -74,7 +74,7 @@ class Options:
 
 
 def models_of(options: Options) -> dict[str, Trained]:
-    """The models by their labels; timm's own attention becomes this package's softmax, which computes the same."""
+    """The models by their labels. timm's own attention becomes this package's softmax, which computes the same."""
     found = {}
     for each in options.models:
         label, source = labelled_source(each)
@@ -155,7 +155,7 @@ def _fixations(models: dict[str, Trained], options: Options) -> None:
     pictures.beside_fixations(shown, images, seen, points, Path(options.out), sigma, options.layer)
 
 
-#: Name to what draws it.
+#: The name of a figure to the function that draws it.
 FIGURES: dict[str, Callable[[dict[str, Trained], Options], None]] = {
     "corruption": _corruption,
     "updates": _updates,
@@ -164,7 +164,7 @@ FIGURES: dict[str, Callable[[dict[str, Trained], Options], None]] = {
 }
 
 
-#: Options that only some figures take.
+#: Options that only some figures take, with these figures.
 _OWN = {
     "corruptions": ("corruption",),
     "num_steps": ("updates",),

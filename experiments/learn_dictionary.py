@@ -2,8 +2,8 @@
 
 Signals are sparse combinations of planted atoms. The dictionary is learned on  1/2 |x - P a|^2 + share lam |a|_1, where
 a = a(P, x) is the certified equilibrium for lam (for gradients through trajectories, the neurons' code at a horizon).
-With share = 1 the gradient through a would vanish (the envelope theorem); with any other share a wrong gradient of the
-code is a wrong gradient of the loss.
+With share = 1 the gradient through a would vanish (the envelope theorem). With any other share a wrong gradient of the
+code gives a wrong gradient of the loss.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ SMALL: dict[str, Any] = {
 
 @dataclass
 class Learning:
-    """What is planted and how it is learned.
+    """What is planted, and how it is learned.
 
     Attributes:
-        gradient: implicit, backprop, checkpoint or adjoint.
-        small: 256 signals of 8 neurons and 12 atoms, with settings of their own, where nothing else is said.
+        gradient: how the code is differentiated: implicit, backprop, checkpoint or adjoint.
+        small: take a case of 256 signals of 8 neurons and 12 atoms, with its own defaults for the other options.
         neurons: size d of a signal.
         atoms: number d' of planted atoms, normal directions of norm 1.
         signals: how many signals there are.
         active: atoms in each signal, with weights of random sign between 0.5 and 1.5.
         lam: weight of the l1 penalty in the equilibrium's problem.
         share: of lam, in the loss.
-        tol: relative gap to which an equilibrium is sought, by the implicit gradient.
-        horizon: by the others, the time of the code, settled or not, in membrane time constants.
-        rtol: of the integration up to there.
-        steps: steps of Adam, its rate falling to zero as a cosine.
+        tol: relative gap to which the implicit gradient solves for the equilibrium.
+        horizon: time of the code for the other gradients, in membrane time constants; it need not have settled by then.
+        rtol: relative tolerance of the integration up to the horizon.
+        steps: steps of Adam, whose rate falls to zero as a cosine.
         batch: signals in a step.
-        lr: rate at first.
-        seed: of everything random.
+        lr: learning rate of the first step.
+        seed: the seed of everything random.
         json: print one JSON object as the last line.
     """
 
@@ -80,7 +80,10 @@ class Learning:
 
 
 def learn(options: Learning) -> dict[str, Any]:
-    """Learn; the share of planted atoms that a learned one meets with a cosine above 0.98, and how it went."""
+    """Learn, and return the course of it and the share of planted atoms that were found.
+
+    A planted atom is found if its cosine with a learned one is above 0.98 in absolute value.
+    """
     generator = torch.Generator().manual_seed(options.seed)
     planted, x = _planted(options, generator)
     first = torch.randperm(len(x), generator=generator)[: options.atoms]

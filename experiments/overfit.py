@@ -1,8 +1,8 @@
 """`python -m experiments.overfit --data.root FOLDER`: a vision transformer with ODE attention learns images by heart.
 
 Each gradient mode trains the same small ViT (two blocks of width 48 on 4 x 4 patches of 8 pixels, VARS-D) on the same
-images from the same start, until it tells all of them apart. "implicit" has the equilibrium itself as its solver. What
-a mode loses in accuracy of the gradient would show as a curve that stops falling.
+images from the same start, until it classifies all of them right. The solver of "implicit" is the equilibrium itself.
+If the gradient of a mode were too inaccurate, its curve would stop falling.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Overfit:
         out: folder of the numbers (overfit.json) and the curve (overfit.png).
         modes: which gradient modes.
         images: how many images.
-        epochs: passes over them at most; a mode stops when its training accuracy reaches 1.
+        epochs: most passes over the images; a mode stops when its training accuracy reaches 1.
         batch_size: images per step.
         lr: learning rate of AdamW, warmed up over the first epoch.
-        horizon: time that the attention's neurons are integrated for, in membrane time constants.
+        horizon: time for which the attention's neurons are integrated, in membrane time constants.
         rtol: relative tolerance of the integration (dopri5; atol is a hundredth of it).
-        seed: of the weights and the order of images.
-        resume: keep the modes that `out` has already, of the same options; each mode is written as it is done.
+        seed: the seed of the weights and of the order of images.
+        resume: keep the modes that `out` already has under the same options; each mode is written when it is done.
     """
 
     data: Data = field(default_factory=lambda: Data(root="data/cifar10", image_size=32, crop=1))
@@ -75,9 +75,9 @@ class Overfit:
 def overfit(
     options: Overfit, images: Tensor, labels: Tensor, done: Sequence[dict[str, Any]] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Train with every mode on images (n, 3, h, w) and labels (n,); one record with the curve for each.
+    """Train with every mode on images (n, 3, h, w) and labels (n,), and return a record with the curve for each.
 
-    Records in `done` stand for their modes.
+    A mode that has a record in `done` is not trained again.
     """
     known = {record["mode"]: record for record in done}
     for mode in options.modes:
@@ -138,7 +138,7 @@ def _learn(options: Overfit, mode: str, images: Tensor, labels: Tensor) -> dict[
 
 
 def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Loss and accuracy on the training images by epoch, a line for each mode."""
+    """Draw loss and accuracy on the training images by epoch, with a line for each mode."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for record, dash in zip(records, ("-", "--", ":", "-."), strict=False):
         epochs = range(1, record["epochs"] + 1)
@@ -196,7 +196,7 @@ def _main(options: Overfit) -> None:
 
 
 def _kept(options: Overfit) -> dict[str, Any]:
-    """The options that must not change between a run and its resumption, as they read in JSON."""
+    """The options that must not change between a run and its resumption, as JSON gives them back."""
     kept = {name: value for name, value in asdict(options).items() if name not in ("out", "modes", "resume")}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain

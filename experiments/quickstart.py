@@ -1,6 +1,6 @@
 """`python -m experiments.quickstart`: draw images, train a small VARS-D transformer, measure it, show its attention.
 
-It needs nothing but the package, and takes a minute or two on two CPU cores. Given again, it goes on where it stopped.
+It needs only the package, and takes a minute or two on two CPU cores. If it is stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ __all__ = ["main", "quickstart"]
 
 
 def quickstart(out: Path, epochs: int = 8, train_images: int = 80, val_images: int = 20) -> None:
-    """Images of each shape, a run, its evaluation, a table and three figures, all in `out`."""
+    """Draw images, train on them, evaluate, and write a table and three figures, all in `out`.
+
+    `train_images` and `val_images` count the images of each shape.
+    """
     pictures_ = ("training.png", "severity.png", "attention.png", "table.md")
     refuse_foreign((out / name for name in pictures_), beside=out / "log.jsonl")
     if (out / "images").exists() and not (out / "log.jsonl").exists() and any((out / "images").iterdir()):

@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table of record files; the exit status."""
+    """Print the table of record files, and return the exit status."""
     parser = cli.parser_for("records", "Print mean and standard deviation over seeds of several evaluations.")
     parser.add_argument("files", nargs="+", help="records.jsonl of evaluations; runs of one label differ in their seed")
 

@@ -1,8 +1,8 @@
 """`python -m experiments.series --config FILE`: train and evaluate many variants over seeds, then report.
 
-Restartable: given again, the command goes on where it was stopped, in the middle of a training run if need be. Tables,
-figures and numbers of what is complete are in the series' folder at any time. `--report DIR` has figures and numbers
-put there, and `--page FILE` has the tables put into a page, each between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+If the command is stopped, the same command goes on, even in the middle of a training run. The series' folder has, at
+any time, the tables, figures and numbers of what is complete. `--report DIR` writes figures and numbers to DIR instead.
+`--page FILE` puts the tables into a page, each between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = ["Ablation", "Series", "jobs", "main", "report", "run"]
 
 @dataclass
 class Ablation:
-    """One setting of one run's attention, varied.
+    """Varies one setting of one run's attention.
 
     Attributes:
         of: the label of the run.
-        setting: the attention's option.
-        values: what it takes; a value of the run itself is not run again.
-        meaning: the axis of the plot.
+        setting: the option of the attention.
+        values: the values of the option; the run's own value is not run again.
+        meaning: the label of the plot's axis.
     """
 
     of: str
@@ -52,20 +52,20 @@ class Ablation:
 
 @dataclass
 class Series:
-    """Runs that differ in their attention alone.
+    """Runs that differ only in their attention.
 
     Attributes:
-        train: what they have in common.
+        train: the settings that all runs share.
         runs: label to attention.
         ablations: name to what is varied.
-        seeds: of the runs.
-        ablation_seeds: of the ablations.
-        evaluation: how they are evaluated.
+        seeds: the seeds of the runs.
+        ablation_seeds: the seeds of the ablations.
+        evaluation: how the runs are evaluated.
         ablation_severities: severities that ablations are evaluated on.
         out: folder of the series.
         report: folder to write figures and numbers to; None: `out`.
         page: Markdown file whose marked tables are replaced by the new ones.
-        only_report: run nothing.
+        only_report: write the report without running anything.
     """
 
     train: Settings = field(default_factory=Settings)
@@ -99,12 +99,12 @@ class Job:
 
     @property
     def records(self) -> Path:
-        """Where the finished job's records are."""
+        """The file of the finished job's records."""
         return Path(self.settings.out) / "records.jsonl"
 
 
 def jobs(series: Series) -> Iterator[Job]:
-    """All runs, seed by seed, then the ablations."""
+    """Yield all runs, seed by seed, then the ablations."""
     for seed in series.seeds:
         for label, attention in series.runs.items():
             yield _job(series, label, attention, seed, series.evaluation, {})
@@ -133,8 +133,8 @@ def _job(
 
 
 def run(series: Series) -> list[str]:
-    """Run what is not complete, reporting after each job; the labels and reasons of those that could not run."""
-    records.commit()  # before the runs, since files may change meanwhile
+    """Run what is not complete, and report after each job. Returns the label and the reason of each job that failed."""
+    records.commit()  # noted before the runs, since files may change meanwhile
     failed = []
     for job in jobs(series):
         if job.records.exists():
@@ -151,7 +151,7 @@ def run(series: Series) -> list[str]:
 
 
 def _run(job: Job) -> None:
-    # The last checkpoint, not the best: the best was found on the images that are evaluated.
+    # The last checkpoint is taken, because the best one was chosen on the images that are evaluated.
     checkpoint = train(job.settings)
     out = Path(job.settings.out)
     partial = out / "evaluation.partial"
@@ -205,7 +205,7 @@ def report(series: Series) -> None:
 
 
 def _refuse_foreign(series: Series) -> None:
-    """Raise ValueError for what lies where the report goes and is none."""
+    """Raise ValueError if a file that the report would replace is none of this package's."""
     folder, out = Path(series.report or series.out), Path(series.out)
     drawn = [folder / f"{name}.png" for name in ("severity", "training", *series.ablations)]
     refuse_foreign([folder / "records.jsonl", *drawn], beside=folder / "records.jsonl")
@@ -231,7 +231,7 @@ def _fill(page: Path, texts: Mapping[str, str]) -> None:
 
 
 def _varied(series: Series, ablation: Ablation, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The records of an ablation, the run itself among them, labelled by the setting's value and sorted by it."""
+    """The records of an ablation and of the run itself, labelled by the setting's value and sorted by it."""
     default = getattr(series.runs[ablation.of], ablation.setting)
     seeds, few = set(series.ablation_seeds), set(series.ablation_severities)
     own = []
@@ -247,7 +247,7 @@ def _varied(series: Series, ablation: Ablation, found: Sequence[Mapping[str, Any
 
 
 def _differences(found: Sequence[Mapping[str, Any]], reference: str) -> str:
-    """Accuracy less the reference's with the same seed, in percentage points."""
+    """The table of each accuracy minus the reference's with the same seed, in percentage points."""
     rows = []
     for label in dict.fromkeys(record["label"] for record in found):
         if label == reference:
@@ -273,7 +273,7 @@ _BY_CORRUPTION = {name.replace("_", " "): Column("", where={"corruption": name})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status: 1 if some runs could not be made."""
+    """Run the command and return its exit status, which is 1 if some runs could not be made."""
     parser = cli.parser_for("series", "Train and evaluate variants over seeds; given again, it goes on.")
     parser.add_class_arguments(Series, None)
 

@@ -1,4 +1,4 @@
-"""The options of a training run, in groups; a YAML file has the same names."""
+"""The options of a training run, in groups. A YAML file uses the same names."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Ode:
     """How attention with solver ode integrates its neurons: see `vars_dyn.attention.solving.Ode`.
 
     Attributes:
-        field: sparse_recurrent or reduced.
-        horizon: time, in membrane time constants.
-        method: the integrator's.
-        rtol: its relative tolerance.
-        atol: its absolute tolerance.
+        field: which field: sparse_recurrent or reduced.
+        horizon: time up to which it integrates, in membrane time constants.
+        method: the method of the integrator.
+        rtol: the relative tolerance of the integrator.
+        atol: the absolute tolerance of the integrator.
     """
 
     field: Literal["sparse_recurrent", "reduced"] = "sparse_recurrent"
@@ -41,7 +41,7 @@ class Ode:
 
 @dataclass
 class Attention:
-    """Which attention the model gets. None stands for the layer's own default.
+    """Which attention the model gets. None means the layer's own default.
 
     Attributes:
         kind: softmax, performer, vars_s, vars_d or vars_sd (global_filter too, for GFNet); None: the model's own.
@@ -49,7 +49,7 @@ class Attention:
         num_steps: how many iterations k an unrolled solver takes.
         solver: ista, fista, ode or equilibrium.
         ode: settings of solver ode.
-        variant: paper or released.
+        variant: the definition of the layer: paper or released.
         gradient: how gradients pass the solver.
     """
 
@@ -66,7 +66,7 @@ class Attention:
         whole("model.attention.num_steps", self.num_steps, 1, 100_000)
 
     def options(self) -> dict[str, Any]:
-        """What is given, as arguments of the attention class."""
+        """The options that are given, as arguments of the attention class."""
         given = {name: value for name, value in vars(self).items() if name != "kind" and value is not None}
         ode = given.pop("ode", None)
         if ode is not None:
@@ -82,7 +82,7 @@ class Model:
 
     Attributes:
         name: any model of timm; vars_rvt_*, vars_deit_* and vars_gfnet_* are this project's.
-        attention: its attention; in other models of timm it replaces theirs.
+        attention: the attention of this project's models; in other models of timm it replaces theirs.
         sizes: further arguments of the model's constructor, such as depth: [2]; see
             `experiments.options.limits.SIZES`.
     """
@@ -102,16 +102,16 @@ class Data:
     Attributes:
         source: folder (one folder of images per class), or a data set that torchvision reads.
         root: the folder of the images.
-        train: folder of training images below root, of the source folder; several are joined.
+        train: folders of training images below root, if source is folder; several are joined.
         val: the same for validation.
-        image_size: side in pixels that the model sees.
-        crop: share of the resized image that validation crops; 1 resizes only.
+        image_size: side in pixels of the images that the model sees.
+        crop: share of the resized image that validation crops; 1: the image is only resized.
         mean: the mean of each colour, which normalisation subtracts.
         std: the standard deviation of each colour, by which normalisation divides.
         train_images: train on a fixed subset of this many images, evenly over classes; None: on all.
-        val_images: validate on a fixed subset of this many.
+        val_images: validate on a fixed subset of this many images; None: on all.
         in_memory: keep decoded images in memory.
-        workers: processes that load images; 0: none.
+        workers: processes that load images; 0: the main process does.
         download: let torchvision download its data set.
     """
 
@@ -148,17 +148,17 @@ class Augmentation:
     """What training does to images and labels.
 
     Attributes:
-        crop: resized (a random share of the image, resized) or padded (shifted by up to an eighth, for small images),
-            or none.
+        crop: resized (a random share of the image is resized), padded (the image is shifted by up to an eighth, which
+            suits small images), or none.
         scale: smallest share of the area that a resized crop takes.
         flip: probability of a horizontal flip.
-        color_jitter: strength; 0: none.
+        color_jitter: strength of the colour jitter; 0: none.
         auto_augment: a policy of timm, such as rand-m9-mstd0.5-inc1.
         erasing: probability of random erasing.
         mixup: alpha of mixup; 0: none.
         cutmix: alpha of cutmix; 0: none.
         smoothing: label smoothing; 0: none.
-        repeats: times that each drawn image is used in an epoch of unchanged length (repeated augmentation).
+        repeats: how often an epoch, whose length stays, uses each drawn image (repeated augmentation).
     """
 
     crop: Literal["resized", "padded", "none"] = "resized"
@@ -189,7 +189,7 @@ class Optimization:
     Attributes:
         optimizer: any of timm's.
         lr: peak learning rate.
-        weight_decay: of matrices; biases and norms have none.
+        weight_decay: weight decay of matrices; biases and norms have none.
         batch_size: images of one step, over all processes.
         schedule: any of timm's, stepped every update.
         warmup_epochs: epochs of linear warm-up from nearly zero.
@@ -232,8 +232,8 @@ class Settings:
         seed: the seed of weights, order and augmentation.
         resume: continue the run in `out` from its last checkpoint.
         stop_after: stop once this many epochs are done, to be resumed; None: run to the end.
-        finetune: a checkpoint (or run) to start the weights from; its head is dropped if classes differ.
-        devices: processes on this machine: one per GPU, or on the CPU.
+        finetune: a checkpoint (or run) whose weights training starts from; its head is dropped if classes differ.
+        devices: how many processes run on this machine, each on a GPU of its own or on the CPU.
         nodes: how many machines.
         accelerator: auto, cpu, cuda, mps.
         precision: auto (bf16-mixed on a GPU that has it, else 32-true), or one of Fabric's.
@@ -267,12 +267,12 @@ class Settings:
             raise ValueError("out is empty; a folder is wanted")
         whole("stop_after", self.stop_after, 1)
         whole("probe_images", self.probe_images, 0)
-        whole("seed", self.seed, 0, 2**32 - 1 - 65536)  # what NumPy and Fabric take, with room for every process
+        whole("seed", self.seed, 0, 2**32 - 1 - 65536)  # NumPy's and Fabric's limit, with room for every process
         one_of("accelerator", self.accelerator, ACCELERATORS)
         one_of("precision", self.precision, PRECISIONS)
 
     def check(self) -> None:
-        """Raise ValueError for a value that was put in later and that the constructors would have refused."""
+        """Raise ValueError for a value that was set later and that the constructors would have refused."""
         groups = (self.model.attention, self.model, self.data, self.augmentation, self.optimization, self)
         for group in groups if self.model.attention.ode is None else (self.model.attention.ode, *groups):
             group.__post_init__()

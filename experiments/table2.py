@@ -1,9 +1,9 @@
 """`python -m experiments.table2 --models [LABEL=CHECKPOINT,timm:NAME=WEIGHTS] --data ROOT`: the paper's Table 2.
 
-Parameters, GFLOPs, accuracy on ImageNet's validation images, clean and attacked, mCE on ImageNet-C, and accuracy on
-ImageNet-A, -R and -Sketch of any list of models, as table2.md, table2.tex and table2.json. Every cell is linked to the
-line of the records that it comes from; where there is no data set, or none that fits the model, there is a dash, and
-the reason in the JSON. Given again, the command goes on where it was stopped.
+For any list of models the table has parameters, GFLOPs, accuracy on ImageNet's validation images (clean and attacked),
+mCE on ImageNet-C, and accuracy on ImageNet-A, -R and -Sketch. It is written as table2.md, table2.tex and table2.json.
+Every cell links to the line of the records that it comes from. Where there is no data set, or none that fits the model,
+the cell is a dash, and the JSON gives the reason. If the command is stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class TableCell:
-    """A number, or why there is none.
+    """A number, or the reason why there is none.
 
     Attributes:
-        value: in per cent.
-        record: where its record is: file#Lline, relative to the table.
+        value: the number, in per cent.
+        record: where its record is, as FILE#LNUMBER relative to the table.
         missing: the reason for a dash.
-        broken: whether there were data that could not be used.
+        broken: whether the data set was there but could not be used.
     """
 
     value: float | None = None
@@ -65,7 +65,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Row:
-    """A model: millions of parameters, GFLOPs (multiply-accumulates, one image) and its cells by column."""
+    """A model: millions of parameters, GFLOPs (multiply-accumulates of one image), and its cells by column."""
 
     label: str
     parameters: float
@@ -74,7 +74,7 @@ class Row:
 
 
 def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path | None, data: dict[str, Any]) -> Row:
-    """Measure a model on what there is; its records go to `out`/LABEL/records.jsonl."""
+    """Measure a model on the data sets that there are. Its records go to `out`/LABEL/records.jsonl."""
     found, missing = _model(source, root, data)
     folder = re.sub(r"[^\w.-]+", "-", label)
     (out / folder / "records.jsonl").unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path 
 
 
 def _model(source: str, root: Path | None, data: dict[str, Any]) -> tuple[Trained, str | None]:
-    """The model with its validation images, or without and why."""
+    """The model with its validation images. If it has none, the second value says why."""
     try:
         return trained(source, validation=data, root=root), None
     except ValueError as error:
@@ -132,12 +132,12 @@ def write(rows: Sequence[Row], out: Path) -> None:
 
 
 def _short(value: float) -> str:
-    """One decimal, and two digits of small numbers."""
+    """A number with one decimal, or with two digits if it is small."""
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status: 1 if some data could not be used."""
+    """Run the command and return its exit status, which is 1 if some data could not be used."""
     parser = cli.parser_for("table2", "Measure models on all of Table 2; given again, it goes on.")
     parser.add_option("models", list[str], required=True, help="MODEL or LABEL=MODEL: checkpoints, timm:NAME=FILE")
     cli.add_data(parser)
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = []
         for label, source in sources:
             rows.append(measure_row(label, source, evaluation_of(values, ()), out, root, values.validation))
-            write(rows, out)  # so that there is a table of what is done
+            write(rows, out)  # a stopped command leaves a table of what is done
         print((out / "table2.md").read_text())
         broken = [(row.label, name, cell) for row in rows for name, cell in row.cells.items() if cell.broken]
         for label, name, cell in broken:

@@ -1,4 +1,4 @@
-"""`python -m experiments.train --config FILE [--option value ...]`: train a model; continue with `--resume`."""
+"""`python -m experiments.train --config FILE [--option value ...]`: train a model. `--resume` continues a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _main(parser: cli.Parser, settings: Settings) -> None:
 
 
 def _idle(given: set[str], settings: Settings) -> None:
-    """Raise ValueError for an option of the command line that does nothing beside the others."""
+    """Raise ValueError for an option of the command line that has no effect together with the others."""
     data, augmentation = settings.data, settings.augmentation
     idle = {
         "data.download": data.source == "folder" and f"data.source is {data.source}",
@@ -41,7 +41,7 @@ def _idle(given: set[str], settings: Settings) -> None:
 
 
 def _flags(arguments: Sequence[str] | None) -> list[str]:
-    """`--resume` alone means yes."""
+    """The arguments, where a switch such as `--resume` without a value has the value true."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     switches = ("--resume", "--tensorboard", "--progress", "--data.in_memory", "--data.download")
     flags = []

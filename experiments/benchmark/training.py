@@ -17,7 +17,7 @@ from experiments.benchmark.contract import Contender, Goal, Row
 __all__ = ["training"]
 
 SOFTMAX, OURS = "softmax", "vars_d"
-#: The side of the images in pixels, by the number of tokens that patches of 4 pixels make.
+#: The side of the images in pixels, and how many there are, by the number of tokens that patches of 4 pixels make.
 SIDE = {64: 32, 256: 64}
 IMAGES = {64: 64, 256: 16}
 
