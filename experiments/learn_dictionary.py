@@ -50,7 +50,7 @@ class Learning:
         signals: how many signals there are.
         active: atoms in each signal, with weights of random sign between 0.5 and 1.5.
         lam: weight of the l1 penalty in the equilibrium's problem.
-        share: of lam, in the loss.
+        share: factor of lam in the loss.
         tol: relative gap to which the implicit gradient solves for the equilibrium.
         horizon: time of the code for the other gradients, in membrane time constants; it need not have settled by then.
         rtol: relative tolerance of the integration up to the horizon.

@@ -1,4 +1,4 @@
-"""Speed beside the peers: `python -m experiments.benchmark [NAMES ...] [--out FOLDER]`.
+"""Speed compared with peers: `python -m experiments.benchmark [NAMES ...] [--out FOLDER]`.
 
 Every row is one kind of work, which this package and its peers do in a process of the row's own, in turn, round after
 round, on one thread. The figures are the median of the rounds in processor time, and the accuracy that each reached. A

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["as_plain", "check", "read", "within"]
 
-#: The text of an option is a name or a path, not a document of its own. It has at most so many characters and brackets.
+#: The text of an option is a name or a path, not a document. It has at most so many characters and brackets.
 _LONGEST, _BRACKETS = 4096, 64
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", type(None): "null"}
