@@ -105,7 +105,7 @@ class Data:
         train: folders of training images below root, if source is folder; several are joined.
         val: the same for validation.
         image_size: side in pixels of the images that the model sees.
-        crop: share of the resized image that validation crops; 1: the image is only resized.
+        crop: share of the resized image's shorter side that validation crops; 1: the largest square.
         mean: the mean of each colour, which normalisation subtracts.
         std: the standard deviation of each colour, by which normalisation divides.
         train_images: train on a fixed subset of this many images, evenly over classes; None: on all.

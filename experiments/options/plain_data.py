@@ -86,7 +86,7 @@ def _read(kind: Any, value: Any, name: str, build: bool) -> Any:
 
 
 def _outside(kind: Any, value: Any) -> bool:
-    """Whether a value has the outer form of a kind. What a mapping or a list holds is not looked at."""
+    """Whether a value has the outer form of a kind. The values in a mapping are not checked here."""
     origin = get_origin(kind)
     if dataclasses.is_dataclass(kind) or origin is dict:
         return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
