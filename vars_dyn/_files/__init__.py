@@ -1,4 +1,4 @@
-"""Every file and folder that the package writes appears whole or not at all."""
+"""Write files and folders so that each appears whole or not at all."""
 
 from vars_dyn._files.locks import lock
 from vars_dyn._files.pictures import is_our_picture

@@ -12,16 +12,16 @@ from vars_dyn._files.places import StoreError
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock: nothing keeps two runs from writing to one store there.
+except ImportError:  # Windows has no flock, so nothing there keeps two runs from writing to one store.
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["guarded", "lock"]
 
-_PATIENCE = 20.0  # seconds; others hold the lock of a folder for moments only
+_PATIENCE = 20.0  # seconds; other processes hold the lock of a folder only for moments
 
 
 def lock(folder: Path) -> int | None:
-    """A lock on a folder; StoreError where another process holds it. None where the system has no locks."""
+    """Lock a folder; StoreError if another process holds the lock. None if the system has no locks."""
     if fcntl is None:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
@@ -29,7 +29,7 @@ def lock(folder: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found, now = os.fstat(descriptor), folder.stat()
         if (found.st_dev, found.st_ino) != (now.st_dev, now.st_ino):
-            raise BlockingIOError  # another folder took its place meanwhile
+            raise BlockingIOError  # another folder has taken its place meanwhile
     except (BlockingIOError, FileNotFoundError):
         os.close(descriptor)
         raise StoreError(f"{folder} is being written by another process") from None
@@ -41,7 +41,7 @@ def lock(folder: Path) -> int | None:
 
 @contextmanager
 def guarded(folder: Path) -> Iterator[None]:
-    """Let only one of our processes at a time add, move or remove what is in `folder`."""
+    """Let only one process of this package at a time add, move or remove things in `folder`."""
     if fcntl is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Which pictures a simulation made, and may replace."""
+"""Recognise the pictures that a simulation made. Only these may be replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where files may be put, and what is said where they may not."""
+"""Check where files may be written, and explain why a file cannot be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StoreError(ValueError):
 
 
 def check_place(name: str, path: Path, inputs: Iterable[Path] = ()) -> None:
-    """StoreError where nothing may be put at `path`: a link, inside a zarr store, or where an input is."""
+    """Raise StoreError if `path` is a symbolic link, lies inside a zarr store, or would replace an input."""
     if path.is_symlink():
         raise StoreError(f"{name} is {path}, a symbolic link; the place itself is wanted")
     place = path.resolve()
@@ -30,7 +30,7 @@ def check_place(name: str, path: Path, inputs: Iterable[Path] = ()) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Raise StoreError, with one sentence, for what the operating system refuses."""
+    """Turn an error of the operating system into a StoreError of one sentence."""
     try:
         yield
     except OSError as error:

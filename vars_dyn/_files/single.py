@@ -1,4 +1,4 @@
-"""Single files in folders that are this process's own: each appears whole or not at all."""
+"""Write single files in folders of this process, so that each appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["open_new", "sync", "write_bytes"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file. At every moment the old or the new one is there and whole. The new one is on the disk at the end.
+    """Write a file to the disk. At every moment either the old or the new one is there, and whole.
 
-    The folder must be the caller's own, since a file that is named as the unfinished one, path.partial, is removed.
+    The folder must belong to the caller, since a file named like the unfinished one, path.partial, is removed.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -29,13 +29,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def open_new(path: Path) -> int:
-    """A descriptor of a new file, which this call makes. It never follows a link."""
+    """Create a file and return its descriptor; FileExistsError if anything is there. It never follows a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, 0o666)
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, reach the disk."""
+    """Wait until a file, or the names in a folder, are on the disk."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)

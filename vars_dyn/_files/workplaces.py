@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, among files of other people.
+"""Make files and folders that appear whole or not at all, in folders that also hold other people's files.
 
-What is to appear at a place is first made in a workplace: a hidden folder beside the place and named after it. The
-process that makes a workplace locks it, and notes in it what it is for and whose it is. When that process is gone, the
-next workplace for the same place removes it. Nothing else beside the place is touched.
+A file or folder is first made in a workplace, a hidden folder beside its place and named after it. The process that
+makes a workplace locks it, and writes a note into it that names the place and the process. If the process is killed,
+the next workplace for the same place removes the one that was left. Nothing else beside the place is touched.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from vars_dyn._files.single import sync, write_bytes
 __all__ = ["Workplace", "replacing", "replacing_folder", "tidy", "tidy_all", "write_text"]
 
 _NOTE = ".vars_dyn.json"
-#: A workplace's name is .NAME.TOKEN.part, where NAME is the place's.
+#: The name of a workplace is .NAME.TOKEN.part, where NAME is the name of the place.
 _FORM = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a text file at `path`, whole or not at all."""
+    """Write a text file that appears whole or not at all."""
     with replacing(path) as file:
         file.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a file at, which takes the place of `path` where the block ends without an error."""
+    """Yield a path to write a file to. The file takes the place of `path` if the block ends without an error."""
     with Workplace.begin(path) as work:
         file = work.folder / path.name
         yield file
@@ -49,9 +49,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder that takes the place of the folder `path` where the block ends without an error.
+    """Yield a new folder, which takes the place of the folder `path` if the block ends without an error.
 
-    The caller must know that the folder to be replaced is its own.
+    The caller must make sure that the folder to be replaced is its own.
     """
     with Workplace.begin(path) as work:
         work.new.mkdir()
@@ -73,7 +73,7 @@ class Workplace:
 
     @classmethod
     def begin(cls, target: Path) -> Self:
-        """A workplace for `target`. Those that killed processes left for it are removed first."""
+        """Make a workplace for `target`. Workplaces that killed processes left for it are removed first."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with guarded(target.parent):
             _tidy(target)
@@ -81,7 +81,7 @@ class Workplace:
 
     @classmethod
     def claim(cls, target: Path) -> Self | None:
-        """A workplace for `target`; None where something is there already, or another process is making it."""
+        """Make a workplace for `target`; None if `target` exists, or if another process is making it."""
         with guarded(target.parent):
             _tidy(target)
             if os.path.lexists(target) or next(_workplaces(target), None) is not None:
@@ -102,19 +102,20 @@ class Workplace:
 
     @property
     def new(self) -> Path:
-        """Where to make the folder that is to appear."""
+        """The path at which the caller makes the new folder."""
         return self.folder / "new"
 
     @property
     def old(self) -> Path:
-        """Where `publish` puts the folder that is replaced."""
+        """The path to which `publish` moves the folder that is replaced."""
         return self.folder / "old"
 
     def publish(self, permit: Callable[[], int | None]) -> None:
         """Move `new` to the target.
 
-        Where something is there, `permit` is called last. It raises an error, or gives a lock on what is replaced. If
-        the process is killed between the two renamings, the workplace holds the old folder, and `tidy` gives it back.
+        If something is at the target, `permit` is called just before the move. It raises an error, or returns a lock on
+        what is replaced. If the process is killed between the two renamings, the workplace holds the old folder, and
+        `tidy` puts it back.
         """
         with guarded(self.target.parent):
             replaced = os.path.lexists(self.target)
@@ -140,7 +141,7 @@ class Workplace:
         self.close()
 
     def close(self) -> None:
-        """Remove the workplace with all that is left in it."""
+        """Remove the workplace and all that is left in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
@@ -148,14 +149,14 @@ class Workplace:
 
 
 def tidy(target: Path) -> None:
-    """Remove the workplaces that killed processes left for `target`, and give back what one of them was replacing."""
+    """Remove the workplaces that killed processes left for `target`, and put back a folder that one was replacing."""
     if next(_workplaces(target), None) is not None:
         with guarded(target.parent):
             _tidy(target)
 
 
 def tidy_all(folder: Path, name: re.Pattern[str]) -> None:
-    """`tidy` for every place in `folder` whose name matches."""
+    """Call `tidy` for every place in `folder` whose name matches."""
     try:
         found = [match["name"] for entry in os.scandir(folder) if (match := _FORM.fullmatch(entry.name))]
     except OSError:
@@ -172,7 +173,7 @@ def _tidy(target: Path) -> None:
                 note = _note(folder)
                 if note is None:
                     (folder / f"{_NOTE}.partial").unlink(missing_ok=True)
-                    folder.rmdir()  # killed before it wrote its note; a folder that is not empty is not ours
+                    folder.rmdir()  # its process was killed before the note; a folder with files in it is not ours
                 elif note.get("target") == target.name and (held is not None or _is_gone(note)):
                     _clear(target, folder)
             finally:
@@ -185,12 +186,12 @@ def _clear(target: Path, folder: Path) -> None:
         if not os.path.lexists(target):
             (folder / "old").rename(target)
         elif (folder / "new").exists():
-            return  # something else has taken the place: neither the old nor the new is ours to remove
+            return  # someone else's folder has taken the place, so the old and the new may be the only copies
     shutil.rmtree(folder)
 
 
 def _workplaces(target: Path) -> Iterator[Path]:
-    """The workplaces for `target`. A symbolic link is none."""
+    """The workplaces for `target`. Symbolic links do not count."""
     try:
         entries = list(os.scandir(target.parent))
     except OSError:
@@ -217,7 +218,7 @@ def _self() -> dict[str, Any]:
 
 
 def _is_gone(note: dict[str, Any]) -> bool:
-    """Whether the process that wrote a note is known to have ended. Of another machine's nothing is known."""
+    """Whether the process that wrote a note is known to have ended. A process on another machine cannot be asked."""
     pid = note.get("pid")
     if os.name == "nt" or note.get("host") != socket.gethostname() or not isinstance(pid, int) or pid < 1:
         return False
@@ -231,7 +232,7 @@ def _is_gone(note: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, in the kernel's ticks. It tells apart processes that got the same number."""
+    """The start of a process in the kernel's ticks, which distinguishes processes that got the same number."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

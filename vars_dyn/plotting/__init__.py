@@ -1,8 +1,8 @@
 """Pictures of a recorded trajectory: potentials, convergence, activity, reconstruction and atoms over time.
 
-Every function takes a dataset as `vars_dyn.recording` makes it, opened from its store or in memory, and nothing else of
-the run. It draws into matplotlib axes that the caller gives. `summary` makes a figure of all of them. Nothing here
-touches pyplot's global state.
+Every function needs only a dataset of `vars_dyn.recording`, opened from a store or made in memory. It draws into
+matplotlib axes that the caller passes. `summary` makes one figure of all panels. Nothing here touches pyplot's global
+state.
 """
 
 from vars_dyn.plotting.figure import summary

@@ -1,4 +1,4 @@
-"""One figure of a run, made of the panels that what was recorded allows."""
+"""One figure of a run, made of all panels whose variables were recorded."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["summary"]
 
 
 def summary(dataset: xr.Dataset, signal: int | None = None) -> Figure:
-    """One figure of a run: input, reconstruction, residual and atoms above; potentials, convergence and activity below.
+    """Draw a run: input, reconstruction, residual and atoms above; potentials, convergence and activity below.
 
     Args:
         dataset: the run.
         signal: the index of the signal whose potentials are shown; by default the one with the largest norm.
 
     Returns:
-        The figure, without panels for what was not recorded. Save it with `figure.savefig(path)`.
+        The figure. It has no panels for variables that were not recorded. Save it with `figure.savefig(path)`.
     """
     encoders = "code_end" in dataset
     pictures: list[Callable[[Axes], None]] = [lambda ax: plot_input(ax, dataset)]

@@ -1,4 +1,4 @@
-"""The panels: each draws one aspect of a run into axes that the caller gives."""
+"""The panels of a figure. Each function draws one aspect of a run into axes that the caller passes."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = [
     "plot_residual",
 ]
 
-#: The most lines that are drawn of one quantity, and the most of them that are in colour.
+#: The most grey lines of one quantity that are drawn, and the most coloured ones.
 _LINES, _COLOURED = 64, 8
 #: The most atoms that are drawn.
 _TILES = 24
 
 
 def plot_neurons(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> None:
-    """The potentials z of one signal's neurons over time."""
+    """Draw the potentials z of one signal's neurons over time."""
     _potentials(ax, dataset, "z", signal)
     ax.set_title(f"neurons z of signal {_chosen(dataset, signal)}")
 
 
 def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> None:
-    """The potentials u of one signal's encoding neurons over time, and the threshold that active ones are beyond."""
+    """Draw the potentials u of one signal's encoding neurons over time, and the threshold that active ones exceed."""
     _potentials(ax, dataset, "u", signal)
     number = _chosen(dataset, signal)
     ax.set_title(f"encoding neurons u of signal {number}")
@@ -52,7 +52,7 @@ def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> N
 
 
 def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
-    """How far V is above its value at the end, and the relative gap (largest and median over signals), logarithmic."""
+    """Draw how far V is above its value at the end, and the relative gap (largest and median), on a log scale."""
     time = dataset["time"].to_numpy()
     lines: list[tuple[NDArray[Any], dict[str, Any]]] = []
     if "relative_gap" in dataset:
@@ -85,7 +85,7 @@ def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
 
 
 def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
-    """Active atoms per signal over time: the median, the middle 80 % and the range of all signals."""
+    """Draw the number of active atoms per signal over time: the median, the middle 80 % and the range over signals."""
     time, active = dataset["time"].to_numpy(), dataset["active"].to_numpy()
     atoms = math.prod(facts(dataset).get("code_shape", [0]))
     if active.shape[1] > 1:
@@ -102,17 +102,17 @@ def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
 
 
 def plot_input(ax: Axes, dataset: xr.Dataset) -> None:
-    """The input signals: the first image, put together from its patches where it was cut, or the signals as rows."""
+    """Draw the input signals: the first image, reassembled if it was cut into patches, or the signals as rows."""
     draw_signals(ax, dataset, dataset["signals"].to_numpy(), restore=True)
     ax.set_title("input x")
 
 
 def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
-    """What the code at the end makes of the input, in the input's place and scale."""
+    """Draw the reconstruction from the code at the end, laid out and scaled like the input."""
     rebuilt = dataset["reconstruction_end"].to_numpy()
     draw_signals(ax, dataset, rebuilt, restore=True)
     x = dataset["signals"].to_numpy()
-    size = float(np.abs(x).max())  # the squares of very loud and very quiet signals are no numbers
+    size = float(np.abs(x).max())  # the squares of very large and very small signals overflow or underflow
     explained = ""
     if size:
         left, power = float(((x / size - rebuilt / size) ** 2).sum()), float(((x / size) ** 2).sum())
@@ -121,14 +121,14 @@ def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
 
 
 def plot_residual(ax: Axes, dataset: xr.Dataset) -> None:
-    """The input minus its reconstruction. Zero is white."""
+    """Draw the input minus its reconstruction. Zero is white."""
     residual = dataset["signals"].to_numpy() - dataset["reconstruction_end"].to_numpy()
     draw_signals(ax, dataset, residual, restore=False)
     ax.set_title("residual")
 
 
 def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
-    """The atoms that are most active at the end, summed over signals: tiles where they are images, else bars."""
+    """Draw the most active atoms at the end, summed over signals, as tiles if they are images, else as bars."""
     weight = dataset["dictionary"].to_numpy()
     code = np.abs(dataset["code_end"].to_numpy())
     if weight.ndim == 4:
@@ -155,7 +155,7 @@ def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
 
 
 def _potentials(ax: Axes, dataset: xr.Dataset, name: str, signal: int | None) -> None:
-    """Lines of one signal. Those that end the largest are in colour. Of the others some are drawn, faintly."""
+    """Draw one line per neuron of a signal. The largest at the end are coloured; a sample of the others is grey."""
     time = dataset["time"].to_numpy()
     values = dataset[name].isel(signal=_chosen(dataset, signal)).to_numpy().reshape(len(time), -1)
     order = np.argsort(-np.abs(values[-1]), kind="stable")

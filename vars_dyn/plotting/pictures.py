@@ -18,7 +18,7 @@ __all__ = ["draw_signals", "mosaic", "patch_shape"]
 
 
 def draw_signals(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], *, restore: bool) -> None:
-    """Signals as a picture. `restore` gives back the mean and norm that were taken away before coding."""
+    """Draw signals as a picture. `restore` undoes the changes of mean and norm that were made before coding."""
     if restore:
         values = _restored(dataset, values)
     image = _image(dataset, values)
@@ -39,7 +39,7 @@ def draw_signals(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], *, restore
 
 
 def _rows(ax: Axes, values: NDArray[Any], *, limit: float) -> None:
-    """Signals that are no images: a row for each, as far as rows can be told apart."""
+    """Draw signals that are no images, one per row. Only the first 256 are drawn, since more rows would merge."""
     flat = values.reshape(len(values), -1)
     if len(flat) == 1:
         ax.plot(flat[0], color=BLUE, linewidth=1.0)
@@ -54,7 +54,7 @@ def _rows(ax: Axes, values: NDArray[Any], *, limit: float) -> None:
 
 
 def _restored(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any]:
-    """The values with the norm and mean that their signals had before these were taken away."""
+    """The values with the norm and the mean that the signals had before coding."""
     for name, give_back in (("signal_norm", np.multiply), ("signal_mean", np.add)):
         if name in dataset.coords:
             kept = dataset[name].to_numpy()
@@ -65,7 +65,7 @@ def _restored(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _image(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any] | None:
-    """The first image (colour, row, column) of signals (signal, ...); None where they are no images."""
+    """The first image (colour, row, column) of signals (signal, ...); None if they are no images."""
     if values.ndim == 4 and values.shape[1] in (1, 3):
         return values[0]
     if "patch_row" not in dataset.coords:
@@ -77,13 +77,13 @@ def _image(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def patch_shape(dataset: xr.Dataset) -> tuple[int, ...] | None:
-    """The shape (colour, row, column) of a signal that is a patch."""
+    """The shape (colour, row, column) of each signal; None if the signals are no patches."""
     size = dataset.attrs.get("patch_size")
     return None if size is None else (int(dataset.attrs["patch_colours"]), int(size), int(size))
 
 
 def mosaic(images: NDArray[Any]) -> NDArray[Any]:
-    """Tiles (tile, colour, row, column), each scaled to its largest entry, side by side with gaps; grey or colour."""
+    """Put tiles (tile, colour, row, column) side by side, with gaps. Each is scaled by its largest magnitude."""
     count, colours, height, width = images.shape
     across = math.ceil(math.sqrt(count))
     down = -(-count // across)

@@ -1,4 +1,4 @@
-"""Colours, axes and marks that all panels share."""
+"""Colours, axes and markers that all panels share."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ INK, FAINT, BLUE, ORANGE = "#222222", "#c4c4c4", "#1f5fa8", "#d1661a"
 
 
 def marker(time: NDArray[Any]) -> dict[str, Any]:
-    """The style of a marker where there is one time only, since a single point makes no line."""
+    """The style of a marker if there is only one time, since a single point makes no line."""
     return {"marker": "o", "markersize": 3} if len(time) == 1 else {}
 
 
 def colours(count: int) -> list[Any]:
-    """So many colours that can be told apart."""
+    """`count` colours that can be told apart."""
     return list(colormaps["viridis"](np.linspace(0.0, 0.85, max(count, 1))))[:count]
 
 
 def time_axis(ax: Axes, time: NDArray[Any]) -> None:
-    """Label the time. Where the run is long, it is logarithmic from 1 on, since most happens early."""
+    """Label the time axis. For a long run it is logarithmic from 1 on, since most changes happen early."""
     if time[-1] > 20:
         ax.set_xscale("symlog", linthresh=1.0, linscale=0.6)
         ax.set_xlim(0, time[-1])
@@ -50,21 +50,21 @@ def time_axis(ax: Axes, time: NDArray[Any]) -> None:
 
 
 def tidy_axes(ax: Axes) -> None:
-    """A faint grid, and no frame above and on the right."""
+    """Draw a faint grid, and no frame above and on the right."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(visible=True, color="#ececec", linewidth=0.6)
     ax.set_axisbelow(True)
 
 
 def bare_axes(ax: Axes) -> None:
-    """No ticks and no frame, as for a picture."""
+    """Remove ticks and frame, as for a picture."""
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
 
 
 def colour_bar(ax: Axes, drawn: Any) -> None:
-    """A narrow bar beside the axes that gives the values of the colours."""
+    """Draw a narrow bar beside the axes, which shows the values of the colours."""
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)

@@ -1,4 +1,4 @@
-"""Trajectories as labelled datasets. Runs are streamed to zarr stores, which are whole at every moment."""
+"""Trajectories as labelled datasets. A run is streamed to a zarr store, which is whole at every moment."""
 
 from vars_dyn._files import StoreError
 from vars_dyn.recording.dataset import to_dataset

@@ -1,7 +1,7 @@
 """Chunk files of zarr format 3: little-endian numbers in row-major order, compressed with zstd (specification 3.1).
 
-They are written here rather than by zarr-python so that each is complete and on the disk before it gets its name. This
-takes half the time, too. zarr-python makes the arrays. It reads them, as any other reader of the format does.
+This module writes them, not zarr-python, so that each is complete and on the disk before it gets its name. It also
+takes half the time. zarr-python makes the arrays, and it can read them, as any other reader of the format can.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from vars_dyn._files import StoreError, write_bytes
 __all__ = ["ENCODING", "check_chunk", "chunk_bytes", "read_chunk", "write_chunk"]
 
 _LEVEL = 0  # zstd's own default
-#: How arrays must be created for the chunks written here to be theirs. The checksum tells damaged numbers.
+#: The settings with which zarr must create an array so that it can read the chunks written here. The checksum reveals
+#: damaged numbers.
 ENCODING: dict[str, Any] = {
     "compressors": [ZstdCodec(level=_LEVEL, checksum=True)],
     "filters": [],
@@ -50,7 +51,7 @@ def write_chunk(
 
 
 def read_chunk(folder: Path, metadata: Mapping[str, Any], number: int) -> NDArray[np.generic]:
-    """The whole of chunk `number` along the first dimension; StoreError where it is missing or damaged."""
+    """All of chunk `number` along the first dimension; StoreError if it is missing or damaged."""
     path = _path(folder, metadata, number)
     try:
         if path.is_symlink():
@@ -73,7 +74,7 @@ def chunk_bytes(metadata: Mapping[str, Any]) -> int | None:
 
 
 def check_chunk(path: object, packed: bytes, metadata: Mapping[str, Any]) -> None:
-    """StoreError where a chunk's file says that it unpacks to another size than the chunk's. Nothing is unpacked."""
+    """Raise StoreError if a file states another unpacked size than its chunk has. Nothing is unpacked for that."""
     size, wanted = _content_size(packed), chunk_bytes(metadata)
     if size is None or (size != wanted if wanted is not None else size > 1 << 30):
         found = "is no zstd frame" if size is None else f"unpacks to {size} bytes"
@@ -81,7 +82,7 @@ def check_chunk(path: object, packed: bytes, metadata: Mapping[str, Any]) -> Non
 
 
 def _content_size(packed: bytes) -> int | None:
-    """The size that a zstd frame says it unpacks to (RFC 8878, 3.1.1); None where it does not say."""
+    """The unpacked size that a zstd frame states (RFC 8878, 3.1.1); None if it states none."""
     if packed[:4] != b"\x28\xb5\x2f\xfd" or len(packed) < 6:
         return None
     flag, single, dictionary = packed[4] >> 6, packed[4] >> 5 & 1, packed[4] & 3

@@ -1,4 +1,4 @@
-"""Coordinates of the signals that a user gives: numbers, texts or dates, in forms that all readers of a store take."""
+"""Coordinates that a user gives the signals: numbers, texts or dates, stored in forms that every reader understands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def signal_coordinates(layout: Layout, given: Mapping[str, NDArray[np.generic]] 
 
 
 def _storable(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.generic], dict[str, str]]:
-    """The values as they are stored, and their units; dates as numbers after the CF conventions."""
+    """The values as they are stored, and their units. Dates become numbers, as the CF conventions say."""
     kind = values.dtype.kind
     if kind == "U" or (kind in "OT" and all(isinstance(value, str) for value in values.tolist())):
         return values.astype(object), {"units": "1"}
@@ -46,7 +46,7 @@ def _storable(name: str, values: NDArray[np.generic]) -> tuple[NDArray[np.generi
 
 
 def _since_the_first(name: str, dates: NDArray[Any]) -> tuple[NDArray[np.generic], dict[str, str]]:
-    """Whole numbers of the longest unit that holds every date exactly."""
+    """The dates as integers, in the longest unit in which all of them are whole numbers."""
     if np.isnat(dates).any():
         raise ValueError(f"the coordinate {name} holds NaT; a date for every signal is wanted")
     first = dates.min() if len(dates) else np.datetime64(0, "ns")
@@ -55,5 +55,5 @@ def _since_the_first(name: str, dates: NDArray[Any]) -> tuple[NDArray[np.generic
         numbers = (dates - base).astype(f"timedelta64[{unit}]")
         if bool((base + numbers == dates).all()):
             break
-    # The conventions want a year of four digits, and a fraction of a second only where there is one.
+    # The conventions want a year of four digits, and a fraction of a second only if there is one. numpy's text is so.
     return numbers.astype(np.int64), {"units": f"{_UNITS[unit]} since {str(base).replace('T', ' ')}"}

@@ -1,4 +1,4 @@
-"""Make a dataset like a store's of a trajectory in memory."""
+"""Turn a trajectory in memory into a dataset like that of a store."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def to_dataset(
     coordinates: Mapping[str, NDArray[np.generic]] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """A trajectory of `integrate` as a dataset like a store's; the arguments are `record`'s.
+    """Turn a trajectory of `integrate` into a dataset like that of a store; `record` explains the arguments.
 
-    What was asked of `integrate` (method, tolerances) is not in the trajectory: give it in `attributes`.
+    A trajectory does not hold the settings of `integrate` (method, tolerances). Pass them in `attributes` to keep them.
     """
     selection = Selection(variables, every, neurons, atoms)
     layout, problem = Layout(field, selection.neurons, selection.atoms), certified_problem(field)

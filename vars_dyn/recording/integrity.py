@@ -1,8 +1,9 @@
-"""Whether a folder is a store that a simulation wrote, and whether it is still as it was written.
+"""Check whether a folder is a store that a simulation wrote, and whether its files are still as they were written.
 
-A store says most things twice: in the root's consolidated metadata and in each array's own, and in the text of its
-provenance and in the variables made of it. Damage and edits are found where the two differ. Nothing that a store's
-files ask for is made, loaded or run before they are known to have the form that `vars_dyn.recording.store` writes.
+A store states most things twice. The root's consolidated metadata repeat those of each array, and variables repeat the
+text of the provenance. A difference between the two reveals damage or an edit. The files of a store may come from
+anyone. So nothing is allocated, loaded or run for them before they are known to have the form that
+`vars_dyn.recording.store` writes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 
 
 class Contents(NamedTuple):
-    """What a store holds at its last commit: its arrays' metadata by name, as readers see them, and the run's facts."""
+    """What a store holds at its last commit: the arrays' metadata by name, as readers see them, and the run's facts."""
 
     arrays: dict[str, dict[str, Any]]
     facts: Facts
@@ -58,7 +59,7 @@ def is_store(path: Path) -> bool:
 
 
 def read_attributes(path: Path) -> Facts:
-    """The facts of the run whose store is at `path`, at its last commit; empty where it is none."""
+    """The facts of the run whose store is at `path`, at its last commit; empty if there is no store."""
     try:
         return _facts(_load(path / "zarr.json"))
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
@@ -66,7 +67,7 @@ def read_attributes(path: Path) -> Facts:
 
 
 def contents(path: Path) -> Contents:
-    """What the store at `path` holds; StoreError where it is none, or damaged."""
+    """What the store at `path` holds; StoreError if there is no store, or a damaged one."""
     if not path.is_symlink() and not path.exists():
         raise StoreError(f"{path} does not exist; there is no store")
     if not is_store(path):
@@ -81,7 +82,7 @@ def contents(path: Path) -> Contents:
 
 
 def check_replaceable(path: Path) -> None:
-    """StoreError where what is at `path` is neither an empty folder nor a store of ours with nothing else in it."""
+    """Raise StoreError unless `path` is an empty folder, or a store that `record` made with nothing else in it."""
     if is_empty_folder(path):
         return
     if not is_store(path):
@@ -96,7 +97,7 @@ def is_empty_folder(path: Path) -> bool:
 
 
 def exists(path: Path) -> StoreError:
-    """The error for something that is in a new store's way."""
+    """The error that is raised if the place of a new store is taken."""
     what = (
         "a simulation's store"
         if is_store(path)
@@ -106,9 +107,9 @@ def exists(path: Path) -> StoreError:
 
 
 def _foreign(folder: Path) -> str | None:
-    """The first thing in a group's or array's folder that is no part of it."""
+    """The first file or folder found below a group's or array's folder that does not belong to it; None if all do."""
     is_group = json.loads((folder / "zarr.json").read_text()).get("node_type") == "group"
-    for entry in list(os.scandir(folder)):  # read to its end, and so closed
+    for entry in list(os.scandir(folder)):  # the list exhausts the iterator, which closes the folder
         if entry.is_symlink():
             return entry.path
         if entry.is_dir():
@@ -132,7 +133,7 @@ def _damaged(path: Path, reason: str) -> StoreError:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A metadata file; OSError or ValueError where it is none, or too large to be one of ours."""
+    """The contents of a metadata file; OSError or ValueError if it is none, or too large for one of ours."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST_FILE:
         raise ValueError(f"{path} is no file of metadata")
     try:
@@ -199,7 +200,7 @@ _SNAPSHOT = ("live", "relative_gap", "settled_at", "at", "step", "statistics")
 
 
 def _check_array(path: Path, name: str, own: Mapping[str, Any]) -> None:
-    """Check that an array's own metadata have the one form that `Writer` writes. No other codec is ever looked up."""
+    """Check that an array's own metadata have the form that `Writer` writes, so that no other codec is ever loaded."""
     shape, kind = own["shape"], own["data_type"]
     chunks = own["chunk_grid"]["configuration"]["chunk_shape"]
     whole = [*shape, *chunks]
@@ -235,7 +236,7 @@ _PACKED = [("zstd", ["checksum", "level"])]
 
 
 def _check_twin(path: Path, name: str, own: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
-    """Check that the root says of an array what the array says itself, but for how far the run has come."""
+    """Check that the root and the array itself agree on its metadata, except on how far the run has come."""
     free = {"shape"} if grows(own) else {"fill_value"} if is_carried(own) else set()
     if set(own) != set(seen) or any(
         own[k] != seen[k] or type(own[k]) is not type(seen[k]) for k in own if k not in free
@@ -263,7 +264,7 @@ def _check_dimensions(path: Path, arrays: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def _check_carried(path: Path, arrays: Mapping[str, Mapping[str, Any]], facts: Facts) -> None:
-    """Check that the variables made of the provenance say what it says."""
+    """Check that the variables made from the provenance agree with it."""
     carried = {name: metadata for name, metadata in arrays.items() if is_carried(metadata)}
     if not carried:
         return  # a store of version 0.1
@@ -274,7 +275,7 @@ def _check_carried(path: Path, arrays: Mapping[str, Mapping[str, Any]], facts: F
 
 
 def _check_chunks(path: Path, name: str, metadata: Mapping[str, Any]) -> None:
-    """Check that the first and the last chunk are there and of the right size. The others are checked when read."""
+    """Check that the first and the last chunk exist and have the right size. The others are checked when read."""
     size = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     last = (metadata["shape"][0] - 1) // size[0] if grows(metadata) else 0
     for number in {0, last}:

@@ -1,4 +1,4 @@
-"""Facts of a run as strict JSON holds them, so that every reader of a store takes them."""
+"""Facts of a run as strict JSON, which every reader of a store understands."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import numpy as np
 
 __all__ = ["Facts", "Standing", "as_facts", "as_json", "as_text", "from_text"]
 
-#: Facts by name. Values are what JSON has: numbers, texts, truth values, lists, and dictionaries by text.
+#: Facts by name. The values are of JSON's types: numbers, texts, truth values, lists, and dictionaries with text keys.
 Facts = dict[str, Any]
 
-_LARGEST = 1 << 20  # entries of a fact
+_LARGEST = 1 << 20  # the most entries that a fact may have
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a stored run stands: the facts that a resumption reads, under the names that the store gives them.
+    """How far a stored run has come: the facts that are needed to resume it, under the store's names for them.
 
     Attributes:
         status: "running", "settled", "reached t_max", or "failed: " and why.
         t_end, t_max: the time reached and the time to reach, in membrane time constants.
         wall_seconds: how long the run has taken.
-        snapshot_slot: which of the two snapshots to go on from, 0 or 1.
-        snapshot_index: the index of its time in the run's times.
-        snapshot_times_sha256: the hash of the run's times up to that one.
+        snapshot_slot: the snapshot to go on from, 0 or 1.
+        snapshot_index: the index of that snapshot's time in the run's times.
+        snapshot_times_sha256: the hash of the run's times up to that snapshot's time.
     """
 
     status: str
@@ -41,7 +41,7 @@ class Standing:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
-        """What a store's facts say; they are checked when the store is opened (`vars_dyn.recording.integrity`)."""
+        """Read the standing from a store's facts, which `vars_dyn.recording.integrity` checks on opening the store."""
         return cls(
             status=str(facts["status"]),
             t_end=float(facts["t_end"]),
@@ -58,14 +58,14 @@ class Standing:
 
 
 def as_facts(given: Mapping[str, Any] | None) -> Facts:
-    """Facts that a user gives, as JSON has them; ValueError for what JSON has not."""
+    """Facts that a user gives, as values of JSON; ValueError for numbers that JSON does not have."""
     return {str(name): as_json(str(name), value) for name, value in (given or {}).items()}
 
 
 def as_json(name: str, value: Any) -> Any:
-    """`value` as strict JSON has it: arrays become lists, None becomes "none", and what JSON does not know its text.
+    """`value` as a value of strict JSON. Arrays become lists, None becomes "none", and unknown types become their text.
 
-    Raises ValueError, which names the fact, for numbers that JSON has not, and for arrays too large for a fact.
+    Raises ValueError, which names the fact, for NaN and infinity, and for arrays too large for a fact.
     """
     if value is None:
         return "none"
@@ -94,7 +94,7 @@ def as_text(facts: Facts) -> str:
 
 
 def from_text(text: str) -> Facts:
-    """The facts that a text holds; ValueError where it is not a JSON object."""
+    """The facts that a text holds; ValueError if it is not a JSON object."""
     found = json.loads(text, parse_constant=_refuse_constant)
     if not isinstance(found, dict):
         raise ValueError("the provenance is no JSON object")

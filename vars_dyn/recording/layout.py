@@ -1,4 +1,4 @@
-"""How a field's neurons and atoms become labelled dimensions, and which of them are recorded."""
+"""The labelled dimensions of a field's neurons and atoms, and which of these are recorded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x")}
 
 @dataclass(frozen=True)
 class Population:
-    """The neurons or the atoms of a field: their shape and dimensions, and which of them are recorded (None: all)."""
+    """The neurons or the atoms of a field: their shape and dimensions, and the recorded ones (None for all)."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class Population:
         return value.flatten(-len(self.shape))[..., torch.tensor(self.chosen, device=value.device)]
 
     def coordinates(self) -> list[Array]:
-        """The flat indices and the places of the recorded neurons (or atoms) among all."""
+        """Flat indices and positions of the recorded neurons (or atoms) among all; empty if all are recorded."""
         if self.chosen is None:
             return []
         index = np.asarray(self.chosen, dtype=np.int64)
@@ -59,10 +59,10 @@ class Population:
 
 
 class Layout:
-    """Names of the dimensions of one field's recording, with the neurons and atoms chosen.
+    """The dimensions of one field's recording, with the neurons and atoms that are recorded.
 
-    Where only some neurons are recorded, z has the dimension `neuron`. What covers all neurons then has `all_neuron`,
-    or colour, row and column. The same holds for atoms. Raises ValueError for an index that there is not.
+    If only some neurons are recorded, z has the dimension `neuron`. Arrays over all neurons then have `all_neuron`,
+    or colour, row and column. The same holds for atoms. Raises ValueError for an index out of range.
     """
 
     def __init__(self, field: Field, neurons: Sequence[int] | None = None, atoms: Sequence[int] | None = None) -> None:
@@ -99,6 +99,6 @@ def meaning(long_name: str) -> dict[str, str]:
 
 
 def as_numpy(value: Tensor) -> NDArray[np.generic]:
-    """A tensor's numbers on the CPU. numpy lacks bfloat16, so that becomes float32, which holds it exactly."""
+    """A tensor's numbers on the CPU. numpy lacks bfloat16, so it becomes float32, which holds its numbers exactly."""
     plain = value.detach().cpu()
     return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()

@@ -1,4 +1,4 @@
-"""Plan a recording: check everything and work it out before anything is written."""
+"""Plan a recording: check everything and work it out before anything is written, so that bad input leaves no store."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from vars_dyn.recording.store import Array
 
 __all__ = ["RecordingPlan", "as_float64", "plan_recording", "times_digest"]
 
-#: More files than this are refused, since a file system takes hours to make and to remove them.
+#: More files than this are refused, since a file system takes hours to make and to remove so many.
 _MOST_FILES = 1_000_000
-#: Arguments of the integrator that may differ where a run is resumed, since they do not change the states.
+#: Arguments of the integrator that may differ when a run is resumed, since they do not change the states.
 _FREE = ("max_steps",)
 
 
@@ -39,15 +39,15 @@ class RecordingPlan:
     """One recording, checked and worked out before anything is written.
 
     Attributes:
-        field, state: what is integrated, and from which state on.
-        layout: the labels of its neurons and atoms.
-        problem: what certificates are computed from; None where there is none.
+        field, state: the field to integrate, and the state at the first time.
+        layout: the labels of the field's neurons and atoms.
+        problem: the problem that certificates are computed from; None if there is none.
         quantities: the variables to record.
-        times: the times to integrate to, the first being that of `state`; float64 on the CPU.
+        times: the times to integrate to, float64 on the CPU. The first is the time of `state`.
         selection: what is recorded.
         chunk: recorded times per commit.
         integration: arguments of `vars_dyn.integration.integrate.stream` by name.
-        identity: facts that must be as they were for a store to be resumed.
+        identity: facts that a store must share with this plan to be resumed.
         description: what the user says of the signals and the run.
     """
 
@@ -70,22 +70,22 @@ class RecordingPlan:
 
     @property
     def every(self) -> int:
-        """How many times are integrated for each one that is recorded."""
+        """The number of integrated times per recorded time."""
         return self.selection.every
 
     @property
     def points(self) -> int:
-        """How many time points are recorded if the run reaches t_max."""
+        """The number of time points that are recorded if the run reaches t_max."""
         return self.selection.points(len(self.times))
 
     @property
     def stride(self) -> int:
-        """How many times are integrated between two commits."""
+        """The number of times that are integrated between two commits."""
         return self.chunk * self.every
 
     @property
     def times_facts(self) -> Facts:
-        """The facts of the times. They may differ where a store is resumed."""
+        """The facts of the times. They may change when a store is resumed."""
         return {"t_max": self.t_max, "times": len(self.times)}
 
     @property
@@ -95,17 +95,17 @@ class RecordingPlan:
         return start_of(self.field, self.state, float(self.times[0]), step)
 
     def chunks(self, snapshot: Snapshot, index: int) -> Iterator[tuple[Tensor, State, Snapshot]]:
-        """The integration from the snapshot at times[index] on; raises ValueError at once for what does not fit."""
+        """Integrate from the snapshot at times[index] on. Raises ValueError for bad arguments, at the call."""
         rest = self.times[0 if index == 0 else index + 1 :]
         return stream(self.field, snapshot, rest, chunk=self.stride, **self.integration)
 
     @cached_property
     def end_names(self) -> list[str]:
-        """The names of the arrays that readers do not see while the run goes on."""
+        """The names of the arrays at the end of the run, which readers do not see before it has ended."""
         return [array.name for array in self.end_arrays(self.start)]
 
     def end_arrays(self, now: Snapshot) -> list[Array]:
-        """What the store holds of the end of the run."""
+        """The arrays that hold the end of the run."""
         settled_at = as_numpy(now.settled_at).reshape(-1)
         attributes = {"units": "tau", "long_name": "time at which the signal was found settled"}
         return [
@@ -125,7 +125,7 @@ def plan_recording(
     attributes: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> RecordingPlan:
-    """The plan of a recording; the arguments are `record`'s. Raises ValueError for what does not fit."""
+    """The plan of a recording; `record` explains the arguments. Raises ValueError for those that do not fit."""
     field = field.detach()
     instants = checked_times(torch.as_tensor(times, dtype=torch.float64, device="cpu"))
     start = field.checked(field.initial_state() if state is None else state)
@@ -173,7 +173,7 @@ def _check_files(points: int, chunk: int, arrays: int) -> None:
 
 
 def _integrator_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `stream` after its first three, with its defaults where none are given."""
+    """The options of `stream`, with its defaults for those that are not given."""
     known = {
         name: parameter.default
         for name, parameter in inspect.signature(stream).parameters.items()

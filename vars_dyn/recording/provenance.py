@@ -34,7 +34,7 @@ _PACKAGES = ("torch", "torchdiffeq", "numpy", "xarray", "zarr")
 
 
 def facts_of_field(field: Field, state: State) -> Facts:
-    """All that defines the field and its start: parameters, dictionary, dtype, device, and SHA-256 of the tensors."""
+    """What defines the field and its start: parameters, dictionary, dtype, device, and SHA-256 of the tensors."""
     dictionary = field.dictionary
     layout = {name: getattr(dictionary, name) for name in ("stride", "padding", "groups") if hasattr(dictionary, name)}
     return {
@@ -55,13 +55,13 @@ def facts_of_field(field: Field, state: State) -> Facts:
 
 
 def _uniform(field: Field) -> dict[str, float]:
-    """lam as a parameter, where it is the same for all signals."""
+    """lam as a parameter, if it is the same for all signals."""
     values = field.lam.unique()
     return {"lam": float(values[0])} if len(values) == 1 and "u" in field.state_names else {}
 
 
 def _described(field: Field, problem: SparseProblem | None) -> str:
-    """What the equilibrium minimises, in a line, or why there is nothing that it does.
+    """What the equilibrium minimises, in one line, or why it minimises nothing that is known.
 
     See docs/mathematics.md, "What an equilibrium solves".
     """
@@ -83,7 +83,7 @@ def _described(field: Field, problem: SparseProblem | None) -> str:
 
 
 def facts_of_making(field: Field, problem: SparseProblem | None) -> Facts:
-    """What a new run is: its parameters' names, its problem, the command, the date, versions, threads and machine."""
+    """Facts of a new run: its parameters' names, its problem, the command, the date, versions, threads and machine."""
     device = field.x.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
@@ -99,7 +99,7 @@ def facts_of_making(field: Field, problem: SparseProblem | None) -> Facts:
 
 
 def meaning_of_tolerances() -> dict[str, str]:
-    """The fact by which a run whose `atol` is relative is told from the older ones, whose `atol` was absolute."""
+    """The fact that marks a run whose `atol` is relative. Older runs, whose `atol` was absolute, do not have it."""
     return {"atol_relative_to": "the size of each signal: max |x|, or lam where x is zero"}
 
 
@@ -133,7 +133,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 
 def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first name in either whose values differ, with the old and the new value; None where all agree."""
+    """The first name whose values differ, with the old and the new value; None if all agree. NaN equals NaN."""
     for name in [*new, *(k for k in old if k not in new)]:
         before, after = old.get(name), new.get(name)
         if before != after and not (_is_nan(before) and _is_nan(after)):

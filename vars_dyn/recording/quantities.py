@@ -1,4 +1,4 @@
-"""What can be recorded of a field's trajectory, and what else a dataset needs to explain itself."""
+"""The variables that can be recorded of a field's trajectory, and the arrays that explain them in a dataset."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Quantity:
         return np.stack(values).astype(self.dtype, copy=False) if values else np.empty((0, *self.shape), self.dtype)
 
     def array(self) -> Array:
-        """The array of a store that takes it, which is empty at first."""
+        """The array of a store that this variable is written to. It is empty at first."""
         return Array(
             self.name, ("time", *self.dims), np.empty((0, *self.shape), self.dtype), self.attributes, growing=True
         )
 
 
 def certified_problem(field: Field) -> SparseProblem | None:
-    """The problem that the equilibrium solves, cut from the autograd graph; None where there is none to certify."""
+    """The problem that the equilibrium solves, detached from the autograd graph; None if there is none to certify."""
     try:
         return field.problem().detach()
     except ValueError:
@@ -65,7 +65,7 @@ def certified_problem(field: Field) -> SparseProblem | None:
 def chosen_quantities(
     layout: Layout, problem: SparseProblem | None, variables: Sequence[str] | None = None
 ) -> list[Quantity]:
-    """The variables to record: `variables`, or all that the field has. ValueError for one that it has not."""
+    """The variables to record: `variables`, or all that the field has. ValueError for one that it does not have."""
     available = {quantity.name: quantity for quantity in _available(layout, problem)}
     wanted = list(available) if variables is None else list(variables)
     if not wanted or len(set(wanted)) < len(wanted):
@@ -88,7 +88,7 @@ def _why_not(name: str, field: Field) -> str:
 
 
 def _available(layout: Layout, problem: SparseProblem | None) -> Iterator[Quantity]:
-    """What the field has, in the order of `VARIABLES`."""
+    """The variables that the field has, in the order of `VARIABLES`."""
     field, neurons, atoms = layout.field, layout.neurons, layout.atoms
     real = as_numpy(field.x.new_empty(0)).dtype
 
@@ -127,7 +127,7 @@ def time_array(name: str = "time") -> Array:
 
 
 def static_arrays(layout: Layout) -> list[Array]:
-    """What does not change with time: the signals, lam, the dictionary's tensors, the chosen neurons and atoms."""
+    """The arrays that do not change with time: signals, lam, the dictionary's tensors, the chosen neurons and atoms."""
     field = layout.field
     x = as_numpy(field.x).reshape(layout.signals, *layout.neurons.shape)
     lam = as_numpy(field.lam).reshape(layout.signals)
@@ -161,7 +161,7 @@ def _dictionary_arrays(layout: Layout) -> list[Array]:
 
 
 def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> list[Array]:
-    """The state of all neurons and atoms at the last time, whatever was recorded before, and its certificate."""
+    """The state of all neurons and atoms at the last time, even if only some are recorded, and its certificate."""
     field = layout.field
     z = as_numpy(field.neurons(state)).reshape(layout.signals, *layout.neurons.shape)
     arrays = [Array("z_end", ("signal", *layout.neurons.all_dims), z, meaning("z at the end"))]
@@ -188,7 +188,7 @@ def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> l
 
 
 def _gain(field: Field) -> float:
-    """The factor by which P a is compared with x: alpha c where c = gamma - 1/alpha > 0, else 1.
+    """The factor to multiply P a by before it is compared with x: alpha c if c = gamma - 1/alpha > 0, else 1.
 
     See docs/mathematics.md, "What an equilibrium solves".
     """

@@ -1,4 +1,4 @@
-"""Stores as lazily read datasets. Reading gives the numbers of the run that was opened, or raises StoreError."""
+"""Open stores as lazy datasets. Reading one gives the numbers of the run that was opened, or raises StoreError."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def open_dataset(store: str | os.PathLike[str]) -> xr.Dataset:
         store: folder of the store.
 
     Returns:
-        The dataset. Its numbers are read when they are used. They are those of the run that was opened: reading raises
-            StoreError where another run has taken its place meanwhile, or where a chunk is missing or damaged.
-            (`xarray.open_zarr` opens a store too, without these checks.)
+        The dataset. Its numbers are read when they are used. Reading raises StoreError if another run has taken the
+            place of the one that was opened, or if a chunk is missing or damaged. (`xarray.open_zarr` opens a store
+            too, without these checks.)
 
     Raises:
-        StoreError: (a ValueError) where there is no store, or a damaged one.
+        StoreError: (a ValueError) if there is no store, or a damaged one.
     """
     path = Path(store)
     found = contents(path)
@@ -52,7 +52,7 @@ def open_dataset(store: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _checked(path: Path, name: str, variable: xr.Variable) -> xr.Variable:
-    """The variable, whose reading fails with one sentence. What is in memory stays as it is."""
+    """The variable, made to raise StoreError with one sentence if reading fails. One in memory stays as it is."""
     if isinstance(variable, xr.IndexVariable):
         return variable
     if not variable.ndim and variable.dtype.kind in "TUO":
@@ -79,7 +79,7 @@ class _Checked(BackendArray):
 
 
 class _OneRun(LocalStore):
-    """A folder of zarr files that gives the chunks of one run only, and only those that fit the metadata."""
+    """A folder of zarr files that serves the chunks of one run only, and only chunks that fit the metadata."""
 
     def __init__(self, root: Path, found: Contents | None = None, *, read_only: bool = True) -> None:
         super().__init__(root, read_only=True)
@@ -94,7 +94,7 @@ class _OneRun(LocalStore):
         if metadata is None or file == "zarr.json":
             return await super().get(key, prototype, byte_range)
         if is_carried(metadata):
-            return None  # its value is in the metadata, whatever lies in its folder
+            return None  # the metadata hold its value, so no file in its folder counts
         path = self.root / key
         if path.is_symlink():
             raise StoreError(f"{path} is a symbolic link, where a chunk's file is wanted")
@@ -107,7 +107,7 @@ class _OneRun(LocalStore):
         return value
 
     def _run(self) -> object:
-        """What tells the run at this place from another: its identity or, where it has none, the folder."""
+        """What distinguishes this run from another at the same place: its identity, or the folder if it has none."""
         try:
             if "run" in self._arrays:
                 return (self.root / "run" / "zarr.json").read_bytes()
@@ -119,7 +119,7 @@ class _OneRun(LocalStore):
 
 @contextmanager
 def _damage_said(path: Path, what: str) -> Iterator[None]:
-    """Turn what zarr and its codecs raise where files are damaged into one sentence."""
+    """Turn the errors that zarr and its codecs raise for damaged files into a StoreError of one sentence."""
     try:
         yield
     except StoreError:

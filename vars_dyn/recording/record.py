@@ -47,40 +47,42 @@ def record(
     origin: Mapping[str, Any] | None = None,
     **integration: Any,
 ) -> xr.Dataset:
-    """Integrate a field and stream its trajectory to a zarr store; memory does not grow with the number of times.
+    """Integrate a field and stream its trajectory to a zarr store. The memory does not grow with the number of times.
 
-    Whatever happens to the process, the store is whole up to its last commit and holds what is needed to go on from
-    there. With the same torch on the same machine, a run that was interrupted and resumed ends with the same bits.
+    Whatever happens to the process, the store is whole up to its last commit, and the run can go on from there. With
+    the same torch on the same machine, a run that was interrupted and resumed ends with the same bits.
 
     Args:
         field: the field.
         store: folder of the store, zarr format 3.
-        times: increasing times in membrane time constants; the state is given at the first one.
+        times: increasing times in membrane time constants. The integration starts at the first.
         state: the state at the first time; the field's initial state by default.
         variables: names of `VARIABLES` to record; by default all that the field has.
-        every: 1 records each of `times`, 2 the first and every second one after it, and so on.
-        neurons: flat indices of the neurons to record z of; by default all.
-        atoms: flat indices of the atoms to record u and the code of; by default all.
+        every: record every n-th of `times`, starting with the first.
+        neurons: flat indices of the neurons whose z is recorded; by default all.
+        atoms: flat indices of the atoms whose u and code are recorded; by default all.
         chunk: recorded times per commit and per chunk of the store; by default as many as fit in 16 MiB, at most 64.
-        resume: go on with the store. Everything must be as it was, but the last of `times` may be later. A store that
-            was begun when `atol` was absolute goes on with today's, relative to each signal's size, and with a warning.
-        overwrite: replace the store that is there, once the new one has been begun. Only a store that `record` made,
-            with nothing else in it, is replaced. Datasets of the old store that are open raise StoreError from then on.
+        resume: continue the run in the store. All arguments must be as they were, but the last of `times` may be
+            later. In the first stores `atol` was absolute. Such a run goes on with an `atol` relative to each signal's
+            size, and a warning says so.
+        overwrite: replace an existing store once the new one has been begun. Only a store that `record` made, with
+            nothing else in it, is replaced. Open datasets of the old store raise StoreError from then on.
         progress: a function that is called with a `Progress` after every chunk.
         coordinates: further coordinates of the signals by name. Each has one value per signal: numbers, texts or dates.
-        attributes: further attributes of the dataset, as JSON has them. Arrays become lists.
-        origin: further facts of where the signals and parameters come from, kept in the variable `provenance`; `seed`
+        attributes: further attributes of the dataset, as values of JSON. Arrays become lists.
+        origin: facts of where the signals and parameters come from. The variable `provenance` keeps them; `seed` also
             becomes a variable of its own.
         **integration: arguments of `vars_dyn.integration.stream`: method, rtol, atol, gap, max_steps, ...
 
     Returns:
         The dataset, read lazily from the store. Its variable `status` says how the run ended. Parameters and results
-        are scalar variables, too, so that joined runs keep each one's. `provenance` holds all of them (see `facts`).
+        are scalar variables, so that datasets joined from several runs keep the values of each run. `provenance` holds
+        all of them (see `facts`).
 
     Raises:
         ValueError: for arguments that do not fit, a store that exists, or one that is resumed with other parameters.
-        StoreError: (a ValueError) where the store cannot be written. What was committed before stays.
-        IntegrationError: where integration fails. The store keeps the trajectory up to there, and says so.
+        StoreError: (a ValueError) if the store cannot be written. What was committed before stays.
+        IntegrationError: if the integration fails. The store keeps the trajectory up to there, and its status says so.
     """
     plan = plan_recording(
         field,
@@ -103,7 +105,7 @@ def record_plan(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> xr.Dataset:
-    """Do what a plan says; for arguments, what is returned and what is raised see `record`."""
+    """Carry out a plan. `record` explains the arguments, the result and what is raised."""
     path = Path(store)
     check_place("store", path)
     with explained(path):
@@ -119,7 +121,7 @@ def _created(path: Path, plan: RecordingPlan, *, overwrite: bool) -> Recording:
     """A new store with the first time point committed."""
 
     def permit() -> int | None:
-        """A lock on what is in the way, if it may be replaced; StoreError otherwise."""
+        """A lock on the store to be replaced; StoreError if it must not be replaced."""
         if not overwrite and not is_empty_folder(path):
             raise exists(path)
         check_replaceable(path)
@@ -164,7 +166,7 @@ def _created(path: Path, plan: RecordingPlan, *, overwrite: bool) -> Recording:
 
 
 def _check_names(arrays: Sequence[Array], plan: RecordingPlan) -> None:
-    """ValueError where a coordinate has the name of something else."""
+    """Raise ValueError if a coordinate has a name that the store uses for another array."""
     names = [array.name for array in arrays]
     for array in plan.description.coordinates:
         if names.count(array.name) > 1 or array.name == "snapshot":

@@ -18,7 +18,7 @@ __all__ = ["resumed"]
 
 
 def resumed(path: Path, plan: RecordingPlan) -> Recording | None:
-    """The store's recording, ready to go on; None where nothing is left to do."""
+    """The store's recording, ready to go on; None if nothing is left to do."""
     if not path.exists():
         raise StoreError(f"{path} does not exist; there is no store to resume")
     writer = Writer.open(path, contents)
@@ -46,7 +46,7 @@ def resumed(path: Path, plan: RecordingPlan) -> Recording | None:
 
 
 def _snapshot(path: Path, plan: RecordingPlan, writer: Writer, slot: int, index: int) -> Snapshot:
-    """The snapshot to go on from; StoreError where it cannot be read, or is of another time than the store says."""
+    """The snapshot to go on from; StoreError if it cannot be read, or if its time is not the one the store states."""
     try:
         snapshot = snapshots.read(plan.field, writer.read, slot)
     except StoreError:
@@ -64,7 +64,7 @@ def _snapshot(path: Path, plan: RecordingPlan, writer: Writer, slot: int, index:
 
 
 def _check_arrays(path: Path, plan: RecordingPlan, writer: Writer, found: Contents) -> None:
-    """StoreError where an array has another shape than this run's, or one that is written once cannot be read."""
+    """Raise StoreError if an array does not have this run's shape, or if an array that does not grow cannot be read."""
     for quantity in plan.quantities:
         shape = found.arrays[quantity.name]["shape"]
         if tuple(shape[1:]) != quantity.shape or found.arrays[quantity.name]["data_type"] != quantity.dtype.name:
@@ -78,7 +78,7 @@ def _check_arrays(path: Path, plan: RecordingPlan, writer: Writer, found: Conten
 
 
 def _check_identity(path: Path, old: Facts, standing: Standing, plan: RecordingPlan) -> None:
-    """StoreError where the store was written with other parameters, naming the first and both values."""
+    """Raise StoreError if the store has other parameters. The error names the first that differs, and both values."""
     difference = provenance.first_difference({name: old.get(name) for name in plan.identity}, plan.identity)
     if difference is not None:
         name, before, after = difference
@@ -99,9 +99,9 @@ def _check_identity(path: Path, old: Facts, standing: Standing, plan: RecordingP
 
 
 def _warn_of_tolerances(path: Path, old: Facts) -> None:
-    """Warn, the first time, where `atol` had another meaning when the store was begun.
+    """Warn if the store was begun when `atol` was absolute and this is the first resumption since it is relative.
 
-    The history of the store says from which time on it has today's.
+    The store's history records the time from which `atol` is relative.
     """
     meaning = provenance.meaning_of_tolerances()
     if any(meaning.keys() <= entry.keys() for entry in (old, *old.get("resumed", []))):
@@ -114,7 +114,7 @@ def _warn_of_tolerances(path: Path, old: Facts) -> None:
 
 
 def _history(old: Facts) -> list[Facts]:
-    """When, where from and by what command the run was resumed: one entry for each time, this one included."""
+    """One entry for each resumption, this one included: the command, the date and the time at which it went on."""
     entry = {
         "command": provenance.command_line(),
         "date": provenance.now(),

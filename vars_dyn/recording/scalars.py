@@ -1,8 +1,8 @@
-"""What is known of a run as scalar variables of its dataset, so that joined runs keep each one's value.
+"""Parameters and results of a run as scalar variables of its dataset, so that joined runs keep the values of each.
 
-xarray's `concat` keeps the attributes of the first dataset only. With the defaults that it announces for later versions
-it does the same with coordinates. It joins data variables in any case. So parameters and results are scalar data
-variables. So is `provenance`, the text of a JSON object with all facts, those without a variable of their own too.
+xarray's `concat` keeps the attributes of the first dataset only. With the defaults announced for later versions, it
+treats coordinates in the same way. It always joins data variables. That is why parameters and results are scalar data
+variables. One more, `provenance`, is the text of a JSON object with all facts, even those without their own variable.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from vars_dyn.recording.layout import meaning
 
 __all__ = ["MARK", "as_values", "dataset_attributes", "facts", "meanings"]
 
-#: The fact, and the attribute, by which a store is known to be one of ours.
+#: The fact, and the attribute, that identifies a store of this package.
 MARK = "vars_dyn_version"
 TITLE = "Trajectory of a vars_dyn field"
 
 _TAU = {"units": "tau"}
-#: Facts that have a variable of their own where a run has them, and what they mean.
+#: Facts that get a variable of their own, and what they mean.
 _KNOWN: dict[str, Mapping[str, str]] = {
     "field": meaning("name of the field"),
     "alpha": meaning("alpha, the leak of the layer's neurons z"),
@@ -87,14 +87,14 @@ def facts(dataset: xr.Dataset) -> Facts:
     """All that is known of a run: its attributes, parameters, results and provenance by name.
 
     Args:
-        dataset: a run, as `record`, `open_dataset`, `to_dataset` or `xarray.open_zarr` give it. Select one of several
-            joined runs first.
+        dataset: a run, as `record`, `open_dataset`, `to_dataset` or `xarray.open_zarr` returns it. If it joins several
+            runs, select one first.
 
     Returns:
         A dictionary of plain values. A parameter that the run did not set is the text "none".
 
     Raises:
-        StoreError: (a ValueError) where the dataset holds several runs.
+        StoreError: (a ValueError) if the dataset holds several runs.
     """
     text = dataset.variables.get("provenance")
     if text is None:  # the facts of stores of version 0.1 are attributes
@@ -105,6 +105,9 @@ def facts(dataset: xr.Dataset) -> Facts:
 
 
 def dataset_attributes(given: Facts, found: Facts) -> Facts:
-    """The attributes of a dataset: a title, the version's mark, and the user's own but those named like a fact."""
+    """The attributes of a dataset: a title, the version, and the user's own.
+
+    An attribute of the user that is named like a known fact is left out, since a variable holds that fact.
+    """
     own = {name: value for name, value in given.items() if name not in _KNOWN}
     return {**own, "title": TITLE, MARK: found[MARK]}

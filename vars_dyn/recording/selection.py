@@ -1,4 +1,4 @@
-"""What of a trajectory is recorded, and what its user says of it."""
+"""Which part of a trajectory is recorded, and how the user describes it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _CHUNK_BYTES, _CHUNK_POINTS = 1 << 24, 64
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a trajectory is recorded.
+    """The part of a trajectory that is recorded.
 
     Attributes:
         variables: names of `VARIABLES`; None for all that the field has.
-        every: 1 for each of the times, 2 for the first and every second one after it, and so on.
+        every: record every n-th time, starting with the first.
         neurons: flat indices of the neurons whose z is recorded; None for all.
         atoms: flat indices of the atoms whose u and code are recorded; None for all.
         chunk: recorded times per commit and per chunk of a store; None for as many as fit in 16 MiB, at most 64.
@@ -46,11 +46,11 @@ class Selection:
             _checks.count("chunk", self.chunk)
 
     def points(self, times: int) -> int:
-        """How many of so many times are recorded."""
+        """The number of recorded times, of `times` integrated ones."""
         return -(-times // self.every)
 
     def chunk_for(self, state: State) -> int:
-        """The recorded times per commit, for states like `state`."""
+        """The number of recorded times per commit, for states of the size of `state`."""
         if self.chunk is not None:
             return self.chunk
         size = sum(part.numel() * part.element_size() for part in state) * self.every
@@ -63,8 +63,8 @@ class Description:
 
     Attributes:
         coordinates: one array per coordinate of the signals.
-        attributes: attributes of the dataset. They are facts of the run, too.
-        origin: facts of where signals and parameters come from. They are in the provenance only.
+        attributes: attributes of the dataset. They also are facts of the run.
+        origin: facts of where signals and parameters come from. Only the provenance holds them.
     """
 
     coordinates: list[Array]
@@ -83,7 +83,7 @@ def description_of(
     attributes: Mapping[str, Any] | None,
     origin: Mapping[str, Any] | None = None,
 ) -> Description:
-    """The description, as a store can hold it; the arguments are `record`'s. ValueError for what a store cannot."""
+    """The description in a form that a store can hold, or ValueError; `record` explains the arguments."""
     arrays, own = signal_coordinates(layout, coordinates), as_facts(attributes)
     if "coordinates" in own:
         raise ValueError(

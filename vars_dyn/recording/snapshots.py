@@ -1,4 +1,4 @@
-"""The integrator's snapshot as arrays of a store. They hold all that a run needs to go on with the same bits."""
+"""The integrator's snapshot as arrays of a store. A run that goes on from them ends with the same bits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def arrays(layout: Layout, snapshot: Snapshot, slot: int) -> list[Array]:
 
 
 def read(field: Field, array: Callable[[str], NDArray[np.generic]], slot: int) -> Snapshot:
-    """The snapshot in slot 0 or 1. `array` gives an array of the store by name."""
+    """The snapshot in slot 0 or 1. `array` returns an array of the store by name."""
     prefix, device = f"snapshot/{slot}/", field.x.device
 
     def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """A zarr store of growing arrays that is whole at every moment.
 
-Chunks are written first. Each file is complete before it gets its name. One atomic replacement of the root's zarr.json,
-whose consolidated metadata hold the arrays' committed lengths, then makes visible what was written. A process that is
-killed anywhere leaves the last commit. The arrays' own zarr.json hold the length that the run is planned to reach. So
-the store also opens without consolidated metadata, where what is not yet written reads as NaN.
+Chunks are written first, and each file is complete before it gets its name. The consolidated metadata in the root's
+zarr.json hold the committed lengths of the arrays. One atomic replacement of that file makes the new chunks visible. If
+the process is killed at any point, the last commit stays. The zarr.json of each array holds the length that the run is
+planned to reach. So the store also opens without consolidated metadata; entries that are not yet written read as NaN.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["Array", "Writer"]
 
 @dataclass(frozen=True)
 class Array:
-    """An array of a store: its name (with its group's), what it holds, and what it means.
+    """An array of a store: its name (with the name of its group), its values, and what they mean.
 
-    A `growing` array gains entries along its first dimension. Its `values` have no entries there, and give shape and
-    dtype only. A `carried` array is one number or text and has no chunk file. Its metadata carry it as their fill
-    value, so that a commit changes it together with all else that readers see.
+    A `growing` array gains entries along its first dimension. Its `values` have no entries there, and only tell shape
+    and dtype. A `carried` array is one number or text and has no chunk file. Its metadata carry it as the fill value,
+    so that a commit changes it together with everything else that readers see.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Array:
 
 
 class Writer:
-    """Writes into a store and commits. It holds a lock on the store until it is closed; use it as a context manager."""
+    """Writes into a store and commits. It locks the store until it is closed; use it as a context manager."""
 
     def __init__(self, path: Path, held: int | None) -> None:
         self.path = path
         self._lock = held
         self._unsynced: set[str] = set()
-        # Nobody else writes the arrays' own metadata while this holds the lock, so they are read once.
+        # The lock keeps other processes from writing the arrays' metadata, so it is enough to read them once.
         self._metadata = {p.parent.relative_to(path).as_posix(): json.loads(p.read_text()) for p in _nodes(path)}
         self.carries = any(is_carried(metadata) for metadata in self._metadata.values())
 
@@ -148,14 +148,14 @@ class Writer:
             done += len(piece)
 
     def set_planned_length(self, length: int) -> None:
-        """Put a length into the own metadata of all growing arrays."""
+        """Put the length that the run is planned to reach into the metadata of each growing array."""
         for name, metadata in self._metadata.items():
             if grows(metadata) and metadata["shape"][0] != length:
                 metadata["shape"][0] = length
                 write_bytes(self.path / name / "zarr.json", _as_bytes(metadata))
 
     def settle(self, values: Mapping[str, NDArray[np.generic]]) -> None:
-        """Put the values of carried arrays into their own metadata."""
+        """Put the values of carried arrays into the metadata of each, as the last commit put them into the root's."""
         for name, value in values.items():
             if self._metadata[name]["fill_value"] != (fill := as_fill(value)):
                 self._metadata[name]["fill_value"] = fill
@@ -169,9 +169,9 @@ class Writer:
         *,
         without: Iterable[str] = (),
     ) -> None:
-        """Let readers see the first `length` entries of growing arrays, the carried `values`, and `attributes`.
+        """Make the first `length` entries of growing arrays, the carried `values`, and `attributes` visible to readers.
 
-        They do not see the arrays whose names `without` holds.
+        The arrays named in `without` stay hidden.
         """
         for name in self._unsynced:
             sync(self.path / name)
@@ -200,12 +200,12 @@ class Writer:
 
 
 def grows(metadata: Mapping[str, Any]) -> bool:
-    """Whether an array gains entries while a run goes on."""
+    """Whether an array gains entries during a run."""
     return (metadata.get("dimension_names") or [None])[0] == "time"
 
 
 def is_carried(metadata: Mapping[str, Any]) -> bool:
-    """Whether an array's metadata carry its value. Arrays with chunk files have a second codec, which packs them."""
+    """Whether an array's metadata carry its value. An array with chunk files has a second codec, which compresses."""
     return metadata["node_type"] == "array" and len(metadata["codecs"]) == 1
 
 
@@ -251,7 +251,7 @@ def _nodes(path: Path) -> Iterator[Path]:
 
 
 def _fill(dtype: np.dtype[Any]) -> Any:
-    """What entries that were never written read as."""
+    """The value that readers get for entries that were never written."""
     return np.nan if dtype.kind == "f" else np.array(False if dtype.kind == "b" else -1).astype(dtype)[()]
 
 

@@ -29,9 +29,9 @@ class Progress(NamedTuple):
 
     Attributes:
         time, t_max: the time reached and the time to reach, in membrane time constants.
-        relative_gap: the largest relative gap of all signals; NaN where none was asked for.
-        settled: how many of the signals have settled.
-        signals: how many there are.
+        relative_gap: the largest relative gap of all signals; NaN if none was asked for.
+        settled: the number of signals that have settled.
+        signals: the number of all signals.
     """
 
     time: float
@@ -50,12 +50,12 @@ class Recording:
         plan: what is recorded.
         writer: the open store.
         snapshot: the last snapshot that was committed.
-        index: the index of its time in the plan's times.
-        slot: the slot of the store that holds it, 0 or 1.
+        index: the index of the snapshot's time in the plan's times.
+        slot: the slot of the store that holds the snapshot, 0 or 1.
         facts: what was known of the run when it was begun or resumed.
         seconds: how long the run has taken.
         chunks: the integration from the snapshot on.
-        hashed: how many of the times have gone into `hash`.
+        hashed: the number of times that have gone into `hash`.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class Recording:
             for _, states, now in self.chunks:
                 self.write(states, position)
                 position += len(states[0])
-                # No snapshot is kept at the end of the run, since a later t_max may have other times there.
+                # The end of the run gets no snapshot: a run resumed with a later t_max may have other times there.
                 if position % plan.stride == 0 and self.index + 1 < position < len(plan.times):
                     self.snapshot, self.index, self.slot = now, position - 1, 1 - self.slot
                     self.seconds = time.perf_counter() - began
@@ -94,9 +94,9 @@ class Recording:
         self._finish(position, now)
 
     def write(self, states: State, position: int) -> None:
-        """Write what is to be recorded of `states`, which are those at the times from index `position` on.
+        """Write what the plan records of `states`, the states at the times from index `position` on.
 
-        `position` is a multiple of `every`.
+        `position` must be a multiple of `every`.
         """
         every = self.plan.every
         picked = [tuple(part[k] for part in states) for k in range(0, len(states[0]), every)]
@@ -125,7 +125,7 @@ class Recording:
             self.writer.commit(points, found, {}, without=without)
 
     def _finish(self, position: int, now: Snapshot) -> None:
-        """Commit the last chunk, which may be incomplete, and the state at the end. The snapshot stays where it was."""
+        """Commit the last chunk, which may be incomplete, and the state at the end. The snapshot stays the same."""
         settled = not bool(now.live.any())
         points = self._points(position)
         following = points * self.plan.every
@@ -134,13 +134,13 @@ class Recording:
             and following < len(self.plan.times)
             and float(self.plan.times[following - self.plan.every]) < now.time
         ):
-            # All have settled between two recorded times. Their state, which moves no more, is recorded once.
+            # All signals settled between two recorded times. Their state no longer changes, so it is recorded once.
             self.write(tuple(part[None] for part in now.state), following)
             points += 1
         self._close(points, now, "settled" if settled else "reached t_max")
 
     def _fail(self, error: IntegrationError, position: int, now: Snapshot) -> None:
-        """Write what the failed integration gives of the trajectory, and commit it."""
+        """Write the trajectory up to the failure, and commit it."""
         found = error.trajectory
         if found is not None and len(found.times):
             self.write(found.states, position)
@@ -160,7 +160,7 @@ class Recording:
                 self.writer.settle(scalars.as_values(found))
 
     def _times_digest(self) -> str:
-        """The hash of the times up to the snapshot, which those of a resumed run must have."""
+        """The hash of the times up to the snapshot. The times of a resumed run must have the same hash."""
         self.hash.update(self.plan.times[self.hashed : self.index + 1].numpy().tobytes())
         self.hashed = self.index + 1
         return str(self.hash.hexdigest())
@@ -169,7 +169,7 @@ class Recording:
         return -(-position // self.plan.every)
 
     def facts_at(self, status: str, snapshot: Snapshot) -> Facts:
-        """All that is known of the run when it has come to `snapshot`."""
+        """All that is known of the run at `snapshot`."""
         gap = self.plan.integration.get("gap")
         settled = not bool(snapshot.live.any())
         found = {

@@ -1,4 +1,4 @@
-"""The dictionary, the field and the times of a run, made from its options."""
+"""Make the dictionary, the field and the times of a run from its options."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _TAKES = {
     "recurrent": ("alpha", "tau_z"),
     "feed-forward": ("alpha", "tau_z"),
 }
-#: Times per octave. The spacing is --dt for the first 2 * 20 times, and then doubles whenever the time doubles.
+#: Times per octave. The spacing is --dt for the first 2 * 20 times, and doubles each time that the time doubles.
 _PER_OCTAVE = 20
-#: Up to so many multiplications in one P a, for a dense P, one thread is enough.
+#: One thread is enough if P a, with a dense P, takes at most this many multiplications.
 _ONE_THREAD = 1 << 25
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; ValueError where there is none."""
+    """The device of that name; ValueError if it is not available."""
     try:
         device = torch.device(name)
         if device.type == "meta":
@@ -56,9 +56,10 @@ def device_of(name: str) -> torch.device:
 
 
 def threads_of(options: RunOptions, field: Field) -> int:
-    """The number of threads: the one asked for, or 1 where an evaluation of the field takes less than milliseconds.
+    """The number of threads: as asked for, or else 1 if an evaluation of the field takes less than milliseconds.
 
-    There more threads gain little, and cost much on shared cores. They also make the last bits depend on the machine.
+    In such a small run more threads gain little, and cost much on shared cores. They also make the last bits depend on
+    the machine.
     """
     if options.threads is not None:
         return options.threads
@@ -68,7 +69,7 @@ def threads_of(options: RunOptions, field: Field) -> int:
 
 
 def dictionary_of(options: DictionaryOptions, signals: Signals, *, whole: bool, seed: int) -> Dictionary:
-    """The dictionary that fits the signals, in float64 on the CPU; ValueError where it cannot fit."""
+    """The dictionary for the signals, in float64 on the CPU; ValueError if its shape does not fit theirs."""
     weight = _bank(options, signals, whole=whole, seed=seed)
     empty = (weight.flatten(1) if whole else weight.mT).abs().amax(1) == 0 if weight.numel() else torch.ones(1).bool()
     if not weight.numel():
@@ -177,7 +178,7 @@ def _lam(options: FieldOptions, x: Tensor, dictionary: Dictionary) -> float | Te
 
 
 def times_of(options: IntegratorOptions) -> Tensor:
-    """The times from 0 to t_max: even, or with a spacing that doubles whenever the time doubles.
+    """The times from 0 to t_max, evenly spaced or with a spacing that doubles each time that the time doubles.
 
     The times before t_max do not depend on t_max, so that a run can be resumed with a later one.
     """
@@ -203,7 +204,7 @@ def times_of(options: IntegratorOptions) -> Tensor:
 
 
 def integration_of(options: IntegratorOptions) -> dict[str, Any]:
-    """The integrator's arguments. A fixed-step method steps by --dt unless told or, with a gap, left to choose."""
+    """The integrator's arguments. With --gap none and without --step, a fixed-step method takes steps of --dt."""
     step = options.step
     if step is None and not method_for(options.method).adaptive and options.gap is None:
         step = options.dt

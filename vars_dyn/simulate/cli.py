@@ -1,4 +1,4 @@
-"""Reading the command's options: from the command line, a YAML file, and the store of a run that is resumed."""
+"""Read the command's options from the command line, a YAML file, and the store of a run that is resumed."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from vars_dyn.simulate.values import shown
 
 __all__ = ["FREE", "parse", "stored"]
 
-#: Options that a resumed run may be given anew: they do not touch what is computed up to where it stood.
+#: Options that may differ when a run is resumed, since they do not change what was computed before.
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "resume", "overwrite", "json", "config")
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A value, and the text that it was read from."""
+    """A value, with the text that it was read from."""
 
     text: str
     value: Any
 
 
 class _RefusedError(Exception):
-    """An option has a bad value. argparse would put its own words before those of a ValueError."""
+    """An option has a bad value. It is no ValueError, since argparse would add its own words to one."""
 
 
 class _Type:
-    """The type of an option, as jsonargparse calls it: once with a text, and again with what came of it."""
+    """The type of an option. jsonargparse calls it with a text, and then again with the result."""
 
     def __init__(self, option: Option) -> None:
         self._option = option
@@ -55,10 +55,10 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def parse(arguments: Sequence[str], store: Callable[[Path], Mapping[str, Any]] | None = None) -> Options:
-    """The options that the command line gives, then its YAML file, then (when resuming) the store, then the defaults.
+    """The options, each from the first that has it: command line, YAML file, store (when resuming), defaults.
 
-    `store` gives the options that a store was made with, by its path. Raises ValueError for an unknown option or a
-    value that it cannot take.
+    `store` takes the path of a store and returns the options that it was made with. Raises ValueError for an unknown
+    option or a bad value.
     """
     try:
         given = _given(arguments)
@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str], store: Callable[[Path], Mapping[str, Any]] |
 
 
 def stored(options: Options) -> str:
-    """The options as the text of an attribute, from which `parse` takes what a resumed run is not given."""
+    """The options as a text that a store keeps. When the run is resumed, `parse` takes options from there."""
     kept = {
         name: value
         for name, value in options.text.items()
@@ -96,13 +96,13 @@ def stored(options: Options) -> str:
 
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
-    """What the command line and its YAML file give, by name."""
+    """The options that the command line and its YAML file give, by name."""
     namespace = vars(_parser().parse_args(arguments, defaults=False))
     line = {}
     for name, value in namespace.items():
         if _OPTIONS[name].flag:
             line[name] = _Type(_OPTIONS[name])("yes")
-        elif value:  # without an INPUT there is an empty list of them
+        elif value:  # the list of inputs is empty if no INPUT was given
             line[name] = value
     config = line["config"].value if "config" in line else None
     return line if config is None else _from_yaml(config) | line
@@ -135,7 +135,7 @@ def _parser() -> CommandParser:
 
 
 def _from_yaml(file: Path) -> dict[str, Any]:
-    """The entries of a YAML file, read as the command line's are."""
+    """The options in a YAML file. They are read by the same rules as those of the command line."""
     try:
         document = _yaml.load(file)
     except ValueError as error:
@@ -155,7 +155,7 @@ def _from_yaml(file: Path) -> dict[str, Any]:
 
 
 def _read_all(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Options from plain data. Names that are no option's are passed over: another version may have stored them."""
+    """Options from plain data. Unknown names are skipped, since another version may have stored them."""
     found: dict[str, Any] = {}
     for name, value in document.items():
         if name == "input":
@@ -173,7 +173,7 @@ def _paths(value: Any) -> list[_Read]:
 
 
 def _as_text(name: str, value: Any) -> str:
-    """A value of YAML as the command line would hold it: true as yes, null as none, a list with commas."""
+    """A value of YAML as it would stand on the command line: true as yes, null as none, a list with commas."""
     parts = value if isinstance(value, list) else [value]
     if isinstance(value, dict) or any(isinstance(part, (dict, list)) for part in parts):
         raise ValueError(f"{name} is {shown(str(value))}; one value, or a list of them, is wanted")

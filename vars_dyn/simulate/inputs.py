@@ -1,4 +1,4 @@
-"""The command's INPUT: signals read from image files and arrays."""
+"""Read the command's INPUT: signals from image files and arrays."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from vars_dyn.simulate.options import InputOptions
 
 __all__ = ["read_array", "read_signals"]
 
-#: The part of the default photograph that shows face and cap, and the factor that reduces it.
+#: The part of the default photograph that shows face and cap, and the factor that resizes it.
 _PORTRAIT = (60, 130, 288, 288)
 _PORTRAIT_SCALE = 0.5
-#: Largest number of chunks of a zarr array: more would take too long to read.
+#: Largest number of chunks of a zarr array. More would take too long to read.
 _CHUNKS = 10**6
 _KINDS = {"npy": ".npy", "zarr": "zarr", "safetensors": "safetensors"}
 
 
 def read_signals(options: InputOptions, seed: int) -> Signals:
-    """The signals that the options describe, in float64; ValueError with one sentence where that cannot be."""
+    """The signals that the options describe, in float64; ValueError, with one sentence, if they cannot be made."""
     if not options.input:
         box = options.crop or _PORTRAIT
         scale = options.scale or (1.0 if options.crop else _PORTRAIT_SCALE)
@@ -71,7 +71,7 @@ def read_signals(options: InputOptions, seed: int) -> Signals:
 
 
 def _images(files: Sequence[Path], options: InputOptions) -> tuple[list[NDArray[np.float64]], dict[str, Any]]:
-    """Images in the units asked for, and the attributes that say how they got them."""
+    """The images on the scale that was asked for, and the attributes that say how they were scaled."""
     asked = options.full_scale
     images, scales, ground = [], [], False
     for file in files:
@@ -84,19 +84,19 @@ def _images(files: Sequence[Path], options: InputOptions) -> tuple[list[NDArray[
 
 
 def _described(scales: Sequence[float], what: str, more: str = "") -> dict[str, Any]:
-    """The attributes that say how stored numbers became signals."""
+    """The attributes that say how the stored numbers were scaled."""
     distinct = sorted(set(scales))
     done = "as they are stored" if distinct == [1.0] else f"divided by {' or '.join(f'{s:.10g}' for s in distinct)}"
     return {"scaling": f"{what} {done}{more}", "full_scale": distinct}
 
 
 def is_array(path: Path) -> bool:
-    """Whether a path names an array (.npy, or zarr: a folder with zarr's metadata) rather than images."""
+    """Whether a path is an array (a .npy file, or a folder with zarr's metadata) and not images."""
     return path.suffix == ".npy" or any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def read_array(path: Path, what: str) -> NDArray[Any]:
-    """An array from .npy, .safetensors (a name after a colon where it holds several) or zarr; never from a pickle."""
+    """Read an array from .npy, .safetensors (with a name after a colon if it holds several) or zarr, never a pickle."""
     file, _, name = str(path).partition(".safetensors:")
     if name or path.suffix == ".safetensors":
         return _from_safetensors(Path(f"{file}.safetensors") if name else path, name, what)
@@ -108,7 +108,7 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
         raise ValueError(f"{what} {path} is of no known kind; .npy, .safetensors or a zarr array is wanted")
     with _reading(path, what, "npy"):
         regular_file(path, "a .npy file")
-        # Mapped, the file's header is held against its length before any memory is taken.
+        # Mapping the file compares its header with its length before any memory is taken.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         _fits(mapped.size, path, what)
         return np.array(mapped)
@@ -116,7 +116,7 @@ def read_array(path: Path, what: str) -> NDArray[Any]:
 
 @contextmanager
 def _reading(path: Path, what: str, kind: str) -> Iterator[None]:
-    """Turn whatever a library raises for a damaged or hostile file into a ValueError of one sentence."""
+    """Turn any error that a library raises for a damaged or hostile file into a ValueError of one sentence."""
     try:
         yield
     except (MemoryError, KeyboardInterrupt):
@@ -132,7 +132,7 @@ def _reading(path: Path, what: str, kind: str) -> Iterator[None]:
 
 
 def _fits(entries: int, path: Path, what: str) -> None:
-    """ValueError where memory does not hold an array as it is stored and in float64."""
+    """Raise ValueError if memory cannot hold an array both as it is stored and in float64."""
     need_memory(24.0 * entries, f"{what} {path}, an array of {entries} numbers,", "a part of it is wanted")
 
 
@@ -168,7 +168,7 @@ def _from_safetensors(path: Path, name: str, what: str) -> NDArray[Any]:
 
 
 def _scaled(values: NDArray[Any], what: str, asked: str | float) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """An array as float64, divided by the scale that is asked for, if any; and the attributes that say so."""
+    """The array in float64, divided by the scale that was asked for, and the attributes that say so."""
     scale = 1.0 if isinstance(asked, str) else asked
     if asked == "dtype" and values.dtype.kind in "iu":
         scale = float(np.iinfo(values.dtype).max)
@@ -180,7 +180,7 @@ def _scaled(values: NDArray[Any], what: str, asked: str | float) -> tuple[NDArra
 
 
 def _real(values: NDArray[Any], what: str) -> NDArray[np.float64]:
-    """Finite real numbers as float64."""
+    """The numbers in float64; ValueError unless they are real and finite."""
     if values.dtype.kind not in "fiu":
         raise ValueError(f"{what} has dtype {values.dtype}; real numbers are wanted")
     if not values.size:
@@ -225,7 +225,7 @@ def _resized(image: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
 def _coded(
     images: list[NDArray[np.float64]], names: list[str], scaling: dict[str, Any], options: InputOptions, seed: int
 ) -> Signals:
-    """Signals made of images: whole images, or patches."""
+    """Make signals of images: whole images, or patches."""
     if options.whole:
         shapes = sorted({image.shape[-2:] for image in images})
         if len(shapes) > 1:
@@ -244,13 +244,13 @@ def _pixels(shape: tuple[int, ...]) -> str:
 
 
 def _cut(images: list[NDArray[np.float64]], options: InputOptions, seed: int) -> Signals:
-    """All patches, or as many as asked for, drawn by the seed and kept in order."""
+    """All patches, or as many as were asked for, drawn by the seed and kept in order."""
     total, count = patch_count(images, options.patch, options.stride), options.patches
     if count is not None and count > total:
         raise ValueError(f"--patches is {count}, but the images hold {total} patches")
     kept = total if count is None else count
     entries = kept * options.patch**2 * len(images[0])
-    # Three arrays of float64: the patches, centred, and divided.
+    # Three arrays of float64: the patches, the centred ones, and those divided by their norms.
     need_memory(24.0 * entries, f"cutting {kept} patches", "fewer (--patches), a --crop or a larger --stride is wanted")
     chosen = None
     if count is not None and count < total:

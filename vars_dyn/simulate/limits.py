@@ -1,4 +1,4 @@
-"""The memory and disk that a run needs: announced where it is much, refused where there is not enough."""
+"""Estimate the memory and disk that a run needs. Large runs are announced, and runs that cannot fit are refused."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Demand", "check_device", "check_dictionary", "check_looks", "demand_
 
 #: A run that needs more bytes than this is announced.
 _MUCH = 10**9
-#: Number of states that the integrator and the certificate hold at once, besides those of a chunk of times.
+#: Number of states that the integrator and the certificate hold at once, beside those of a chunk of times.
 _STATES = 20
-#: Hardly any run settles before this time, in time constants: what is recorded up to it is certainly written.
+#: Hardly any run settles before this time, in time constants. So what is recorded up to it counts as certain.
 _SOON = 10.0
 #: Largest number of checks of the gap.
 _CHECKS = 1e8
@@ -37,7 +37,7 @@ class Demand:
     Attributes:
         signals: number of signals.
         neurons, atoms: numbers of neurons and encoding neurons per signal.
-        memory: bytes held at once.
+        memory: bytes that are held at once.
         least: bytes of disk that are certainly written.
         most: bytes of disk if the run goes to t_max and nothing compresses.
     """
@@ -50,7 +50,7 @@ class Demand:
     most: float
 
     def check(self, place: Path) -> list[str]:
-        """Lines that announce a large run which writes below `place`; ValueError, with advice, where it cannot fit."""
+        """Lines that announce a large run, which writes below `place`; ValueError, with advice, if it cannot fit."""
         what = (
             f"the run of {self.signals} signals of {self.neurons} neurons and {self.atoms} encoding neurons "
             "with what is to be recorded"
@@ -84,7 +84,7 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
     coded = 0 if not coding else atoms if recording.atoms is None else len(recording.atoms)
     entries = shown * ("z" in kept) + coded * len(kept & {"u", "code"}) + len(kept - {"z", "u", "code"})
     state, point = item * count * (neurons + atoms), float(item * count * entries)
-    # Variables are written one after another: stacked, as bytes, and compressed.
+    # Variables are written one after another. Three copies of one exist then: stacked, as bytes, and compressed.
     largest = item * count * max(shown * ("z" in kept), coded * bool(kept & {"u", "code"}), 1)
     together = min(recording.chunk * recording.every, len(times))
     points = -(-len(times) // recording.every)
@@ -97,13 +97,13 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
         neurons,
         atoms,
         24.0 * count * neurons + state * (_STATES + together) + 3.0 * largest * recording.chunk,
-        still + certain * point / 2,  # codes compress, numbers of full precision hardly do
+        still + certain * point / 2,  # codes compress well, numbers of full precision hardly at all
         still + points * point,
     )
 
 
 def check_dictionary(options: Options, signals: Signals) -> None:
-    """ValueError where the dictionary to be made does not fit into memory."""
+    """Raise ValueError if the dictionary that is to be made does not fit into memory."""
     chosen, shape = options.dictionary, signals.values.shape[1:]
     whole = options.signals.whole
     side = chosen.kernel if whole else math.isqrt(shape[0])
@@ -120,12 +120,12 @@ def check_dictionary(options: Options, signals: Signals) -> None:
         entries = max(entries, side * side)
     else:
         return
-    # Four arrays of float64: the drawn or computed atoms, their quotients by their norms, and transposes.
+    # Four arrays of float64: the drawn or computed atoms, the normalised ones, and the transposes of both.
     need_memory(32.0 * atoms * entries, f"--dictionary {chosen.dictionary}, of {atoms} atoms,", "fewer are wanted")
 
 
 def check_looks(options: IntegratorOptions) -> None:
-    """ValueError where --check-every asks for more checks of the gap than a run can last."""
+    """Raise ValueError if --check-every asks for more checks of the gap than a run can do in reasonable time."""
     if options.check_every is not None and options.t_max / options.check_every > _CHECKS:
         raise ValueError(
             f"--check-every {options.check_every:g} up to --t-max {options.t_max:g} are "
@@ -134,7 +134,7 @@ def check_looks(options: IntegratorOptions) -> None:
 
 
 def check_device(device: torch.device, demand: Demand) -> None:
-    """ValueError where the run does not fit into the memory of the GPU."""
+    """Raise ValueError if the run does not fit into the memory of the GPU."""
     if device.type == "cuda" and demand.memory > torch.cuda.mem_get_info(device)[0]:
         free = torch.cuda.mem_get_info(device)[0]
         raise ValueError(

@@ -1,6 +1,6 @@
-"""The command's options: each is declared once, with its default, its reader and its help."""
+"""The command's options. Each is declared once, with its default, its reader and its help."""
 
-# ruff: noqa: RUF009 -- `_option` and `_flag` are dataclasses.field by another name
+# ruff: noqa: RUF009 -- `_option` and `_flag` only call dataclasses.field
 from __future__ import annotations
 
 import dataclasses
@@ -32,12 +32,12 @@ class Option:
     """How an option is written, read and explained.
 
     Attributes:
-        name: the field's, with underscores.
-        read: takes the value from the text that a command line, a YAML file or a store holds.
-        default: the text of the value that it has if it is not given; None for the list of inputs.
-        help: what `--help` says of it.
-        metavar: what stands for its value there.
-        flag: whether it is given without a value, to say yes.
+        name: the name of the dataclass field, with underscores.
+        read: reads the value from a text of the command line, a YAML file or a store.
+        default: the text of the default value; None for the list of inputs.
+        help: the explanation that `--help` prints.
+        metavar: the placeholder of the value in that explanation.
+        flag: whether the option takes no value, and means yes.
     """
 
     name: str
@@ -289,8 +289,8 @@ class Options:
 
     Attributes:
         signals, dictionary, field, integrator, record, run: the values, in groups.
-        text: what each value was read from: the text of the command line, a YAML file, a store, or the default.
-        given: the names of those that the command line or the YAML file gave.
+        text: the text that each value was read from, in the command line, a YAML file, a store, or the default.
+        given: the names of the options that the command line or the YAML file gave.
     """
 
     signals: InputOptions
@@ -310,6 +310,6 @@ def groups() -> dict[str, type[Any]]:
 
 
 def options_of(group: type[Any]) -> Iterator[Option]:
-    """The options of a group, in the order in which they are declared."""
+    """The options of a group, in the order of their declarations."""
     for field in dataclasses.fields(group):
         yield Option(field.name, *field.metadata["option"])

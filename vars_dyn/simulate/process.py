@@ -1,4 +1,4 @@
-"""The process around a run: its standard streams, the signals that end it, and the command that continues it."""
+"""The process of a run: its standard streams, the signals that end it, and the command that continues the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Terminated(KeyboardInterrupt):
 def streams() -> Iterator[None]:
     """Open closed standard streams on /dev/null.
 
-    Otherwise the next file that is opened gets the number of the closed stream, and with it what libraries print.
+    Otherwise the next file that is opened gets the number of the closed stream, and libraries print into that file.
     """
     for number in (0, 1, 2):
         try:
@@ -63,7 +63,7 @@ def terminable() -> Iterator[None]:
 
 
 def say(message: object) -> None:
-    """Print one line on standard error; do nothing if that is closed."""
+    """Print one line on standard error; do nothing if the stream is closed."""
     line = " ".join(str(message).split())
     with suppress(OSError, ValueError):
         print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
@@ -83,7 +83,7 @@ def tell(text: str) -> None:
 
 
 def flushed() -> None:
-    """Flush the streams, and drop what cannot be written: the interpreter would print a traceback for it at exit."""
+    """Flush the streams. What cannot be written is dropped, or the interpreter would print a traceback at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -99,7 +99,7 @@ def _closed(stream: TextIO) -> None:
 
 
 def resuming(store: Path | None, arguments: Sequence[str], extra: Sequence[str]) -> str:
-    """The command, quoted for a shell, that continues `store`; the same command again where nothing was stored."""
+    """The command, quoted for a shell, that continues `store`; the same command again if nothing was stored."""
     command = [sys.executable, "-m", "vars_dyn.simulate"]
     if store is None:
         return shlex.join([*command, *arguments])

@@ -14,14 +14,14 @@ __all__ = ["Report", "as_table", "is_done", "report_of"]
 
 
 def is_done(dataset: xr.Dataset) -> bool:
-    """Whether the run did what was asked for: it reached the gap on every signal, or t_max where none was asked for."""
+    """Whether the run reached the gap on every signal or, if no gap was asked for, t_max."""
     of = facts(dataset)
     return bool(of["status"] == ("reached t_max" if of["stop_gap"] == "none" else "settled"))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run came to, in the order of the JSON object. What does not exist is None."""
+    """The result of a run, in the order of the JSON object. None stands for what the run does not have."""
 
     store: str
     figure: str | None
@@ -52,7 +52,7 @@ class Report:
 
 
 def report_of(dataset: xr.Dataset, figure: str | None) -> Report:
-    """The report of the run that a dataset holds, and whose picture is `figure`."""
+    """The report of the run in a dataset. `figure` is the path of its picture."""
     of = facts(dataset)
     return Report(
         store=str(dataset.encoding["source"]),

@@ -1,4 +1,4 @@
-"""The command: from arguments to a store, a figure, a table and an exit status."""
+"""The command. It turns arguments into a store, a figure, a table and an exit status."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vars_dyn.simulate.unused import check_used
 
 __all__ = ["main"]
 
-#: The names of stores and pictures that this command makes up where it is told none.
+#: The names that this command gives to stores and pictures if it is told none.
 _NUMBERED = re.compile(r"run-\d{4,}\.(zarr|png|pdf|svg)")
 #: Exit statuses, as the help text lists them.
 _DONE, _NOT_REACHED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
@@ -44,7 +44,7 @@ _DONE, _NOT_REACHED, _BAD_INPUT, _INTERRUPTED, _TERMINATED = 0, 1, 2, 130, 143
 
 @dataclass
 class _Begun:
-    """How far a run has come, for the message of an interrupted one: its store, and options that no store keeps."""
+    """What the message of an interrupted run needs: the store, and the options that no store keeps."""
 
     store: Path | None = None
     extra: list[str] = field(default_factory=list)
@@ -146,19 +146,19 @@ def _run(options: Options, begun: _Begun) -> int:
 
 
 def _unstored(options: Options) -> list[str]:
-    """The options that a store does not keep, as a resumed run must be given them."""
+    """The options that a store does not keep, and that the command to resume the run must repeat."""
     extra = ["--figure", str(options.text["figure"])] if "figure" in options.given else []
     return [*extra, *(["--json"] if options.run.json else [])]
 
 
 def _stored_options(store: Path) -> Mapping[str, Any]:
-    """The options that a store was made with; none where the command did not make it."""
+    """The options that a store was made with; none if another program made it."""
     text = read_attributes(store).get("options")
     return {} if text is None else json.loads(text)
 
 
 def _check_resumed(options: Options, store: Path) -> None:
-    """StoreError where there is no store to resume, or an option was given that differs from the store's."""
+    """Raise StoreError if there is no store to resume, or if a given option differs from the store's."""
     if not store.exists():
         raise StoreError(f"--out {store} does not exist; there is no store to resume")
     if not is_store(store):
@@ -183,7 +183,7 @@ def _same_number(old: Any, new: Any) -> bool:
 
 @contextmanager
 def _place(options: Options) -> Iterator[tuple[Path, Path | None]]:
-    """The paths of the store and the figure. A hidden folder holds a new number for this run until it has ended."""
+    """Yield the paths of the store and the figure. A hidden folder reserves a new number until the run has ended."""
     recording = options.record
     if recording.out is not None:
         yield recording.out, _figure_of(options, recording.out)
@@ -193,7 +193,7 @@ def _place(options: Options) -> Iterator[tuple[Path, Path | None]]:
 
 
 def _fresh() -> Workplace:
-    """The first of run-0001.zarr, run-0002.zarr, ... whose store and figure are both free, held for this process."""
+    """Reserve the first of run-0001.zarr, run-0002.zarr, ... for which neither a store nor a figure exists."""
     here = Path()
     try:
         tidy_all(here, _NUMBERED)
@@ -209,21 +209,21 @@ def _fresh() -> Workplace:
 
 
 def _figure_of(options: Options, store: Path) -> Path | None:
-    """The figure's path: as told, or beside the store."""
+    """The figure's path: the given one, or one beside the store."""
     if options.text["figure"] == "auto":
         return store.with_suffix(".png") if store.suffix else store.with_name(f"{store.name}.png")
     return options.record.figure
 
 
 def _files_of(dictionary: str) -> list[str]:
-    """The file or folder that a dictionary is read from, where it is read from one."""
+    """The file or folder that a dictionary is read from; empty if it is not read from one."""
     return (
         [] if dictionary == "gabor" or dictionary.startswith("random:") else [dictionary.partition(".safetensors:")[0]]
     )
 
 
 def _check_figure(figure: Path | None, sources: Sequence[Path]) -> None:
-    """ValueError where the figure cannot be written, or would replace a file that is no figure of a simulation."""
+    """Raise ValueError if the figure cannot be written, or would replace a file that is no figure of a simulation."""
     if figure is None:
         return
     if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -241,7 +241,7 @@ def _check_figure(figure: Path | None, sources: Sequence[Path]) -> None:
 
 
 def _save(dataset: xr.Dataset, figure: Path) -> None:
-    """Draw the summary. The file gets its name when it is complete."""
+    """Draw the summary to a file, which gets its name when it is complete."""
     mark = f"vars_dyn {__version__}"
     metadata = {".png": {"Software": mark}, ".pdf": {"Creator": mark}, ".svg": {"Creator": mark}}[figure.suffix.lower()]
     try:
@@ -263,7 +263,7 @@ class _Bar:
     def __call__(self, now: Progress) -> None:
         self._bar.n = min(now.time, now.t_max)
         gap = "" if np.isnan(now.relative_gap) else f"gap {now.relative_gap:.1e}, "
-        with suppress(OSError):  # the terminal may have gone; the run goes on
+        with suppress(OSError):  # the run goes on if the terminal is closed
             self._bar.set_postfix_str(f"{gap}{now.settled} of {now.signals} settled", refresh=True)
 
 

@@ -1,4 +1,4 @@
-"""Options that were given but would change nothing. Ignoring one in silence would mislead its user."""
+"""Find options that were given but would change nothing. Ignoring one in silence would mislead the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IMAGES = ("crop", "scale", "patch", "stride", "patches", "colour", "background"
 
 
 def check_used(options: Options, signals: Signals) -> list[str]:
-    """Warnings of options that change nothing; ValueError that names one that does nothing with this input."""
+    """Warnings of a --seed or --dictionary that changes nothing; ValueError for any other option that does nothing."""
     for name, reason in idle_options(options, signals):
         if name in options.given:
             raise ValueError(f"--{name.replace('_', '-')} does nothing {reason}; leave it out")

@@ -1,4 +1,4 @@
-"""Readers of options: each makes a value of a text, or raises ValueError with what came and what is wanted."""
+"""Readers of options. Each turns a text into a value, or raises ValueError with what came and what is wanted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "yes",
 ]
 
-#: Largest number of indices: checking more would take longer than most runs.
+#: Largest number of indices. Checking more would take longer than most runs.
 _INDICES = 10**7
 
 
@@ -45,14 +45,14 @@ def shown(text: str) -> str:
 
 
 def path(text: str) -> Path:
-    """A path."""
+    """Read a path."""
     if not text or "\0" in text:
         raise ValueError(f"{shown(text)}; a path is wanted")
     return Path(text)
 
 
 def fraction(text: str) -> float:
-    """A number from 0 to 1."""
+    """Read a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -63,7 +63,7 @@ def fraction(text: str) -> float:
 
 
 def full_scale(text: str) -> str | float:
-    """auto, dtype, none, or a number above zero."""
+    """Read auto, dtype, none, or a number above zero."""
     if text in ("auto", "dtype", "none"):
         return text
     try:
@@ -73,7 +73,7 @@ def full_scale(text: str) -> str | float:
 
 
 def number(least: float = -math.inf, *, above: bool = False) -> Callable[[str], float]:
-    """Reads a finite number."""
+    """Make a reader of finite numbers of at least `least`, or above it."""
     wanted = "a number" if least == -math.inf else f"a number {'above' if above else 'of at least'} {least:g}"
 
     def read(text: str) -> float:
@@ -89,7 +89,7 @@ def number(least: float = -math.inf, *, above: bool = False) -> Callable[[str], 
 
 
 def count(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
-    """Reads an integer."""
+    """Make a reader of integers from `least` to `most`."""
 
     def read(text: str) -> int:
         try:
@@ -106,7 +106,7 @@ def count(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """Reads one of some names."""
+    """Make a reader of one of the names."""
 
     def read(text: str) -> str:
         if text not in names:
@@ -117,17 +117,17 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Reads what `read` does, or none."""
+    """Make a reader that takes `none` as None, and passes any other text to `read`."""
     return _or("none", read)
 
 
 def or_all(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Reads what `read` does, or all, which is None."""
+    """Make a reader that takes `all` as None, and passes any other text to `read`."""
     return _or("all", read)
 
 
 def or_auto(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Reads what `read` does, or auto, which is None."""
+    """Make a reader that takes `auto` as None, and passes any other text to `read`."""
     return _or("auto", read)
 
 
@@ -136,7 +136,7 @@ def _or(word: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def names(text: str) -> list[str]:
-    """Names of variables, separated by commas."""
+    """Read names of variables, separated by commas."""
     found = [name.strip() for name in text.split(",")]
     for name in found:
         if name not in VARIABLES or found.count(name) > 1:
@@ -146,7 +146,7 @@ def names(text: str) -> list[str]:
 
 
 def indices(text: str) -> list[int]:
-    """Indices and ranges of them, separated by commas."""
+    """Read indices and ranges of indices, separated by commas."""
     found: list[int] = []
     try:
         for part in text.split(","):
@@ -165,7 +165,7 @@ def indices(text: str) -> list[int]:
 
 
 def box(text: str) -> tuple[int, ...]:
-    """Four integers: top, left, height and width."""
+    """Read four integers: top, left, height and width."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -176,7 +176,7 @@ def box(text: str) -> tuple[int, ...]:
 
 
 def lam(text: str) -> Lam:
-    """A number, or a share of the critical value such as 0.2x."""
+    """Read a number, or a share of the critical value such as 0.2x."""
     is_share = text.endswith("x")
     try:
         return Lam(number(0.0)(text.removesuffix("x")), is_share)
@@ -185,7 +185,7 @@ def lam(text: str) -> Lam:
 
 
 def yes(text: str) -> bool:
-    """Reads yes or no."""
+    """Read yes or no."""
     if text not in ("yes", "no"):
         raise ValueError(f"{shown(text)}; yes or no is wanted")
     return text == "yes"
