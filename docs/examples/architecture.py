@@ -1,8 +1,9 @@
-"""The pictures of docs/architecture.md, drawn from the source: who imports whom, and the way of data through the code.
+"""Draw the pictures of docs/architecture.md from the source: which package imports which, and how data flow.
 
 Run it from the root of a clone as `python docs/examples/architecture.py`. It writes the SVG files below
-docs/_static/architecture/. A way names functions, classes and modules. The source says where each of them is defined,
-and whether the two ends of an arrow know of each other. What the source does not have is an error.
+docs/_static/architecture/. A way names functions, classes and modules. The source tells where each of them is defined,
+and whether the two ends of an arrow import each other. A name that is not in the source raises an error, so that the
+pictures cannot become outdated.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("vars_dyn", "models", "experiments")
 PICTURES = ROOT / "docs" / "_static" / "architecture"
 
-#: The order of knowledge: a package imports those before it.
+#: The order of the packages. Each imports only those before it.
 ORDER = (
     "basics (vars_dyn/_*.py)",
     "dictionaries",
@@ -63,7 +64,7 @@ class Source:
 
     @cached_property
     def imports(self) -> dict[str, set[str]]:
-        """From each module to those that it imports; a name that is a module counts as that module."""
+        """The modules that each module imports. An imported name that is a module counts as that module."""
         found: dict[str, set[str]] = {}
         for name, tree in self.trees.items():
             targets = found.setdefault(name, set())
@@ -77,7 +78,7 @@ class Source:
         return found
 
     def reached(self, name: str) -> set[str]:
-        """All modules that a module imports, and those that they import, and so on."""
+        """All modules that a module imports, directly or through others, and the module itself."""
         seen, waiting = {name}, [name]
         while waiting:
             new = self.imports[waiting.pop()] - seen
@@ -99,7 +100,7 @@ class Source:
     def know(self, first: str, second: str) -> bool:
         """Whether one of two modules reaches the other by imports, or some module imports both.
 
-        A package knows what its modules know.
+        The imports of a package are those of all its modules.
         """
         firsts, seconds = (
             {name for name in self.paths if name == each or name.startswith(f"{each}.")} for each in (first, second)
@@ -122,7 +123,7 @@ def _defined(tree: ast.Module) -> Iterator[str]:
 
 
 class Stop(NamedTuple):
-    """A place on the way of data: a name in a package, or a file where `where` is None; and where it is drawn."""
+    """A place on the way of data, and where it is drawn. It is a name in a package, or a file if `where` is None."""
 
     name: str
     where: str | None
@@ -132,9 +133,10 @@ class Stop(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """From one stop to another by number, and what travels. A word with a capital is a type of ours.
+    """An arrow from one stop to another, by number, and what it carries. A word with a capital is a class of ours.
 
-    `returned` says that what travels is returned to the caller, who hands it on: the ends need not know of each other.
+    `returned` says that the caller gets what the arrow carries and passes it on. Then the ends need not import each
+    other.
     """
 
     start: int
@@ -144,7 +146,7 @@ class Arrow(NamedTuple):
 
 
 class Way(NamedTuple):
-    """A way of data."""
+    """How data flow from a first stop to a last one."""
 
     title: str
     stops: Sequence[Stop]
@@ -302,7 +304,7 @@ class Canvas:
 
 
 def drawn_way(way: Way, source: Source) -> str:
-    """The picture of a way; ValueError for what the source does not have."""
+    """The picture of a way; ValueError for names that are not in the source."""
     homes = [None if stop.where is None else source.home(stop.where, stop.name) for stop in way.stops]
     types = {name for names in source.names.values() for name in names}
     columns, rows = (1 + max(getattr(stop, axis) for stop in way.stops) for axis in ("column", "row"))
@@ -354,9 +356,9 @@ def _draw_arrow(canvas: Canvas, start: Stop, end: Stop, carries: str) -> None:
 
 
 def drawn_order(source: Source) -> str:
-    """Which package imports which: a row for each, a dot in the column of each that it imports.
+    """The picture of the imports. Each package has a row, with a dot in the column of each package that it imports.
 
-    A dot above the diagonal is an import against the order of knowledge.
+    A dot above the diagonal is an import against the order.
     """
     graph = _packages(source)
     names = [name for name in ORDER if name in graph]
@@ -379,7 +381,7 @@ def drawn_order(source: Source) -> str:
 
 
 def _packages(source: Source) -> dict[str, set[str]]:
-    """What each package imports; the face of the library, which imports everything, is left out."""
+    """What each package imports. `vars_dyn/__init__.py`, which imports everything, is left out."""
 
     def package(module: str) -> str | None:
         parts = module.split(".")
@@ -398,7 +400,7 @@ def _packages(source: Source) -> dict[str, set[str]]:
 
 
 def pictures(source: Source | None = None) -> dict[str, str]:
-    """Every picture by the name of its file."""
+    """Every picture, by its file name."""
     source = source or Source()
     drawn = {f"{name}.svg": drawn_way(way, source) for name, way in WAYS.items()}
     return {"order.svg": drawn_order(source), **drawn}

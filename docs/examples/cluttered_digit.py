@@ -1,4 +1,4 @@
-"""A digit in clutter: the figure that a template explains emerges, the rest fades (the paper's Fig. 2).
+"""A digit in clutter: the digit, which a template explains, emerges, and the rest fades (the paper's Fig. 2).
 
 Run it from the root of a clone as `python docs/examples/cluttered_digit.py [FIGURE]`.
 """
@@ -30,7 +30,7 @@ SHOWN = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0, 40.0)
 
 
 def digit(text: str, font: str = FONTS[0], shift: tuple[int, int] = (0, 0)) -> Picture:
-    """A digit as an image of SIZE x SIZE pixels, ink 1 on 0; fonts come with matplotlib."""
+    """A digit as an image of SIZE x SIZE pixels, with ink 1 on a ground of 0. The fonts come with matplotlib."""
     face = ImageFont.truetype(font_manager.findfont(font), 26)
     image = Image.new("L", (SIZE, SIZE))
     centre = (SIZE / 2 + shift[0], SIZE / 2 + shift[1])
@@ -39,7 +39,7 @@ def digit(text: str, font: str = FONTS[0], shift: tuple[int, int] = (0, 0)) -> P
 
 
 def templates() -> torch.Tensor:
-    """Clean digits in every font and at every shift, of norm 1: an atom a column."""
+    """Clean digits in every font and at every shift, with norm 1. Each column is one atom."""
     images = [
         digit(text, font, (right, down))
         for text in "0123456789"
@@ -51,7 +51,7 @@ def templates() -> torch.Tensor:
 
 
 def clutter(seed: int = 0, strokes: int = 26) -> Picture:
-    """Short strokes anywhere, in the digit's own ink."""
+    """Short strokes at random places, in the digit's own ink."""
     generator = np.random.default_rng(seed)
     image = Image.new("L", (4 * SIZE, 4 * SIZE))
     for _ in range(strokes):
@@ -63,7 +63,7 @@ def clutter(seed: int = 0, strokes: int = 26) -> Picture:
 
 
 def simulate(text: str = "3") -> tuple[Picture, xr.Dataset]:
-    """A digit in clutter through Eq. 8-9, with codes that cannot be negative, until it is proven to have settled."""
+    """Integrate Eq. 8-9 on a digit in clutter, with non-negative codes, until the run is proven to have settled."""
     figure = digit(text)
     x = torch.from_numpy(np.maximum(figure, clutter()).reshape(1, -1))
     dictionary = vd.DenseDictionary(templates())
@@ -76,7 +76,7 @@ def simulate(text: str = "3") -> tuple[Picture, xr.Dataset]:
 
 
 def contrast(figure: Picture, run: xr.Dataset) -> Picture:
-    """The mean potential z where only clutter is, relative to the mean where the digit is, at each time."""
+    """The mean potential z in pixels with only clutter, relative to the mean in the digit's pixels, at each time."""
     ink = figure.ravel() > 0.5
     only_clutter = (run.signals.to_numpy()[0] > 0.5) & ~ink
     z = run.z.to_numpy()[:, 0]
@@ -84,7 +84,7 @@ def contrast(figure: Picture, run: xr.Dataset) -> Picture:
 
 
 def picture(figure: Picture, run: xr.Dataset) -> Figure:
-    """The neurons and what the templates explain at a few times, and the contrast at all times."""
+    """Draw the neurons and what the templates explain at a few times, and the contrast at all times."""
     canvas = Figure(figsize=(12.5, 3.2), layout="constrained")
     FigureCanvasAgg(canvas)
     left, right = canvas.subfigures(1, 2, width_ratios=(4.0, 1.3))
@@ -93,7 +93,7 @@ def picture(figure: Picture, run: xr.Dataset) -> Figure:
     rows: tuple[tuple[str, Any], ...] = (("neurons z", frames.z.to_numpy()[:, 0]), ("explained, P a", explained))
     for axes, (name, images) in zip(left.subplots(2, len(SHOWN)), rows, strict=True):
         for ax, image, moment in zip(axes, images, SHOWN, strict=True):
-            # Every frame has its own brightest white: what counts downstream is contrast.
+            # Each frame is scaled to its own brightest pixel, since the next layer sees contrast.
             ax.imshow(image.reshape(SIZE, SIZE), cmap="gray", vmin=0, vmax=image.max() or 1)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)

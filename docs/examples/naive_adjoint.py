@@ -1,7 +1,8 @@
-"""Why the plain continuous adjoint fails at an attractor: the state cannot be found by going backwards in time.
+"""Show why the plain continuous adjoint fails at an attractor: integrating backwards in time does not find the state.
 
-Run it from the root of a clone as `python docs/examples/naive_adjoint.py [FIGURE]`. On the left, the state integrated
-to T, and from there back again, as the adjoint method does. On the right, the error of the gradient.
+Run it from the root of a clone as `python docs/examples/naive_adjoint.py [FIGURE]`. The left panel shows the error of
+the state after integrating to T and back again, as the adjoint method does. The right panel shows the error of the
+gradient.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MODES = {
 
 
 class Return(NamedTuple):
-    """The distance between the states on the way back and those on the way there, at `times`, and rho, in 1/time."""
+    """The distance at `times` between the states found backwards and those found forwards, and rho, in 1/time."""
 
     times: Tensor
     distance: Tensor
@@ -38,7 +39,7 @@ class Return(NamedTuple):
 
 
 def there_and_back(setting: Setting = SETTING, end: float = END) -> Return:
-    """Integrate to `end` and back."""
+    """Integrate to `end` and back again."""
     weight, x, _ = setting.tensors()
     field = setting.field(weight, x)
     times = torch.linspace(0, end, 121, dtype=torch.float64)
@@ -52,7 +53,7 @@ def there_and_back(setting: Setting = SETTING, end: float = END) -> Return:
 
 
 def errors(setting: Setting = SETTING, horizons: tuple[float, ...] = HORIZONS) -> dict[str, list[float]]:
-    """The relative error of the gradient at every horizon, by mode."""
+    """The relative error of the gradient at each horizon, by mode."""
     found: dict[str, list[float]] = {mode: [] for mode in MODES}
     for horizon in horizons:
         exact = flow_gradient(setting, horizon)
