@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-# One thread per worker, here and in every process a test starts; set before torch is imported.
+# One thread per worker, here and in every process that a test starts. This must be set before torch is imported.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
 os.environ.setdefault("MPLBACKEND", "agg")
-# A shell's background job inherits SIGINT as ignored; what an interrupt does is tested there too.
+# A shell's background job ignores SIGINT by inheritance, but the tests of interrupts must work there too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

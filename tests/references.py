@@ -1,4 +1,4 @@
-"""What the tests compare with: plain NumPy, SciPy and scikit-learn, one signal at a time."""
+"""References for the tests in plain NumPy, SciPy and scikit-learn, one signal at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class One(NamedTuple):
         return self.P.T @ (self.x - self.P @ a) - self.ridge * a
 
     def gap(self, a: Array) -> float:
-        """E(a) less the dual's value at the residual, scaled to be feasible; a ridge is rows of a longer dictionary."""
+        """E(a) minus the dual's value at the residual, scaled to be feasible. A ridge adds rows to the dictionary."""
         eye = np.sqrt(self.ridge) * np.eye(len(a))
         P, x = np.vstack([self.P, eye]), np.concatenate([self.x, np.zeros(len(a))])
         r = x - P @ a

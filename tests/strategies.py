@@ -1,6 +1,6 @@
 """Hypothesis strategies shared by the tests: seeded tensors, dictionaries of every kind, problems and fields.
 
-Numbers come from torch's generator, seeded by hypothesis: shapes and parameters shrink, entries stay plain.
+Numbers come from torch's generator, seeded by hypothesis. So shapes and parameters shrink, while entries stay normal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor
 
 
 def signals_for(dictionary: vd.Dictionary, seed: int, lead: tuple[int, ...] = (3,)) -> Tensor:
-    """Signals that fit; for a batched dictionary, `lead` is cut to its last dimension (at least one signal)."""
+    """Signals that fit the dictionary. For a batched one, `lead` is cut to its last dimension (at least one signal)."""
     return normal(seed, *lead_for(dictionary, lead), *dictionary.signal_shape, dtype=dictionary.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Certificates hold in floating point: at every scale, with rounding included, and where nothing can be computed."""
+"""Certificates hold in floating point: at every scale, with rounding included, and if nothing can be computed."""
 
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ def test_nearly_equal_atoms_without_a_penalty_are_not_claimed_better_than_they_a
 @settings(max_examples=20)
 @given(data=st.data(), seed=seeds)
 def test_a_dictionarys_rounding_is_within_its_bound(kind: str, data: st.DataObject, seed: int) -> None:
-    """In single precision, against the same maps in double. Every kind by itself, for few draws show a bad bound."""
+    """Compare single precision with the same maps in double. Each kind is tested by itself, since few draws show a bad
+    bound."""
     P = data.draw(strategies.KINDS[kind]())
     single = P.to(dtype=torch.float32)
     double, bound = single.to(dtype=torch.float64), single._rounding()

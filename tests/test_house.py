@@ -1,7 +1,7 @@
 """The house rules that an import graph and a syntax tree can check: see docs/architecture.md, "The order of knowledge".
 
-Every check reads the source only, and gives one sentence for each place that breaks its rule. Below the checks, each is
-shown a small wrong tree that it must refuse and a right one that it must accept.
+Every check reads only the source, and gives one sentence for each place that breaks its rule. The tests below the
+checks give each of them a small wrong tree, which it must refuse, and a right one, which it must accept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-#: What each top-level package may import of the three.
+#: Which of the three packages each of them may import.
 ALLOWED = {
     "vars_dyn": {"vars_dyn"},
     "models": {"models", "vars_dyn"},
@@ -24,7 +24,7 @@ ALLOWED = {
 }
 
 #: The order of knowledge inside the library: a module imports its own line and the lines above it.
-#: The longest prefix decides; packages of one line with different names know nothing of each other.
+#: The longest prefix decides. Packages on one line with different names must not import each other.
 ORDER = (
     ("vars_dyn._",),
     ("vars_dyn.dictionaries",),
@@ -97,7 +97,7 @@ class Module:
 
     @cached_property
     def functions(self) -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-        """Every function with its full name, in classes and functions too."""
+        """Every function with its full name, including those in classes and functions."""
 
         def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
             for child in ast.iter_child_nodes(node):
@@ -146,7 +146,7 @@ class Tree:
 
     @cached_property
     def imports(self) -> dict[str, list[Import]]:
-        """Every import of one of our modules, wherever it stands, those for the type checker included."""
+        """Every import of one of our modules, anywhere in a file, including those for the type checker."""
         return {name: list(self._imports_of(module)) for name, module in self.modules.items()}
 
     def _imports_of(self, module: Module) -> Iterator[Import]:
@@ -187,7 +187,7 @@ class Tree:
         }
 
     def reached(self, start: str) -> dict[str, list[str]]:
-        """Every module reached from `start`, with a way to it."""
+        """Every module that `start` imports, directly or through others, with the chain of imports to it."""
         ways = {start: [start]}
         waiting = [start]
         while waiting:
@@ -299,7 +299,7 @@ def imports_in_functions(tree: Tree) -> list[str]:
 
 
 def face(tree: Tree) -> list[str]:
-    """Nothing inside the library imports the face that users see."""
+    """No module of the library imports `vars_dyn` itself, which is for users."""
     return [
         f"{tree.modules[name].at(found.line)}: imports {found.name or 'the package'} from vars_dyn itself; "
         "import it from the module that defines it (the version is in vars_dyn/_version.py)"
@@ -311,7 +311,7 @@ def face(tree: Tree) -> list[str]:
 
 
 def lengths(tree: Tree) -> list[str]:
-    """No file is longer than a reader can hold."""
+    """No file is longer than a reader can keep in mind."""
     return [
         f"{module.name}: has {len(module.lines)} lines, at most {LINES} are wanted; split it along its ideas"
         for module in tree.modules.values()
@@ -320,7 +320,7 @@ def lengths(tree: Tree) -> list[str]:
 
 
 def parameters(tree: Tree) -> list[str]:
-    """No function has more parameters than a caller can hold, but those that are named and Triton's kernels."""
+    """No function has too many parameters, except those that are named here and Triton's kernels."""
     wrong = []
     for module in tree.modules.values():
         for full_name, function in module.functions:
@@ -430,7 +430,7 @@ def test_the_named_exceptions_exist(tree: Tree) -> None:
     assert not gone, f"MANY_PARAMETERS names what is no longer there: {', '.join(gone)}"
 
 
-# What each check refuses: the files of a small tree, and a part of the sentence that it must give.
+# What each check must refuse: the files of a small tree, and a part of the sentence that the check must give.
 WRONG: tuple[tuple[Callable[[Tree], list[str]], Mapping[str, str], str], ...] = (
     (layering, {"vars_dyn/a.py": "import models.b"}, "vars_dyn may know only vars_dyn"),
     (layering, {"models/a.py": "def f():\n    from experiments import b"}, "models may know only models and vars_dyn"),
@@ -501,7 +501,7 @@ WRONG: tuple[tuple[Callable[[Tree], list[str]], Mapping[str, str], str], ...] = 
     ),
 )
 
-# A small tree that keeps every rule, close to what the checks refuse.
+# A small tree that keeps every rule, but resembles what the checks refuse.
 RIGHT = {
     "vars_dyn/__init__.py": "from vars_dyn.solvers.solve import solve\nfrom vars_dyn._version import __version__",
     "vars_dyn/_version.py": "__version__ = '1'",

@@ -26,7 +26,7 @@ ALPHA = np.array([[0, 255, 51], [255, 102, 204]], dtype=np.uint8)
 
 
 def grey_of(colours: Any) -> Any:
-    """ITU-R 601-2, as Pillow documents its L: to a level of 255."""
+    """The grey value after ITU-R 601-2, as Pillow documents its mode L, to one level of 255."""
     return colours @ np.array([0.299, 0.587, 0.114])
 
 

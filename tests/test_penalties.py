@@ -21,7 +21,7 @@ ATOMS = 7
 
 
 class WeightedL1(L1):
-    """sum_i w_i |a_i| with w > 0, written as a user would: what is theirs, and nothing of the solvers."""
+    """sum_i w_i |a_i| with w > 0, written as a user would write it, without any code of the solvers."""
 
     name = "weighted"
 
@@ -177,7 +177,7 @@ def test_the_gap_bounds_the_excess(penalty: Penalty, seed: int, share: float, ri
     gap = problem.gap(a)
     assert (gap >= problem.objective(a) - least - 1e-12).all()
     assert (gap >= 0).all()
-    # And it closes where the code is the best.
+    # The gap is zero at the best code.
     for method in ("auto", "ista", "admm"):
         solution = vd.solve(problem, method=method)
         assert solution.converged.all()

@@ -1,4 +1,4 @@
-"""Figures: drawn from the dataset alone, for every kind of run, with nothing overlapping and nothing global."""
+"""Figures are drawn from the dataset alone, for every kind of run, without overlaps and without global state."""
 
 from __future__ import annotations
 

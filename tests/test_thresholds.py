@@ -82,7 +82,7 @@ def test_the_derivative_is_autograds_also_at_kinks(kind: type[vd.Threshold], the
 @pytest.mark.parametrize("kind", PROXIMAL)
 def test_at_its_kink_a_gate_has_the_active_sides_slope(kind: type[vd.Threshold]) -> None:
     assert kind(0.5).derivative(tensor(0.5)) == 1
-    # theta = 0 lets everything pass that may pass, and so does its gradient at u = 0.
+    # With theta = 0 the gate and its gradient at u = 0 let everything pass that may pass.
     u = tensor(0.0).requires_grad_()
     kind(0.0)(u).sum().backward()
     assert u.grad == 1

@@ -34,7 +34,7 @@ VALUES = st.recursive(
 @settings(max_examples=50)
 @given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_what_others_write_is_read_back(document: dict[str, Any]) -> None:
-    # Anchors are off: PyYAML writes them where one object stands twice.
+    # Anchors are off, since PyYAML would write one for an object that occurs twice.
     dumper = type("Plain", (yaml.SafeDumper,), {"ignore_aliases": lambda *_: True})
     assert load(yaml.dump(document, Dumper=dumper)) == document
 
@@ -49,7 +49,7 @@ def test_what_others_write_is_read_back(document: dict[str, Any]) -> None:
         ("0o17", 15),
         ("no", False),
         ("~", None),
-        # YAML 1.1 takes these for 8, 90, a date and 10: nobody who writes options means that.
+        # YAML 1.1 reads these as 8, 90, a date and 10, which nobody who writes options means.
         ("010", "010"),
         ("1:30", "1:30"),
         ("2024-01-31", "2024-01-31"),

@@ -1,4 +1,4 @@
-"""The run-time type checker of the tests: beartype, less what it cannot resolve."""
+"""The run-time type checker of the tests: beartype, without the hints that it cannot resolve."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def decoded(layer: VarsAttention, dictionary: TokenDictionary, signal: Tensor) -
 
 
 def spied(patch: pytest.MonkeyPatch) -> list[str]:
-    """Names the form that was taken, call by call."""
+    """Records which form each call takes."""
     taken: list[str] = []
     plainly, apply = plain.reconstruct, cpu_grid._ReconstructOnGrid.apply
     patch.setattr(plain, "reconstruct", lambda *a: (taken.append("plain"), plainly(*a))[1])

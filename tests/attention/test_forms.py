@@ -1,4 +1,4 @@
-"""Which form of the reconstruction is taken for what, and that each form is the plain one's equal."""
+"""Which form of the reconstruction is chosen in each case, and that each form equals the plain one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vars_dyn.attention.reconstruct import cpu_features, cpu_grid, plain, recons
 from vars_dyn.attention.reconstruct.values import FeatureInputs, Steps
 
 FULL = Variant(static="full")
-#: Options of a layer to the form that serves them on the CPU.
+#: Options of a layer, and the form that is chosen for them on the CPU.
 FORMS = [
     ({"dictionary": "dynamic"}, cpu_features),
     ({"dictionary": "static"}, cpu_grid),

@@ -58,7 +58,7 @@ def test_softmax_is_timms_attention(masked: bool) -> None:
 
 
 class Named(nn.LayerNorm):
-    """A norm to recognise."""
+    """A norm that the test can recognise."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -208,7 +208,7 @@ def test_a_projection_that_is_more_than_a_linear_layer_is_left_alone() -> None:
     name, options, _ = WORKS["ViT"]
 
     class LowRank(nn.Linear):
-        """A layer with an adapter, whose weight alone is not all that it does."""
+        """A layer with an adapter, so that its weight alone does not describe it."""
 
     model = create(name, options)
     model.blocks[0].attn.qkv.__class__ = LowRank
@@ -222,7 +222,7 @@ def test_a_projection_that_is_more_than_a_linear_layer_is_left_alone() -> None:
 
 
 class ViTSelfAttention(nn.Module):
-    """Shaped as Hugging Face's, and said to be from there."""
+    """A module that has the shape and the module name of Hugging Face's."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ def layer_of(kind: str, seed: int = 0, **options: object) -> VarsAttention:
 
 
 def loss_of(layer: VarsAttention, x: Tensor) -> tuple[Callable[..., Tensor], Given]:
-    """A loss that is no quadratic of the layer's output, as a function of tokens, parameters and random features."""
+    """A loss that is not quadratic in the layer's output, as a function of tokens, parameters and random features."""
     names, values = zip(*layer.named_parameters(), strict=True)
     if hasattr(layer, "rand_matrix"):
         names, values = (*names, "rand_matrix"), (*values, layer.rand_matrix)
@@ -54,7 +54,7 @@ def loss_of(layer: VarsAttention, x: Tensor) -> tuple[Callable[..., Tensor], Giv
 
 @pytest.fixture
 def held_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a variant takes no derivative of L, L is what it was at first, so that differences take none either."""
+    """If a variant takes no derivative of L, keep L at its first value, so that differences take none either."""
     usual, seen = plain.lipschitz, []
 
     def lipschitz(dictionary: TokenDictionary, steps: Steps) -> Tensor:

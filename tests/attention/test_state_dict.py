@@ -1,4 +1,4 @@
-"""The names and shapes of a VARS layer's entries, which checkpoints are read by."""
+"""The names and shapes of a VARS layer's entries, by which checkpoints are read."""
 
 from __future__ import annotations
 

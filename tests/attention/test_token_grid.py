@@ -1,4 +1,4 @@
-"""The token grid of a pass: told by the patch embedding, and refused where nothing tells it."""
+"""The token grid of a pass: the patch embedding passes it on, and a layer without one raises an error."""
 
 from __future__ import annotations
 

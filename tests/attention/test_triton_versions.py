@@ -1,4 +1,4 @@
-"""The kernels in more than one version of Triton: what their files may use, and that GPUs' code can be made of them."""
+"""The kernels in several versions of Triton: which functions they may use, and that they compile for GPUs."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_line_that_versions_take_differently_is_found(line: str, word: str) ->
 
 
 class Absent:
-    """Triton's driver for a GPU that is not there: enough to compile for it."""
+    """A driver of Triton for a GPU that is not present, sufficient to compile for it."""
 
     def __init__(self, arch: int) -> None:
         self.target = GPUTarget("cuda", arch, 32)

@@ -1,12 +1,11 @@
-"""False certificates, searched for: random problems over hundreds of orders of magnitude, judged in long double.
+"""Search for false certificates: random problems over hundreds of orders of magnitude, judged in long double.
 
     python -m tests.campaigns.certificates [--count N] [--seed S]
 
 Every code that a solver returns, and codes that are not optimal, are certified by the package in float32 and float64.
-The judge shares no code with it: coordinate descent in NumPy's long double, whose exponent has 15 bits, goes on from
-the code, and what the objective falls by is a lower bound on E(a) - E*. A certificate that claims less is false. The
-KKT residual is computed in long double too. Prints one line of counts as JSON; the exit status is 1 if any claim was
-false.
+The judge shares no code with it. It runs coordinate descent from the code in NumPy's long double, whose exponent has 15
+bits. The decrease of the objective is a lower bound on E(a) - E*, so a certificate that claims less is false. The KKT
+residual is computed in long double too. Prints one line of counts as JSON; the exit status is 1 if any claim was false.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ class Judge(NamedTuple):
         return np.maximum(worst, (-a).max(1)) if self.nonnegative else worst
 
     def falls(self, a: Array, sweeps: int) -> Array:
-        """By how much E falls from `a` in that many sweeps of coordinate descent: at most E(a) - E*."""
+        """The decrease of E from `a` in that many sweeps of coordinate descent. It is at most E(a) - E*."""
         a = a.copy()
         r = self.x - np.einsum("bdn,bn->bd", self.P, a)
         curvature = np.einsum("bdn,bdn->bn", self.P, self.P) + self.ridge
@@ -169,7 +168,7 @@ def judged(problem: vd.SparseProblem, code: Tensor, tol: float, sweeps: int) -> 
     half = np.einsum("bd,bd->b", judge.x, judge.x) / 2
     pull = np.abs(np.einsum("bdn,bd->bn", judge.P, judge.x)).max(1)
     reach = np.sqrt(np.einsum("bdn,bdn->bn", judge.P, judge.P)).max(1) * np.sqrt(2 * half)
-    # Long double rounds too: its own errors, which are 2000 times smaller, are no one's false claim.
+    # Long double rounds too. Its errors, which are 2000 times smaller, must not count as false claims.
     size = np.sqrt(np.einsum("bdn,bdn->bn", judge.P, judge.P))
     noise_c = 1e-18 * size.max(1) * (np.sqrt(2 * half) + np.einsum("bn,bn->b", size, np.abs(a)))
     noise = noise_c * np.abs(a).sum(1) * 1e-2

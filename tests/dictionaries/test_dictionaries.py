@@ -132,7 +132,7 @@ def test_conv_is_torchs_convolution_and_its_sums_written_out(P: vd.ConvDictionar
     )
     assert wanted.shape[1:] == P.code_shape
     torch.testing.assert_close(P.encode(x), wanted.reshape(*lead, *P.code_shape), rtol=0, atol=1e-13)
-    # An atom is its template laid down on the image, less what falls off the edge.
+    # An atom is its template placed on the image, without the part beyond the edge.
     templates, channels, kh, kw = P.weight.shape
     C, H, W = P.signal_shape
     padded = np.zeros((*P.code_shape, C, H + 2 * P.padding, W + 2 * P.padding))

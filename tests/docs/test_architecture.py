@@ -1,4 +1,4 @@
-"""The pictures of docs/architecture.md show what the source is, and the page names what is there."""
+"""The pictures of docs/architecture.md agree with the source, and the names on the page exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation's figure of the plain adjoint: going backwards, the state is lost at the rate of the stiffness."""
+"""The documentation's figure of the plain adjoint: going backwards, the error grows at the rate of the stiffness."""
 
 from __future__ import annotations
 

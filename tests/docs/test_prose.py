@@ -1,4 +1,4 @@
-"""The sources of the documentation wrap where code does, so that a change of a sentence is seen as one."""
+"""The sources of the documentation wrap at the width of code, so that a diff shows which sentence changed."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ def test_instability_is_said_where_fact_1_has_no_minimum(field: Sparse) -> None:
     if reason is None:
         field.problem()
         return
-    # Where F is not convex a signal may rest nevertheless: there is no proof, and none is claimed.
+    # If F is not convex, a signal may still come to rest. There is no proof of it, and the field claims none.
     said = "has no stable equilibrium" if abs(c) + abs(ridge) <= 1e-12 else "no stable equilibrium is proved"
     assert said in reason
     with pytest.raises(ValueError, match=said):
@@ -453,7 +453,7 @@ def test_without_curvature_and_ridge_only_a_weak_drive_rests() -> None:
     assert field.instability() is None
     assert (vd.solve(field.problem()).code == 0).all()
     assert "for 1 signals" in str(vd.SparseRecurrent(P, x, 0.4, 1.0, 1.0, 1.0).instability())
-    # Towards negative codes nothing grows where they must not be.
+    # If codes must not be negative, nothing grows towards negative codes.
     assert vd.SparseRecurrent(P, -x, 0.25, 1.0, 1.0, 1.0, threshold="nonnegative").instability() is None
     assert vd.SparseRecurrent(P, -x, 0.25, 1.0, 1.0, 1.0).instability() is not None
 

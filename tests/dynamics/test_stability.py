@@ -1,4 +1,4 @@
-"""What fields say of their stability, against where SciPy's long runs go."""
+"""Compare what fields say of their stability with long runs of SciPy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_comes_to_rest_is_not_said_to_have_no_equilibrium(data: st.DataObje
     if reason is None:
         assert not any(grew)
     elif "has no stable equilibrium" in reason:
-        # Slowly, where the smallest eigenvalue is nearly zero; but none that is claimed to grow has come to rest.
+        # Runs grow slowly if the smallest eigenvalue is nearly zero, but not all may come to rest.
         assert not all(speed < 1e-7 for _, speed in ends)
     else:
         assert "no stable equilibrium is proved" in reason

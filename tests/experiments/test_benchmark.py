@@ -1,4 +1,4 @@
-"""The benchmark's harness: who is timed, what counts, and how it is reported."""
+"""The benchmark's harness: which contenders are timed, which times count, and how they are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark: what it compares, what it finds of a contender, and what it writes; its times only on a GPU."""
+"""The GPU benchmark: what it compares, what it measures, and what it writes. Only a GPU tests its times."""
 
 from __future__ import annotations
 

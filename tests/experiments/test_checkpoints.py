@@ -95,13 +95,13 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_and_no_rest(
 
 
 class Killed(BaseException):
-    """What no handler of errors catches."""
+    """An exception that no handler of errors catches."""
 
 
 def test_killed_at_any_moment_the_last_complete_checkpoint_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every operation on the file system in turn is the one that does not happen any more."""
+    """The process ends before each operation on the file system in turn."""
     moments = survived = 0
     while True:
         run = tmp_path / str(moments)

@@ -115,7 +115,7 @@ def test_torchvisions_readers_and_grey_images(tmp_path: Path) -> None:
 
 
 def test_images_of_every_depth_reach_the_network_alike(tmp_path: Path) -> None:
-    """The same picture with 8 and 16 bits, as floats, with alpha and on its side: none is cut off or turned."""
+    """The same picture with 8 and 16 bits, as floats, with alpha and on its side: all are read as the same image."""
     level = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
     folder = tmp_path / "val" / "shade"
     folder.mkdir(parents=True)

@@ -108,7 +108,7 @@ def test_models_see_the_corrupted_images(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_imagenet_c_folders_and_the_two_errors(tmp_path: Path) -> None:
-    """Half of the images are of the class that is always answered."""
+    """The model always answers with one class, and half of the images belong to it."""
     for name in CORRUPTIONS:
         for severity in range(1, 6):
             for label in "ab":

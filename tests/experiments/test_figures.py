@@ -1,4 +1,4 @@
-"""Figures show what they say: the pictures on the panels are compared, not only made."""
+"""Figures show what they claim. The tests compare the pictures on the panels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def runs(settings: Callable[..., Settings], tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def panels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Keeps what is saved: for each figure, rows of panels."""
+    """Keeps the figures that are saved, each as rows of panels."""
     kept: list[Any] = []
     real = pictures.save
 

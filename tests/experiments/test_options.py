@@ -1,4 +1,4 @@
-"""What configurations, command lines and checkpoints may say: options that there are, of their types, nothing else."""
+"""Configurations, command lines and checkpoints may hold known options of the right types, and nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OURS = ("trap.Trap", "os.system", "subprocess.Popen", "builtins.eval")
 
 
 def _specs(mark: Path) -> list[Any]:
-    """What would make a class, or call a function, that leaves `mark` behind."""
+    """Texts that would make a class or call a function, and so leave `mark` behind."""
     calls = [
         {"class_path": "os.system", "init_args": {"command": f"touch {mark}"}},
         {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(mark)]}},

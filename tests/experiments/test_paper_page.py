@@ -1,4 +1,4 @@
-"""The commands of docs/howto/paper.md are commands that there are."""
+"""The commands of docs/howto/paper.md exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every table that a command writes, to the byte: pages and readers of results hold to these forms."""
+"""Every table that a command writes, to the byte, since pages and readers of results rely on these forms."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _losses(run: Path) -> list[float]:
 
 
 def test_four_epochs_are_two_and_two_bit_for_bit(settings: Make, tmp_path: Path) -> None:
-    """With everything that has a state: moving average, mixing, random erasing, stochastic depth, batch norm."""
+    """Train with everything that has a state: moving average, mixing, random erasing, stochastic depth, batch norm."""
     whole = train(settings(**EVERYTHING, epochs=4, out=str(tmp_path / "whole")))
     parts = {**EVERYTHING, "epochs": 4, "out": str(tmp_path / "parts")}
     half = train(settings(**parts, stop_after=2))
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(
 
 
 def test_weights_that_are_not_finite_are_never_a_checkpoint(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last step of an epoch spoils them: no loss of a training batch shows it."""
+    """The last step of an epoch spoils the weights, which no loss of a training batch shows."""
     real = loop._epoch
 
     def epoch(run: Any, *arguments: Any) -> dict[str, float]:

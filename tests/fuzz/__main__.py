@@ -20,7 +20,7 @@ _HELPERS = ("sandbox",)
 
 
 def targets() -> list[str]:
-    """The targets that there are: a new one is a new file."""
+    """The names of all targets. A new file in this folder is a new target."""
     names = [path.stem for path in Path(__file__).parent.glob("*.py")]
     return sorted(name for name in names if not name.startswith(("_", "test_")) and name not in _HELPERS)
 
@@ -33,7 +33,7 @@ def run(target: str, count: int, seed: int, folder: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run targets and print what they find: exit status 1 where there is a fault."""
+    """Run targets and print what they find; the exit status is 1 if there is a fault."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, allow_abbrev=False)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(targets())} (default: all)")
     parser.add_argument("--count", type=int, default=100, help="cases of each target (default: 100)")

@@ -1,4 +1,4 @@
-"""Damaged checkpoints, evaluated and resumed: each gives a sentence, or a number; none a traceback or a hang."""
+"""Evaluate and resume damaged checkpoints. Each must give a sentence or a number, never a traceback or a hang."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _odd(draw: random.Random, file: Path) -> str:
 
 
 def _json(draw: random.Random, file: Path) -> str:
-    """Another value at some place, a key less, or one more."""
+    """Change a value at some place, remove a key, or add one."""
     state = json.loads(file.read_text())
     at: Any = state
     path: list[Any] = []
@@ -145,7 +145,7 @@ def _json(draw: random.Random, file: Path) -> str:
 
 
 def _tensors(draw: random.Random, file: Path) -> str:
-    """A tensor less, one more, of another shape, type, or with numbers that are none."""
+    """Remove or add a tensor, change its shape or type, or put NaN or infinity into it."""
     if file.suffix != ".safetensors":
         return _flip(draw, file)
     tensors = load_file(file)

@@ -179,12 +179,12 @@ def make_inputs(folder: Path) -> None:
 
 
 def command(draw: random.Random) -> list[str]:
-    """A command line: most are right but for a slip here and there, the others may be wrong in any way."""
+    """A command line. Most are right except for a few slips; the others may be wrong in any way."""
     return _likely(draw) if draw.random() < 0.75 else _wild(draw)
 
 
 def _likely(draw: random.Random) -> list[str]:
-    """Right values of options that suit their input; in one line of five, one option has any value."""
+    """Right values of options that suit the input. In one line of five, one option has an arbitrary value."""
     flags = {option.name for kind in groups().values() for option in options_of(kind) if option.flag}
     scene, more = draw.choice(SCENES)
     pool = RIGHT | more

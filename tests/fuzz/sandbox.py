@@ -52,7 +52,7 @@ class Foreign:
         }
 
     def touched(self) -> list[str]:
-        """The names of those that were changed, moved or removed since they were made or last asked for."""
+        """The names of the files that were changed, moved or removed since the last call."""
         now = self._state()
         found = [name for name in self.NAMES if now[name] != self._before[name]]
         self._before = now
@@ -91,7 +91,7 @@ class _Hang(BaseException):
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise where what is inside takes longer; it acts between two of Python's instructions, in the main thread."""
+    """Raise if the block takes longer. The error comes between two of Python's instructions, in the main thread."""
 
     def stop(*_: object) -> None:
         raise _Hang

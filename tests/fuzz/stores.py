@@ -1,4 +1,4 @@
-"""Damaged stores: whatever is done to a store's files, opening and resuming gives right numbers or one sentence."""
+"""Damage the files of stores. Whatever the damage, opening and resuming must give right numbers or one sentence."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _recorded(store: Path, t_max: float, *, resume: bool = False) -> xr.Dataset:
 
 
 def _opened(store: Path, part: xr.Dataset) -> str | None:
-    """The fault in what the store reads as, before it is resumed."""
+    """The fault found by reading the store, before it is resumed."""
     return _said(lambda: _compared(open_dataset(store).load(), part, complete=False))
 
 
@@ -83,7 +83,7 @@ def _resumed(store: Path, whole: xr.Dataset) -> str | None:
 
 
 def _said(act: Callable[[], str | None]) -> str | None:
-    """What `act` finds wrong, or its traceback where it raises anything but one sentence."""
+    """The fault that `act` finds, or its traceback if it raises anything but an error of one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other versions, which a damaged provenance may name
@@ -176,7 +176,7 @@ def _swap(path: Path, store: Path, outside: Path, chance: random.Random) -> str:
 
 
 def _link(path: Path, store: Path, outside: Path, chance: random.Random) -> str:
-    """A link to a file or folder outside in the place of a file, its unfinished twin, or its folder."""
+    """Replace a file, its unfinished twin or its folder by a link to something outside."""
     kind = chance.choice(("file", "partial", "folder"))
     if kind == "partial":
         partial = path.with_name(f"{path.name}.partial")

@@ -1,4 +1,4 @@
-"""Each target of the fuzz command for some seconds; `python -m tests.fuzz` goes on for as long as one likes."""
+"""Run each target of the fuzz command for some seconds. `python -m tests.fuzz` runs them for any length of time."""
 
 from __future__ import annotations
 

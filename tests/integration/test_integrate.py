@@ -130,7 +130,7 @@ def test_fixed_steps_are_those_asked_for(method: str, growth: Callable[[float], 
 
 
 def move_limit(monkeypatch: pytest.MonkeyPatch, method: str, limit: float) -> None:
-    """Hold `limit` for the method's stability limit."""
+    """Let the method take `limit` for its stability limit."""
     monkeypatch.setitem(REGISTRY, method, dataclasses.replace(REGISTRY[method], limit=limit))
 
 

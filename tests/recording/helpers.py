@@ -13,7 +13,7 @@ import vars_dyn as vd
 from vars_dyn.recording import facts
 from vars_dyn.recording.record import record
 
-#: Facts that tell when, how long and by what command, and so differ between runs with the same result.
+#: Facts on the date, the duration and the command, which differ between runs with the same result.
 PASSING = ("command", "date", "wall_seconds", "resumed", "torch_threads", "run", "provenance")
 
 
@@ -35,7 +35,7 @@ def record_to_the_end(store: Path, method: str, resume: bool) -> None:
 
 
 def assert_same_bits(one: xr.Dataset, other: xr.Dataset) -> None:
-    """The same variables with the same bits, labels and attributes, but for those of the process."""
+    """Check that two runs have the same variables, bits, labels and attributes, except `PASSING` ones."""
     assert set(one.variables) == set(other.variables)
     for name in [name for name in one.variables if name not in PASSING]:
         assert one[name].dims == other[name].dims, name

@@ -39,7 +39,7 @@ VARIABLES = ["z", "u", "code", "lyapunov", "gap", "relative_gap", "active"]
 
 @pytest.fixture(autouse=True, scope="module")
 def without_waiting_for_the_disk() -> Iterator[None]:
-    """No test pulls the plug: what a killed process has written is there without fsync, which may take long."""
+    """Turn off fsync, which may take long. No test cuts the power, and a killed process's files stay without it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -50,7 +50,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 class Crash(BaseException):
-    """Stands for the end of the process: nothing may catch it and tidy up."""
+    """Stands for the end of the process, so no code may catch it and tidy up."""
 
 
 def crashing_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What selects a recording is one value; later programs read and resume a store of today's form."""
+"""A selection is one value, and later versions read and resume a store of today's form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vars_dyn.recording.record import record, record_plan
 
 @pytest.fixture(autouse=True, scope="module")
 def without_waiting_for_the_disk() -> Iterator[None]:
-    """No test pulls the plug."""
+    """Turn fsync off, since no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

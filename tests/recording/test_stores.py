@@ -30,7 +30,7 @@ LAMS = (0.2, 0.4, 0.6)
 
 @pytest.fixture(autouse=True, scope="module")
 def without_waiting_for_the_disk() -> Iterator[None]:
-    """No test pulls the plug."""
+    """Turn fsync off, since no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -56,7 +56,7 @@ def left_behind(target: Path, note: str | None = None) -> Path:
 @pytest.mark.parametrize("announced", [False, True])
 @pytest.mark.parametrize("opened", ["record", "xarray", "memory"])
 def test_joined_runs_keep_each_ones_parameters(opened: str, announced: bool, tmp_path: Path) -> None:
-    """With xarray's defaults of today and with those that it announces."""
+    """Join runs with xarray's present defaults, and with those that it announces."""
     runs = []
     for number, lam in enumerate(LAMS):
         field, store, rtol = small_field(lam=lam), tmp_path / f"{number}.zarr", 10.0 ** -(3 + number)

@@ -194,7 +194,7 @@ def shell(line: str, here: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_streams_that_are_closed_or_broken(here: Path) -> None:
-    """A reader that has gone, no streams at all, and a full one, in one shell to save time."""
+    """A closed pipe, no streams at all, and a full disk, in one shell to save time."""
     done = shell(
         "SIMULATE --json | true; echo ${PIPESTATUS[0]}; SIMULATE --out a.zarr >&- 2>&-; echo $?; "
         "SIMULATE --out b.zarr >/dev/full; echo $?",

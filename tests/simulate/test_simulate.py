@@ -98,7 +98,7 @@ def test_the_command_as_a_newcomer_gives_it(tmp_path: Path) -> None:
     assert float(dataset.time[0]) == 0.0
     with Image.open(tmp_path / "run-0001.png") as figure:
         assert figure.size > (800, 400)
-    # The certificate does not rest on the run's word: an independent solver finds the same codes.
+    # An independent solver finds the same codes, so the test does not rely on the run's own certificate.
     dictionary = vd.DenseDictionary(torch.from_numpy(dataset.dictionary.to_numpy()))
     x, lam = (torch.from_numpy(dataset[name].to_numpy()) for name in ("signals", "lam"))
     problem = vd.SparseProblem(dictionary, x, lam)

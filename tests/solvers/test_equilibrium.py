@@ -300,7 +300,7 @@ def test_differentiability_tells_how_far_the_support_holds(problem: vd.SparsePro
 
 @pytest.mark.parametrize("loss", [torch.sum, lambda code: code.square().sum()], ids=["sum", "squares"])
 def test_there_is_no_second_derivative(loss: Callable[[Tensor], Tensor]) -> None:
-    """Not even a wrong one, where the gradient that comes in is a constant and the loss has a further term."""
+    """No wrong one is returned either if the incoming gradient is constant and the loss has a further term."""
     problem = lasso()
     x = problem.x
     (first,) = torch.autograd.grad(loss(vd.equilibrium(problem).code) + x.pow(3).sum(), x, create_graph=True)

@@ -1,4 +1,4 @@
-"""Mixed precision on the way to a code: as good as the plain one, honest about itself, and never the last word."""
+"""Mixed precision: its codes are as good as the plain ones, and full precision certifies them."""
 
 from __future__ import annotations
 

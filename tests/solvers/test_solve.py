@@ -170,7 +170,7 @@ def test_a_single_signal_needs_no_batch_dimension() -> None:
 
 
 def ista(one: One, a: Array, L: float, steps: int) -> Array:
-    """Eq. 12, plainly."""
+    """Eq. 12, written out."""
     for _ in range(steps):
         v = a + one.pull(a) / L
         shrunk = np.maximum(v - one.lam / L, 0)
@@ -221,7 +221,7 @@ def test_fista_takes_its_own_steps_from_zero(problem: vd.SparseProblem) -> None:
 
 
 def hard_problem() -> vd.SparseProblem:
-    """Coherent atoms: a slow one, with an easy signal beside it."""
+    """A problem with coherent atoms. Its first signal is slow, and its second is easy."""
     P = vd.DenseDictionary(normal(0, 20, 30) + 0.5)
     x = signals_for(P, 1, (3,))
     lam = P.encode(x).abs().amax(-1) * torch.tensor([0.01, 0.9, 0.1], dtype=torch.float64)

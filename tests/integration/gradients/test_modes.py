@@ -143,7 +143,7 @@ def gradient_of(loss: Tensor, leaves: Leaves) -> Leaves:
 
 
 def check_agreement(found: Leaves, wanted: Leaves, tolerance: float) -> None:
-    """Tensor by tensor, relative to the norm of each."""
+    """Check the error of each tensor, relative to its norm."""
     assert set(wanted) <= set(found)
     for name, value in wanted.items():
         error = float((found[name] - value).norm() / value.norm())
@@ -416,7 +416,7 @@ def test_the_adjoint_reaches_every_tensor_at_every_time() -> None:
 
 
 def test_tensors_made_from_one_another_each_get_their_own_gradient() -> None:
-    """The signals are made from the dictionary: what reaches one must not be counted in the other as well."""
+    """The signals are made from the dictionary. The gradient of one must not be counted in the other as well."""
     root = (normal(0, 5, 7) / 3).requires_grad_()
 
     def loss(mode: str) -> Tensor:

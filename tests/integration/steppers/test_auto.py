@@ -1,4 +1,4 @@
-"""The method that changes between "dopri5" and "rkc": never much dearer than the better one, and taken up exactly."""
+"""The method that changes between "dopri5" and "rkc": it costs little more than the better one, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_trial_that_pays_goes_on_and_steps_that_are_not_stiff_are_left_alone()
     for h in (3.0, 3.0, 3.0):
         stepper, _ = it.follow(it.dopri5, h, h)
     assert stepper is it.rkc
-    for h in (0.5, 0.5, 3.0, 0.5, 0.5, 10.0, 100.0):  # never three dear ones in a row
+    for h in (0.5, 0.5, 3.0, 0.5, 0.5, 10.0, 100.0):  # never three expensive ones in a row
         assert it.follow(it.rkc, h, h) == (it.rkc, h)
 
 

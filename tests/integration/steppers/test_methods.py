@@ -1,4 +1,4 @@
-"""The registry: a method is one value, and a new one is known everywhere."""
+"""The registry: a method is one value, and every part of the package finds a new one there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken,
 
 
 class Heun(Stepper):
-    """The trapezoidal step, with Euler's to tell its error."""
+    """The trapezoidal step. Its difference from Euler's step estimates the error."""
 
     control = Control(aim=0.5, proportional=0.35, integral=0.2, order=2)
 
