@@ -19,7 +19,7 @@ from tests.strategies import codes_for, normal, seeds
 
 
 def candidates(problem: vd.SparseProblem, seed: int) -> Tensor:
-    """Arbitrary codes, some entries zero; negative only where they may be."""
+    """Arbitrary codes with some zeros. They are negative only if the problem allows it."""
     a = codes_for(problem.dictionary, seed, problem.batch_shape) * 0.5
     a = torch.where(a.abs() < 0.2, 0.0, a)
     return a.abs() if problem.nonnegative else a

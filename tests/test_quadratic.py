@@ -1,4 +1,4 @@
-"""Problems of a given quadratic form, and the dictionaries that stand for it."""
+"""Problems of a given quadratic form, and the dictionaries that represent it."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def test_an_image_that_is_not_finite_spoils_itself_alone(kind: str, options: dic
     broken[1, 5, 2] = entry
     y, slope = through(layer, broken, others)
     assert bool(y[1].isnan().all())
-    # Steps are adapted to a batch, so what adapts them is compared with the batch without the image. Matrix products
-    # round by the number of their rows, so the rest is compared with a batch of as many.
+    # Steps adapt to a batch, so adaptive forms are compared with the batch without the image. Matrix products
+    # round differently with the number of rows, so the other forms are compared with a batch of the same size.
     if options.get("solver") in SOLVERS[2:]:
         expected, expected_slope = through(layer, x[others], [0, 1, 2])
     else:

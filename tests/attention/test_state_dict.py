@@ -12,7 +12,7 @@ VALUES = {**PROJ, "v.weight": (8, 8), "v.bias": (8,)}
 QUERIES_VALUES = {**PROJ, "qkv.weight": (16, 8), "qkv.bias": (16,), "rand_matrix": (2, 4, 8)}
 NORM = {f"norm1.bn.{name}": (8,) for name in ("weight", "bias", "running_mean", "running_var")}
 
-#: By dictionary and variant, without the rows of prefix tokens.
+#: The entries by dictionary and variant, without the rows of prefix tokens.
 ENTRIES = {
     ("dynamic", "paper"): QUERIES_VALUES,
     ("dynamic", "full"): QUERIES_VALUES,

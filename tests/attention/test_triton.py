@@ -1,6 +1,6 @@
 """The kernels of a dynamic dictionary's reconstruction against its plain form in float64.
 
-They run on a GPU where there is one; `test_triton_interpreter` runs this file in Triton's interpreter, on the CPU.
+They run on a GPU if there is one. `test_triton_interpreter` runs this file in Triton's interpreter, on the CPU.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def test_half_precision_is_that_of_the_inputs_alone(dtype: torch.dtype, rounding
     case = Case(21, 8, 16, layout=ONE, batch=1)
     result, *derivatives = distances(case, case.drawn(dtype))
     assert result < rounding
-    # In TF32, entries of the code near the threshold may fall on its other side.
+    # In TF32, entries of the code near the threshold may end on its other side.
     assert max(derivatives) < (rounding if INTERPRETED else 0.15)
 
 
@@ -132,7 +132,7 @@ def test_norms_below_what_normalisation_divides_by(layout: tuple[int, int, int, 
     found = with_gradients(by_kernels, case, [q, w, v, grad])
     exact = with_gradients(plain, case, [t.double() for t in (q, w, v, grad)])
     for a, b in zip(found, exact, strict=True):
-        # Token by token, as the derivative in a token of no length is larger than all others by far.
+        # Compare token by token, since the derivative in a token of length zero is far larger than all others.
         scale = b.norm(dim=-1, keepdim=True).clamp(min=1e-3 * float(b.norm(dim=-1).median()))
         assert float(((a.double() - b) / scale).abs().max()) < 2e-4
 

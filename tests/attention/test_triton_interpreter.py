@@ -17,7 +17,7 @@ from vars_dyn.attention.reconstruct.triton import launch
 
 
 def test_the_kernels_in_the_interpreter() -> None:
-    # A process of its own: Triton decides where a kernel is declared whether it is interpreted.
+    # This needs a process of its own, since Triton decides at a kernel's declaration whether to interpret it.
     command = [sys.executable, "-m", "pytest", "-n0", "-q", str(Path(__file__).with_name("test_triton.py"))]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

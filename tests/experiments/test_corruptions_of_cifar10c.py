@@ -140,7 +140,7 @@ def test_defocus_blur_is_a_convolution_with_a_blurred_disk(severity: int, sample
     around = np.pad(samples[11] / 255, ((8, 8), (8, 8), (0, 0)), "reflect")
     blurred = np.stack([scipy.signal.convolve2d(around[..., c], kernel, "valid") for c in range(3)], -1) * 255
     lost = blurred - corrupt(samples[11], "defocus_blur", severity)
-    assert lost.min() > -1e-4  # cut down, never up
+    assert lost.min() > -1e-4  # truncated, never rounded up
     assert lost.max() < 1 + 1e-4
     assert 0.3 < lost.mean() < 0.6
 
@@ -194,7 +194,7 @@ def test_offsets_of_a_plasma_fall_with_the_square_of_the_decay() -> None:
 
 
 def test_elastic_transform_at_severity_1_is_affine(samples: np.ndarray) -> None:
-    """A plane stays a plane away from borders, where the image is mirrored."""
+    """A plane stays a plane except near borders, where the image is mirrored."""
     rows, columns = np.mgrid[:32, :32]
     ramp = np.stack([rows * 4 + columns * 3] * 3, -1).astype(np.uint8)
     second = np.diff(corrupt(ramp, "elastic_transform", 1, seed=2)[10:22, 10:22, 0].astype(int), 2, axis=0)

@@ -10,7 +10,7 @@ from experiments.learn_dictionary import SMALL, Learning, learn, main
 
 
 def test_the_planted_atoms_are_recovered() -> None:
-    """The share of lam in the loss is not one, so a wrong gradient of the code leads elsewhere."""
+    """The share of lam in the loss is below one, so a wrong gradient of the code leads to another dictionary."""
     found = learn(Learning())
     assert found["recovered"] >= 0.9
     assert found["last_loss"] < found["first_loss"]

@@ -121,7 +121,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     assert again.calls == 75 - 40
     assert _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger) == whole
     assert again.calls == 75 - 40
-    # What another model, other options or other images would give is measured.
+    # Another model, other options or other images are measured anew.
     other = Reader(3)
     _records(Subject(other, subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
     assert other.calls == 75

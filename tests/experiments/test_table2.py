@@ -77,7 +77,7 @@ def test_the_table_its_links_and_its_dashes(
     assert lines[2].endswith(" - | [0.5](test_vit/records.jsonl#L4) | - | - |")
     assert "test\\_vit & " in tex
     assert tex.count("--") == lines[2].count(" - ") + lines[3].count(" - ")
-    # Given again, nothing is measured again.
+    # The same command measures nothing again.
     before = (out / "test_vit" / "parts").stat().st_mtime_ns, len(list((out / "test_vit" / "parts").iterdir()))
     assert command.main(arguments) == 1
     assert before == (

@@ -1,4 +1,4 @@
-"""Random configuration files and command lines of the experiments' commands: none may do anything but refuse."""
+"""Random configuration files and command lines of the experiments' commands, all of which must be refused."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _text(draw: random.Random) -> str:
 
 
 def _file(draw: random.Random) -> str:
-    """A file of options: of names that there are with other values, damaged, or noise."""
+    """A file of options: known names with other values, a damaged file, or noise."""
     kind = draw.random()
     if kind < 0.1:
         return _text(draw)

@@ -1,4 +1,4 @@
-"""Between steps: states at the times asked for are as accurate as those at the ends of steps."""
+"""Output between steps: states at the requested times are as accurate as those at the ends of steps."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def run(field: vd.Field, scale: float, method: str, start: int | None = None, **
     return vd.integrate(field, state, times, method=method, **options)
 
 
-# The implicit Adams method warns where its own iteration is cut off; it is cut off alike at every scale.
+# The implicit Adams method warns if its own iteration is cut off, which happens equally at every scale.
 @pytest.mark.filterwarnings("ignore:Functional iteration did not converge")
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=4)
@@ -146,7 +146,7 @@ def test_potentials_that_are_held_small_have_tolerances_of_their_own(size: float
 
 
 def test_states_beyond_the_dtype_are_an_error() -> None:
-    # It rests at 1e39, which float32 does not hold.
+    # Its equilibrium is at 1e39, which float32 cannot hold.
     field = vd.FeedForward(torch.full((2, 3), 1e38), alpha=0.1)
     with pytest.raises(vd.IntegrationError, match="the state grows out of range"):
         vd.integrate(field, field.initial_state(), torch.tensor([0.0, 50.0]))

@@ -1,4 +1,4 @@
-"""Run by test_export.py in its own interpreter, as the run-time checks of shape annotations in tests cannot be traced.
+"""test_export.py runs this in its own interpreter, since the tests' run-time checks of shapes cannot be traced.
 
 Prints one JSON object: for each attention, what differs between the model, its compiled and its ONNX form.
 """

@@ -23,7 +23,7 @@ def test_a_flop_is_a_multiply_accumulate() -> None:
 
 
 class _Undecided(nn.Module):
-    """A model that reads a number on its way, as adaptive solvers do, and so cannot run without numbers."""
+    """A model that reads a number in its forward pass, as adaptive solvers do, and so cannot run without numbers."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
