@@ -23,7 +23,8 @@ class Field(ABC):
     """The right-hand side f of  d state / dt = f(t, state), for a batch of signals at once.
 
     A state is a tuple of tensors, named by `state_names`: z, the neurons of the layer, has the signals' shape, and u,
-    the encoding neurons, has the codes' shape. Time is in units of the membrane time constant; fields are autonomous.
+    the encoding neurons, has the codes' shape. Time is in units of the membrane time constant. A field that changes
+    with time says so by `boundaries`, the times at which f jumps, and `during`, the field between two of them.
     A field is a plain value; its tensors (`tensors()`) may require gradients. A subclass defines `_derivative`, `code`,
     `neurons`, `lyapunov`, `problem`, `stiffness`, `instability` and `state_at`.
 
@@ -114,15 +115,27 @@ class Field(ABC):
     def state_at(self, code: Tensor) -> State:
         """The state at which the field rests, given the code at equilibrium."""
 
-    def derivative(self, state: State) -> State:
-        """d state / dt without checks, for steppers that have checked the state."""
+    @property
+    def boundaries(self) -> tuple[float, ...]:
+        """The times at which f jumps, increasing. The integration steps onto each of them and restarts there."""
+        return ()
+
+    def during(self, start: float, end: float) -> Field:
+        """The field on the way from `start` to `end`, between which there is no boundary.
+
+        At `start` and `end` themselves it has its limits from within, so that no step sees the other side of a jump.
+        """
+        return self
+
+    def derivative(self, t: float | Tensor, state: State) -> State:
+        """d state / dt at time t without checks, for steppers that have checked the state."""
         return self._derivative(state)
 
     def __call__(self, t: float | Tensor, state: State | Tensor) -> State | Tensor:
         """d state / dt, shaped like the state; a bare tensor may stand for a state of one part."""
         if isinstance(state, Tensor):
-            return self._derivative(self.checked((state,)))[0]
-        return self._derivative(state)
+            return self.derivative(t, self.checked((state,)))[0]
+        return self.derivative(t, state)
 
     def prepared(self) -> Self:
         """The same field, prepared to be evaluated many times without a gradient.

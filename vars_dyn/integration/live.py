@@ -28,7 +28,7 @@ def advance(plan: Plan, field: Field, snapshot: Snapshot, cut: Cut, solve: Segme
         return tuple(p.expand(len(cut.outputs), *p.shape) for p in snapshot.state), snapshot._replace(time=cut.end)
     index = None if bool(moving_rows.all()) else moving_rows.nonzero().squeeze(-1)
     rows = _Rows(index, snapshot.live if index is None else snapshot.live[index])
-    moving = field if index is None else field.select(index)
+    moving = (field if index is None else field.select(index)).during(snapshot.time, cut.end)
     state = tuple(rows.take(part) for part in snapshot.state)
     numbers = torch.arange(snapshot.live.numel(), device=state[0].device).reshape(snapshot.live.shape)
     segment = Segment(plan, snapshot._replace(state=state), cut.outputs, cut.end, rows.take(numbers).flatten())

@@ -65,7 +65,7 @@ class Run:
         if float(times[0]) == snapshot.time:
             rows.append(tuple(part[None] for part in begun))
         try:
-            for cut in cuts(snapshot.time, times[len(rows) :], spacing):
+            for cut in cuts(snapshot.time, times[len(rows) :], spacing, self.flat.boundaries):
                 states, snapshot = advance(self.plan, self.flat, snapshot, cut, solve)
                 rows.append(states)
                 if not bool(snapshot.live.any()):

@@ -114,7 +114,7 @@ class Segment:
                 what = "the state is not finite"
             elif rows := _rows(watch.last_state, watch.lead, math.sqrt(largest) / 1e6):
                 what = "the state grows out of range"
-            elif rows := _rows(field.derivative(watch.last_state), watch.lead, largest):
+            elif rows := _rows(field.derivative(watch.last_time, watch.last_state), watch.lead, largest):
                 what = "the derivative is not finite"
             elif not math.isfinite(self.plan.stiffness):
                 what, rows = "the derivative is not finite", watch.worst()
@@ -174,10 +174,10 @@ class _Watch:
     def __call__(self, t: Tensor, state: State) -> State:
         self.evaluations += 1
         if torch.is_grad_enabled():
-            return self.field.derivative(state)
+            return self.field.derivative(t, state)
         if self._prepared is None:
             self._prepared = self.field.prepared()
-        return self._prepared.derivative(state)
+        return self._prepared.derivative(t, state)
 
     def callback_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None:
         if self.attempts >= self.left:

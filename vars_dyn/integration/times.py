@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -66,11 +67,13 @@ class Cut(NamedTuple):
     outputs: Tensor
 
 
-def cuts(start: float, outputs: Tensor, spacing: Spacing) -> Iterator[Cut]:
-    """Cut the way from `start` past all `outputs` where `spacing` says."""
+def cuts(start: float, outputs: Tensor, spacing: Spacing, boundaries: tuple[float, ...] = ()) -> Iterator[Cut]:
+    """Cut the way from `start` past all `outputs` where `spacing` says, and at the increasing `boundaries`."""
     time, first = start, 0
     while first < len(outputs):
-        end = min(float(outputs[-1]), spacing.after(time))
+        later = bisect.bisect_right(boundaries, time)
+        boundary = boundaries[later] if later < len(boundaries) else math.inf
+        end = min(float(outputs[-1]), spacing.after(time), boundary)
         inside = int(torch.searchsorted(outputs, end, right=True))
         yield Cut(end, outputs[first:inside])
         time, first = end, inside
