@@ -1,4 +1,4 @@
-"""References for the tests in plain NumPy, SciPy and scikit-learn, one signal at a time."""
+"""Reference solutions in plain NumPy, SciPy and scikit-learn, one signal at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class One(NamedTuple):
         return self.P.T @ (self.x - self.P @ a) - self.ridge * a
 
     def gap(self, a: Array) -> float:
-        """E(a) minus the dual's value at the residual, scaled to be feasible. A ridge adds rows to the dictionary."""
+        """E(a) minus the dual at the scaled residual, which is feasible. A ridge adds rows to the dictionary."""
         eye = np.sqrt(self.ridge) * np.eye(len(a))
         P, x = np.vstack([self.P, eye]), np.concatenate([self.x, np.zeros(len(a))])
         r = x - P @ a
@@ -57,7 +57,7 @@ class One(NamedTuple):
         return worst
 
     def argmin(self) -> Array:
-        """scikit-learn's solution; SciPy's where lam = 0."""
+        """scikit-learn's solution, or SciPy's if lam = 0."""
         d, atoms = self.P.shape
         if self.lam == 0:
             P = np.vstack([self.P, np.sqrt(self.ridge) * np.eye(atoms)])
@@ -87,12 +87,12 @@ class One(NamedTuple):
 
 
 def matrices(dictionary: vd.Dictionary) -> Array:
-    """P of every batch element, (elements, d, d'), column by column from `decode`'s definition on unit codes."""
+    """The matrix P of every batch element, (elements, d, d'). Its columns are what `decode` makes of unit codes."""
     return dictionary.matrix().detach().numpy().reshape(-1, dictionary.signal_size, dictionary.code_size)
 
 
 def ones(problem: vd.SparseProblem) -> Iterator[One]:
-    """The problem of every signal, in row-major order."""
+    """The problems of all signals, in row-major order."""
     written = matrices(problem.dictionary)
     x = problem.x.detach().numpy().reshape(-1, problem.dictionary.signal_size)
     lam = problem.lam.detach().numpy().reshape(-1)
@@ -102,5 +102,5 @@ def ones(problem: vd.SparseProblem) -> Iterator[One]:
 
 
 def rows(value: torch.Tensor, problem: vd.SparseProblem) -> Array:
-    """Codes, one flattened row for every signal."""
+    """The codes, with one flattened row for every signal."""
     return value.detach().numpy().reshape(-1, problem.dictionary.code_size)

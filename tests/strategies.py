@@ -1,6 +1,6 @@
 """Hypothesis strategies shared by the tests: seeded tensors, dictionaries of every kind, problems and fields.
 
-Numbers come from torch's generator, seeded by hypothesis. So shapes and parameters shrink, while entries stay normal.
+Hypothesis draws shapes, parameters and a seed, and torch draws the entries. So entries stay normal when shapes shrink.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ leads = st.sampled_from([(), (1,), (3,), (2, 2)])
 
 
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Standard normal numbers; the same for the same seed and shape."""
+    """Standard normal numbers. The same seed and shape give the same numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
@@ -86,7 +86,7 @@ def random_features(draw: st.DrawFn) -> vd.RandomFeatureDictionary:
 
 @st.composite
 def unions(draw: st.DrawFn) -> vd.UnionDictionary:
-    """Two or three parts on the same signals, shared or batched, some on a grid and some on its entries in a row."""
+    """A union of two or three parts. The parts are shared or batched, and take signals as a grid or as a row."""
     first = draw(st.one_of(conv(max_side=4), fourier(), dense()))
     d, seed = first.signal_size, draw(seeds)
     batch = draw(st.sampled_from([(), (2,), (2, 2)]))
@@ -118,7 +118,7 @@ def problems(
     shares: st.SearchStrategy[float] = lam_shares,
     ridges: st.SearchStrategy[float] = ridge_weights,
 ) -> vd.SparseProblem:
-    """A problem whose lam is one number, or a share of each signal's critical value; now and then a signal is zero."""
+    """A problem whose lam is one number or a share of each signal's critical value. Some have a signal of zeros."""
     dictionary = draw(dictionaries() if kinds is None else kinds)
     x = signals_for(dictionary, draw(seeds), draw(leads))
     if draw(st.integers(0, 4)) == 0:

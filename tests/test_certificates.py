@@ -1,4 +1,4 @@
-"""Certificates hold in floating point: at every scale, with rounding included, and if nothing can be computed."""
+"""Certificates hold in floating point: at every scale, with rounding, and where numbers overflow."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_no_certificate_is_false_in_a_sample_of_the_campaign() -> None:
 
 
 def rescaled(problem: vd.SparseProblem, i: int, j: int) -> vd.SparseProblem:
-    """The problem in units 2^i of its signals and 2^j of its dictionary."""
+    """The same problem, with signals in units of 2^i and the dictionary in units of 2^j."""
     P = problem.dictionary.with_tensors(tuple(t * 2.0**j for t in problem.dictionary.tensors()))
     return vd.SparseProblem(
         P, problem.x * 2.0**i, problem.lam * 2.0 ** (i + j), problem.ridge * 4.0**j, problem.nonnegative
     )
 
 
-#: Exponents with which all of a problem's numbers stay normal; what is computed from them does not.
+#: Exponents at which a problem's own numbers are normal, while products of them overflow or underflow.
 exponents = st.tuples(st.integers(-300, 300), st.integers(-300, 300))
 
 
@@ -59,7 +59,7 @@ def test_certificates_do_not_depend_on_units(problem: vd.SparseProblem, seed: in
 @given(problem=strategies.problems(shares=st.sampled_from([0.03, 0.2, 0.9])), by=exponents)
 def test_solutions_do_not_depend_on_units(method: str, problem: vd.SparseProblem, by: tuple[int, int]) -> None:
     i, j = by
-    # Far from their own units both are solved in the same ones.
+    # `solve` brings problems with such sizes to common units, so the results agree to the bit.
     here, there = rescaled(problem, 150, -150), rescaled(problem, 150 + i, j - 150)
     found, other = (vd.solve(one, method, max_iterations=300) for one in (here, there))
     if abs(150 + i) > 100 or abs(j - 150) > 100:
@@ -89,7 +89,7 @@ def test_a_code_of_zeros_is_no_solution_of_a_small_or_large_signal(
     zero = x.new_zeros(3, 12)
     assert (problem.relative_gap(zero) > 0.3).all()
     solution = vd.solve(problem, tol=1e-5)
-    assert solution.converged.all() or size == 1e-320  # whose codes have three digits
+    assert solution.converged.all() or size == 1e-320  # codes of that size have three digits only
     assert ((solution.code != 0).sum(-1) > 0).all()
     assert (vd.equilibrium(vd.SparseRecurrent(P, x, lam, beta=2 + ridge), tol=1e-2).code != 0).any()
 
@@ -118,7 +118,7 @@ def test_elements_of_a_batch_have_scales_of_their_own() -> None:
     found, wanted = vd.solve(other), vd.solve(plain)
     assert found.converged.all()
     torch.testing.assert_close(found.code * sizes, wanted.code, rtol=1e-9, atol=1e-12)
-    # With a ridge, which all elements share, each has its own balance of the two.
+    # All elements share the ridge, so its weight beside the dictionary differs from element to element.
     ridged = vd.solve(vd.SparseProblem(vd.DenseDictionary(weight * sizes), x, lam * sizes[..., 0], 1.0))
     assert ridged.converged.all()
     for i, size in enumerate(sizes.flatten().tolist()):
@@ -127,7 +127,7 @@ def test_elements_of_a_batch_have_scales_of_their_own() -> None:
 
 
 def test_nearly_equal_atoms_without_a_penalty_are_not_claimed_better_than_they_are() -> None:
-    """The normal equations of such atoms lose half of the digits, and their residual looks smaller than it is."""
+    """Atoms like these cost the normal equations half of the digits, and make their residual look too small."""
     rng = np.random.default_rng(0)
     P = rng.standard_normal((300, 6, 1)) + 10.0 ** rng.uniform(-9, -5, (300, 1, 1)) * rng.standard_normal((300, 6, 4))
     x = rng.standard_normal((300, 1, 6))
@@ -143,8 +143,10 @@ def test_nearly_equal_atoms_without_a_penalty_are_not_claimed_better_than_they_a
 @settings(max_examples=20)
 @given(data=st.data(), seed=seeds)
 def test_a_dictionarys_rounding_is_within_its_bound(kind: str, data: st.DataObject, seed: int) -> None:
-    """Compare single precision with the same maps in double. Each kind is tested by itself, since few draws show a bad
-    bound."""
+    """Compare single precision with double precision.
+
+    The test takes each kind of dictionary by itself, since few draws reveal a bad bound.
+    """
     P = data.draw(strategies.KINDS[kind]())
     single = P.to(dtype=torch.float32)
     double, bound = single.to(dtype=torch.float64), single._rounding()
@@ -197,7 +199,7 @@ def test_what_cannot_be_computed_is_no_certificate(dtype: torch.dtype, nonsense:
 @settings(max_examples=20)
 @given(problem=strategies.problems(ridges=st.sampled_from([0.0, 0.3])), seed=seeds, by=st.integers(-200, 200))
 def test_gradients_do_not_depend_on_units(problem: vd.SparseProblem, seed: int, by: int) -> None:
-    """Of the gap in the code, and of the equilibrium in x."""
+    """This checks the gradient of the gap in the code, and that of the equilibrium in x."""
     a = codes_for(problem.dictionary, seed, problem.batch_shape).abs() + 0.1
     slopes = []
     for one, code in ((problem, a), (rescaled(problem, by, -by), a * 4.0**by)):
@@ -227,7 +229,7 @@ def test_the_gaps_gradient_is_its_formulas() -> None:
         return vd.SparseProblem(vd.DenseDictionary(P), x, lam).relative_gap(a)
 
     assert torch.autograd.gradcheck(relative, (*inputs[:3], inputs[3].requires_grad_()))
-    # Twice in a row, and with the dictionary changed in between.
+    # Compute the gradient twice, and once more after a change of the dictionary.
     problem = vd.SparseProblem(vd.DenseDictionary(P), x, 0.3)
     a = normal(2, 2, 4)
     first = problem.relative_gap(a)

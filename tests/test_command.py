@@ -1,4 +1,4 @@
-"""The parser of commands: options in full, files of options that yield to the command line, and no code in a value."""
+"""The parser takes options in full only, lets the command line win over files, and runs no code of a value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house rules that an import graph and a syntax tree can check: see docs/architecture.md, "The order of knowledge".
+"""The house rules that a program can check. docs/architecture.md, "The order of knowledge", explains them.
 
 Every check reads only the source, and gives one sentence for each place that breaks its rule. The tests below the
 checks give each of them a small wrong tree, which it must refuse, and a right one, which it must accept.
@@ -45,12 +45,12 @@ TOGETHER = (
     {"vars_dyn.images", "vars_dyn.plotting"},
 )
 
-#: The order inside the integration package. A module that is not named here has no place of its own, but what is
-#: reached through it counts.
+#: The order inside the integration package. A module that is missing here may stand anywhere, but its imports count for
+#: the modules that import it.
 INTEGRATION = (
     ("results",),
     ("steppers",),
-    ("plan",),  # it holds its stepper
+    ("plan",),  # a plan holds its stepper
     ("segment",),
     ("gradients",),
     ("integrate",),
@@ -68,12 +68,12 @@ MANY_PARAMETERS = {
     "vars_dyn.recording.record.record": "a public call whose keywords are those of `integrate` and its own",
 }
 
-#: What CONTRIBUTING asks a subclass to give. Callers that have checked their arguments call these forms directly.
+#: Methods that CONTRIBUTING asks of subclasses. Callers that have checked their arguments may call them directly.
 HOOKS = {"_encode", "_decode", "_derivative", "_largest", "_scaled", "_rounding"}
 
 
 class Import(NamedTuple):
-    """One imported name: the module it is taken from, the name (None where the module itself is taken), and where."""
+    """One imported name: its module, the name (None if the module itself is imported), and the place of the import."""
 
     target: str
     name: str | None
@@ -146,7 +146,7 @@ class Tree:
 
     @cached_property
     def imports(self) -> dict[str, list[Import]]:
-        """Every import of one of our modules, anywhere in a file, including those for the type checker."""
+        """Every import of one of our modules, anywhere in a file. Imports for the type checker count."""
         return {name: list(self._imports_of(module)) for name, module in self.modules.items()}
 
     def _imports_of(self, module: Module) -> Iterator[Import]:
@@ -245,7 +245,7 @@ def order_of_the_library(tree: Tree) -> list[str]:
 
 
 def order_of_integration(tree: Tree) -> list[str]:
-    """Results and plan, then the steppers, the segment, the gradients, and `integrate` last, on every way."""
+    """Modules of the integration package import only what stands before them, directly and through others."""
     prefix = "vars_dyn.integration."
 
     def rank(name: str) -> int | None:
@@ -336,7 +336,7 @@ def parameters(tree: Tree) -> list[str]:
 
 
 def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether a function is compiled by Triton, which takes pointers, strides and sizes one by one."""
+    """Whether Triton compiles the function. Such functions take pointers, strides and sizes one by one."""
     return any("triton.jit" in ast.unparse(decorator) for decorator in function.decorator_list)
 
 
@@ -393,7 +393,7 @@ def is_private(name: str) -> bool:
 
 
 def of_own_class(owner: ast.expr) -> bool:
-    """Whether an attribute is taken of `self`, `cls` or `super()`: a subclass uses what its base gives it."""
+    """Whether the attribute is one of `self`, `cls` or `super()`, since a subclass may use what its base gives it."""
     if isinstance(owner, ast.Call):
         return isinstance(owner.func, ast.Name) and owner.func.id == "super"
     return isinstance(owner, ast.Name) and owner.id in ("self", "cls")

@@ -1,4 +1,4 @@
-"""Images of every mode, with known values: what is read is what was stored, in units of its white."""
+"""Readers return the stored values of images of every mode, in units of the white of that mode."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ALPHA = np.array([[0, 255, 51], [255, 102, 204]], dtype=np.uint8)
 
 
 def grey_of(colours: Any) -> Any:
-    """The grey value after ITU-R 601-2, as Pillow documents its mode L, to one level of 255."""
+    """The grey value by ITU-R 601-2, which Pillow documents for its mode L, to one level of 255."""
     return colours @ np.array([0.299, 0.587, 0.114])
 
 
 def png(path: Path, pixels: Any, depth: int, kind: int, extra: bytes = b"") -> None:
-    """A PNG file written by hand, as Pillow writes no deep colour: (row, column[, channel]) of whole numbers."""
+    """Write a PNG file of whole numbers (row, column[, channel]) by hand, since Pillow writes no deep colour."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -64,12 +64,12 @@ def palette(transparency: Any = None) -> Callable[[Path], Path]:
 
 
 P_COLOURS = np.array([[255, 0, 0], [0, 255, 0], [10, 20, 30]])[np.array([[0, 1, 2], [2, 1, 0]])]
-OVER = ALPHA[..., None] / 255 * COLOURS / 255 + (1 - ALPHA[..., None] / 255)  # over white
+OVER = ALPHA[..., None] / 255 * COLOURS / 255 + (1 - ALPHA[..., None] / 255)  # the transparent picture over white
 FLOATS = np.array([[0.0, 0.25, -1.5], [1e-3, 2.0, 7.0]], dtype=np.float32)
 INTS = np.array([[0, 5, 1000], [2**20, 2**31 - 1, 77]], dtype=np.int32)
 CMYK = np.concatenate([COLOURS, np.zeros_like(ALPHA[..., None])], axis=-1)
 
-#: How a file is made, what it holds in grey or in colour, and how far rounding to a level may be off.
+#: For each mode a function that makes a file, the values that it holds, and the largest error by rounding to levels.
 CASES: dict[str, tuple[Callable[[Path], Path], Any, float]] = {
     "1": (saved(np.array([[True, False, True], [False, False, True]])), np.array([[1, 0, 1], [0, 0, 1]]), 0),
     "L": (saved(BYTES), BYTES / 255, 0),
@@ -121,7 +121,7 @@ def test_every_mode(mode: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.moveaxis(found, 0, -1), colours, rtol=0, atol=error)
     grey = grey_of(colours) if wanted.ndim == 3 else wanted
     np.testing.assert_allclose(read_image(path)[0], grey, rtol=0, atol=1.01 / 255 if wanted.ndim == 3 else error)
-    # What networks take is the same image in bytes, or nothing: never one that is cut off.
+    # Networks get the same image in bytes, or an error, but never an image with clipped values.
     if colours.min() < 0 or colours.max() > 1:
         with pytest.raises(ValueError, match="numbers from 0 to 1"):
             read_rgb(path)
@@ -151,7 +151,7 @@ def test_deep_colour_is_not_narrowed_in_silence(kind: int, channels: int, tmp_pa
     png(tmp_path / "deep.png", chosen, 16, kind)
     with pytest.raises(ValueError, match="more than 8 bits for each colour"):
         read_image(tmp_path / "deep.png", colour=True)
-    # Networks take 8 bits of whatever there is.
+    # Networks get the upper 8 bits.
     bytes_ = (chosen >> 8).astype(np.uint8)
     wanted = np.repeat(bytes_[..., :1], 3, axis=-1) if channels == 2 else bytes_[..., :3]
     np.testing.assert_array_equal(np.asarray(read_rgb(tmp_path / "deep.png")), wanted)
@@ -159,7 +159,7 @@ def test_deep_colour_is_not_narrowed_in_silence(kind: int, channels: int, tmp_pa
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_upright(orientation: int, tmp_path: Path) -> None:
-    # EXIF 2.3, tag 274: where the stored first row and column lie in what is seen.
+    # Tag 274 of EXIF 2.3 says where the first stored row and column lie in the picture that viewers show.
     upright = {
         1: BYTES,
         2: BYTES[:, ::-1],
@@ -181,8 +181,8 @@ def test_the_stored_numbers_and_other_scales(tmp_path: Path) -> None:
     Image.fromarray(WORDS).save(tmp_path / "a.png")
     picture = read_picture(tmp_path / "a.png")
     assert picture.depth == 65535
-    np.testing.assert_array_equal(picture.over(1.0, 1.0)[0], WORDS)  # photons, say
-    np.testing.assert_array_equal(picture.over(1.0, 4095.0)[0], WORDS / 4095)  # 12 bits in a file of 16
+    np.testing.assert_array_equal(picture.over(1.0, 1.0)[0], WORDS)  # counts of photons, for example
+    np.testing.assert_array_equal(picture.over(1.0, 4095.0)[0], WORDS / 4095)  # 12 bits in a file with 16
 
 
 def frames(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Penalties: proximal maps, derivatives, dual norms, boxes and gaps, also of one that the package does not know."""
+"""Proximal maps, derivatives, dual norms, boxes and gaps of penalties, also of one that the package does not know."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ATOMS = 7
 
 
 class WeightedL1(L1):
-    """sum_i w_i |a_i| with w > 0, written as a user would write it, without any code of the solvers."""
+    """sum_i w_i |a_i| with w > 0. A user would write it like this, without any code of the solvers."""
 
     name = "weighted"
 
@@ -67,7 +67,7 @@ weights = st.sampled_from([0.0, 0.1, 0.7, 2.0])
 
 
 def codes(penalty: Penalty, seed: int, *lead: int) -> Tensor:
-    """Codes with zeros, where the penalty is finite."""
+    """Codes with some zeros, at which the penalty is finite."""
     a = normal(seed, *lead, ATOMS)
     a = torch.where(a.abs() < 0.4, 0.0, a)
     return a.abs() if penalty.nonnegative else a
@@ -110,7 +110,7 @@ def test_the_derivative_is_that_of_differences(penalty: Penalty, seed: int, weig
 @every
 @given(seed=seeds)
 def test_the_dual_norm_is_hoelders(penalty: Penalty, seed: int) -> None:
-    """c.a <= |c|_dual r(a) for all a, with equality for one of them: an atom by itself."""
+    """c.a <= |c|_dual r(a) holds for all a, with equality for a multiple of one atom."""
     c, a = normal(seed, 30, ATOMS), codes(penalty, seed + 1, 30)
     norm = penalty.dual_norm(c)
     assert ((c * a).sum(-1) <= norm * penalty.value(a, 1.0).sum(-1) + 1e-12).all()
@@ -132,7 +132,7 @@ def test_a_dual_norm_of_what_is_loose_is_the_largest_within(penalty: Penalty, se
 @every
 @given(seed=seeds, weight=weights)
 def test_value_and_box_are_conjugates(penalty: Penalty, seed: int, weight: float) -> None:
-    """weight r is the support function of the box, prox takes off the projection, and excess is the way out of it."""
+    """weight r is the box's support function, prox(v) is v minus its projection, excess is how far v is outside."""
     a, v = codes(penalty, seed, 20), 2 * normal(seed + 1, 20, ATOMS)
     lower, upper = penalty.bounds(weight)
     least = torch.as_tensor(-math.inf if lower is None else lower, dtype=torch.float64)
@@ -177,7 +177,7 @@ def test_the_gap_bounds_the_excess(penalty: Penalty, seed: int, share: float, ri
     gap = problem.gap(a)
     assert (gap >= problem.objective(a) - least - 1e-12).all()
     assert (gap >= 0).all()
-    # The gap is zero at the best code.
+    # At the best code the gap is zero.
     for method in ("auto", "ista", "admm"):
         solution = vd.solve(problem, method=method)
         assert solution.converged.all()

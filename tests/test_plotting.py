@@ -1,4 +1,4 @@
-"""Figures are drawn from the dataset alone, for every kind of run, without overlaps and without global state."""
+"""Figures need the dataset alone, exist for every kind of run, have no overlaps, and leave no global state."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def drawn(ax: Axes) -> np.ndarray:
 
 
 def figures_of_pyplot() -> list[int]:
-    """The figures that pyplot keeps, those of other tests among them."""
+    """The numbers of all figures that pyplot keeps, including those of other tests."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     return [] if pyplot is None else pyplot.get_fignums()
 
@@ -214,7 +214,7 @@ def test_every_kind_of_run_can_be_drawn(case: str, tmp_path: Path) -> None:
     assert (tmp_path / "run.png").stat().st_size > 10_000
 
 
-# Images as signals, and the bank
+# Images as signals, and the Gabor bank
 
 
 def test_patches_are_put_together_again() -> None:
@@ -247,7 +247,7 @@ def test_gabor_templates_are_what_they_are_said_to_be(colours: int) -> None:
     torch.testing.assert_close(kernels.flatten(1).norm(dim=1), torch.ones(len(kernels), dtype=torch.float64))
     torch.testing.assert_close(kernels.sum((-2, -1)), torch.zeros(len(kernels), colours, dtype=torch.float64))
     torch.testing.assert_close(bank.weight().T.reshape(kernels.shape), kernels)
-    # One place, one phase: the spectrum peaks at the wavelength and the orientation asked for.
+    # With one place and one phase, the spectrum must peak at the requested wavelength and orientation.
     single = GaborBank(32, orientations=4, scales=2, phases=1, wavelength=4.0).kernels()[:, 0]
     for number, template in enumerate(single):
         scale, k = divmod(number, 4)

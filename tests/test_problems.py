@@ -19,14 +19,14 @@ from tests.strategies import codes_for, normal, seeds
 
 
 def candidates(problem: vd.SparseProblem, seed: int) -> Tensor:
-    """Arbitrary codes with some zeros. They are negative only if the problem allows it."""
+    """Arbitrary codes with some zeros. Entries are negative only if the problem allows it."""
     a = codes_for(problem.dictionary, seed, problem.batch_shape) * 0.5
     a = torch.where(a.abs() < 0.2, 0.0, a)
     return a.abs() if problem.nonnegative else a
 
 
 def least(problem: vd.SparseProblem) -> Tensor:
-    """E* of every signal, by scikit-learn."""
+    """scikit-learn's E* of every signal."""
     values = [one.objective(one.argmin()) for one in ones(problem)]
     return torch.tensor(values, dtype=torch.float64).reshape(problem.batch_shape)
 
@@ -62,7 +62,7 @@ def test_the_gap_bounds_the_excess_close_to_the_optimum_too(
 def test_at_a_known_optimum_every_certificate_is_zero(
     seed: int, share: float, ridge: float, nonnegative: bool, lead: tuple[int, ...]
 ) -> None:
-    # Orthonormal atoms: a = prox(P^T x) / (1 + ridge), entry by entry.
+    # The atoms are orthonormal, so a = prox(P^T x) / (1 + ridge), entry by entry.
     P = vd.DenseDictionary(torch.linalg.qr(normal(seed, 7, 5))[0])
     x = normal(seed + 1, *lead, 7)
     lam = share * P.encode(x).abs().amax(-1)
@@ -73,7 +73,7 @@ def test_at_a_known_optimum_every_certificate_is_zero(
     assert (problem.gap(a) <= 1e-13 * size).all()
     assert (problem.relative_gap(a) <= 1e-13).all()
     assert (problem.kkt_residual(a) <= 1e-14 * size).all()
-    # And nowhere else.
+    # Certificates of other codes are not zero.
     off = a + 1e-3
     assert (problem.gap(off) > 0).all()
     assert (problem.kkt_residual(off) > 1e-5).all()
@@ -156,7 +156,7 @@ def test_without_a_penalty_the_kkt_residual_certifies() -> None:
     assert problem.gap(a)[0] == pytest.approx(float(problem.objective(a)[0]))
     relative = problem.relative_gap(a)
     assert relative[0] <= 1e-14
-    # The signal beside it has a penalty, and its own gap.
+    # The other signal has a penalty, so it has a gap.
     assert float(relative[1]) == pytest.approx(float(problem.gap(a)[1] / (0.5 * x[1].square().sum())), rel=1e-12)
     off = problem.relative_gap(a + 0.1)[0]
     wanted = problem.kkt_residual(a + 0.1)[0] / P.encode(x)[0].abs().max()
@@ -164,7 +164,7 @@ def test_without_a_penalty_the_kkt_residual_certifies() -> None:
 
 
 def test_more_codes_than_signals_give_more_values() -> None:
-    # A trajectory: time before the signals' own batch.
+    # A trajectory has its time dimension before the batch of signals.
     problem = vd.SparseProblem(vd.DenseDictionary(normal(0, 4, 3)), normal(1, 2, 4), 0.1)
     a = normal(2, 5, 2, 3)
     assert problem.gap(a).shape == (5, 2)

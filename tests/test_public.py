@@ -34,11 +34,11 @@ def test_every_public_name_is_documented(name: str) -> None:
     assert len(text.split()) >= 5, f"{name} has no docstring"
     assert thing.__doc__, f"{name} has its base's docstring only"
     parameters = [p for p in inspect.signature(thing).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    # Arguments that a base class, or the class one refers to, describes are looked up there.
+    # A base class, or a class that the docstring refers to, may describe an argument.
     near = text + "".join(inspect.getdoc(base) or "" for base in getattr(thing, "__mro__", ()))
     near += "".join(getattr(vd, other).__doc__ or "" for other in PUBLIC if f"`{other}`" in near)
     if inspect.isabstract(thing) or (inspect.isclass(thing) and issubclass(thing, Exception)):
-        parameters = []  # made by their subclasses, or by the package
+        parameters = []  # users do not call these
     missing = [p.name for p in parameters if not re.search(rf"\b{re.escape(p.name)}\b", near)]
     assert not missing, f"{name} does not say what {', '.join(missing)} are"
     if inspect.isclass(thing):
@@ -56,7 +56,7 @@ def test_docstrings_say_what_is_raised_and_the_shapes(name: str) -> None:
     assert re.search(r"shape|\(\*any", text)
 
 
-#: Arguments whose very type is wrong: in the tests the annotations catch these first, so they run without.
+#: Arguments of wrong types. The tests' checks of annotations would catch them first, so they are off here.
 REFUSED = {
     "vd.SoftThreshold('big')": "theta is 'big'; a number is wanted",
     "vd.SoftThreshold(True)": "theta is True; a number is wanted",

@@ -1,4 +1,4 @@
-"""Gates: each is the proximal operator of the penalty it names, and its derivative is autograd's."""
+"""Each gate is the proximal operator of its penalty, and its derivative is that of autograd."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def test_a_gate_is_the_proximal_operator_of_its_penalty(kind: type[vd.Threshold]
         return 0.5 * (a - u) ** 2 + float(gate.penalty(tensor(a)))
 
     a = float(gate(tensor(u)))
-    # Both sides of zero apart: there the penalty is smooth, and infinite where codes must not be negative.
+    # The penalty is smooth on each side of zero, so the test minimises on each side. It is infinite below zero if codes
+    # must not be negative.
     sides = [(0.0, abs(u) + 1)] if kind is vd.NonNegativeSoftThreshold else [(0.0, abs(u) + 1), (-abs(u) - 1, 0.0)]
     found = [
         scipy.optimize.minimize_scalar(cost, bounds=side, method="bounded", options={"xatol": 1e-9}) for side in sides
@@ -56,7 +57,7 @@ def test_a_penalty_is_infinite_where_codes_must_not_be() -> None:
 def test_the_released_gate_stands_for_no_penalty() -> None:
     gate = vd.GeluThreshold(1.0)
     assert gate.penalty is None
-    # A proximal operator never decreases; this one jumps down at zero and falls before theta - 0.752.
+    # A proximal operator never decreases. This gate jumps down at zero and decreases before theta - 0.752.
     a = gate(tensor(-1e-9, 1e-9, 0.1, 0.2))
     assert (a.diff() < 0).all()
 
@@ -82,7 +83,7 @@ def test_the_derivative_is_autograds_also_at_kinks(kind: type[vd.Threshold], the
 @pytest.mark.parametrize("kind", PROXIMAL)
 def test_at_its_kink_a_gate_has_the_active_sides_slope(kind: type[vd.Threshold]) -> None:
     assert kind(0.5).derivative(tensor(0.5)) == 1
-    # With theta = 0 the gate and its gradient at u = 0 let everything pass that may pass.
+    # With theta = 0 the gate passes all allowed values, and its derivative at u = 0 is 1.
     u = tensor(0.0).requires_grad_()
     kind(0.0)(u).sum().backward()
     assert u.grad == 1

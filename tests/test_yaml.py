@@ -1,4 +1,4 @@
-"""YAML files of options: what PyYAML writes is read back, and what could hang or run something is refused."""
+"""The reader of YAML files reads what PyYAML writes, and refuses what could hang it or run code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VALUES = st.recursive(
 @settings(max_examples=50)
 @given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_what_others_write_is_read_back(document: dict[str, Any]) -> None:
-    # Anchors are off, since PyYAML would write one for an object that occurs twice.
+    # PyYAML would write an anchor for an object that occurs twice, so anchors are off.
     dumper = type("Plain", (yaml.SafeDumper,), {"ignore_aliases": lambda *_: True})
     assert load(yaml.dump(document, Dumper=dumper)) == document
 
@@ -49,7 +49,7 @@ def test_what_others_write_is_read_back(document: dict[str, Any]) -> None:
         ("0o17", 15),
         ("no", False),
         ("~", None),
-        # YAML 1.1 reads these as 8, 90, a date and 10, which nobody who writes options means.
+        # YAML 1.1 reads these as 8, 90, a date and 10, but writers of options mean the texts.
         ("010", "010"),
         ("1:30", "1:30"),
         ("2024-01-31", "2024-01-31"),
@@ -64,7 +64,7 @@ def test_scalars(text: str, value: Any) -> None:
     assert value_of(text) == value
 
 
-#: Ten lists of ten references to the one before: 10^10 entries in half a kilobyte.
+#: Ten lists, each with ten references to the one before. Half a kilobyte stands for 10^10 entries.
 BOMB = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11))
 
 REFUSED = {

@@ -1,4 +1,4 @@
-"""The run-time type checker of the tests: beartype, without the hints that it cannot resolve."""
+"""The run-time type checker of the tests, which is beartype without the hints that it cannot resolve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`beartype.beartype`, without hints of `Self`, which it takes on classes only; jaxtyping hands it functions."""
+    """`beartype.beartype` without hints of `Self`. It takes them on classes only, and jaxtyping passes it functions."""
     hints = getattr(function, "__annotations__", {})
     if isinstance(function, type) or not any(re.search(r"\bSelf\b", str(hint)) for hint in hints.values()):
         return _beartype(function)

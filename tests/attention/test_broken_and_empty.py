@@ -27,7 +27,7 @@ def layer_of(kind: str, options: dict, dtype: torch.dtype = torch.float64) -> nn
 
 
 def through(layer: nn.Module, x: Tensor, counted: list[int]) -> tuple[Tensor, Tensor]:
-    """The output, and the derivative in the tokens of what the images `counted` give."""
+    """The output, and the derivative in the tokens of the squared outputs of the images `counted`."""
     x = x.clone().requires_grad_()
     y = layer(x)
     y[counted].square().sum().backward()
@@ -43,8 +43,8 @@ def test_an_image_that_is_not_finite_spoils_itself_alone(kind: str, options: dic
     broken[1, 5, 2] = entry
     y, slope = through(layer, broken, others)
     assert bool(y[1].isnan().all())
-    # Steps adapt to a batch, so adaptive forms are compared with the batch without the image. Matrix products
-    # round differently with the number of rows, so the other forms are compared with a batch of the same size.
+    # Adaptive forms choose their steps by the batch, so the test compares them with the batch without the image.
+    # Matrix products round by the number of rows, so it compares the other forms with a batch of the same size.
     if options.get("solver") in SOLVERS[2:]:
         expected, expected_slope = through(layer, x[others], [0, 1, 2])
     else:

@@ -30,7 +30,7 @@ def tokens_of(seed: int = 0) -> Tensor:
 
 
 def both(layer: VarsAttention, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
-    """Heads and their gradients in tokens, parameters and the random matrix: written out, and plain."""
+    """The heads and their gradients in tokens, parameters and the random matrix, by both forms."""
     found = []
     inputs = [x, layer.qkv.weight, layer.qkv.bias, layer.rand_matrix]
     inputs += [layer.kernel] if layer.dictionary == "static+dynamic" else []

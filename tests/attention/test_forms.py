@@ -70,7 +70,7 @@ def test_the_plain_form_on_request_gives_the_same(options: dict[str, object], fo
 
 
 def test_the_layer_is_not_asked_again_in_the_backward_pass() -> None:
-    """The derivatives of derivatives are those at the values that the forward pass saw."""
+    """Second derivatives are those at the values that the forward pass saw."""
     layer, x = layer_of({"dictionary": "dynamic", "attn_drop": 0.5}).eval(), tokens().requires_grad_()
     found = []
     for later in (False, True):

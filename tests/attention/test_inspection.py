@@ -1,4 +1,4 @@
-"""Looking inside: maps, atoms, codes, sparsity and certificates of every layer."""
+"""`view` shows the maps, atoms, codes, sparsity and certificates of every layer."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_hooks_that_cannot_be_kept_are_named(caplog: pytest.LogCaptureFixture) -
     model = create(name, options)
     called: list[int] = []
     model.blocks[1].attn.qkv.register_forward_hook(lambda m, args, out: called.append(out.shape[-1]))
-    replace_attention(model, "performer")  # has queries, keys and values too
+    replace_attention(model, "performer")  # it has a projection of the same shape
     model(torch.randn(1, 3, 32, 32))
     assert (called, caplog.messages) == ([72], [])
     replace_attention(model, "vars_d")
@@ -178,7 +178,7 @@ def test_what_was_frozen_stays_frozen_and_what_was_in_evaluation_mode_stays_in_i
     projection = layer.v if kind == "vars_s" else layer.qkv
     assert (projection.weight.requires_grad, projection.bias.requires_grad) == (False, True)
     assert (layer.proj.weight.requires_grad, layer.proj.bias.requires_grad) == (True, False)
-    assert layer.proj.weight is kept  # an optimizer that holds it goes on with it
+    assert layer.proj.weight is kept  # so that an optimizer that holds it still updates it
     assert not layer.norm.weight.requires_grad
     assert (layer.training, layer.norm.training, layer.attn_drop.training) == (True, False, False)
     assert all(p.requires_grad for p in other.parameters())
@@ -222,7 +222,7 @@ def test_a_projection_that_is_more_than_a_linear_layer_is_left_alone() -> None:
 
 
 class ViTSelfAttention(nn.Module):
-    """A module that has the shape and the module name of Hugging Face's."""
+    """A module with the attributes and the class name of a Hugging Face attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ ViTSelfAttention.__module__ = "transformers.models.vit.modeling_vit"
 
 
 class ViTAttention(nn.Module):
-    """Attention around attention."""
+    """An attention module that holds another one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ def loss_of(layer: VarsAttention, x: Tensor) -> tuple[Callable[..., Tensor], Giv
 
 @pytest.fixture
 def held_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a variant takes no derivative of L, keep L at its first value, so that differences take none either."""
+    """Keep L at its first value for variants that hold L constant, so that differences hold it constant too."""
     usual, seen = plain.lipschitz, []
 
     def lipschitz(dictionary: TokenDictionary, steps: Steps) -> Tensor:
@@ -74,7 +74,7 @@ def gradients(loss: Callable[..., Tensor], given: Given, create_graph: bool = Fa
 
 
 def differences(loss: Callable[..., Tensor], given: Given, along: Given, step: float = 1e-5) -> Given:
-    """The second derivatives along a direction, by central differences of fourth order."""
+    """The second derivatives along a direction, by central differences of fourth order in the step."""
 
     def at(size: float) -> Given:
         return gradients(loss, tuple(t + size * d for t, d in zip(given, along, strict=True)))[1]
@@ -135,7 +135,7 @@ STEPS = Steps(0.05, 3)
 
 
 def step_of(image: Tensor, b: Tensor, step: Callable[..., Tensor]) -> Tensor:
-    """A step whose inputs are all made from one another."""
+    """A step whose inputs all depend on the image or on b, so that second derivatives mix them."""
     return step(b.sin(), image, b, 2 + image.square().mean((-2, -1), keepdim=True), 0.3)
 
 
@@ -206,7 +206,7 @@ def test_the_largest_eigenvalues_derivatives_with_equal_eigenvalues_below() -> N
     (first,) = torch.autograd.grad(largest_eigenvalue(gram + t * along), t, create_graph=True)
     (second,) = torch.autograd.grad(first, t, create_graph=True)
     (third,) = torch.autograd.grad(second, t)
-    # Perturbation theory: w . A w, then 2 sum_i (w_i . A w)^2 / (L - l_i).
+    # Perturbation theory: L' = w . A w and L'' = 2 sum_i (w_i . A w)^2 / (L - l_i), with eigenvectors w and w_i.
     assert float(first.detach()) == pytest.approx(float(along[2, 2]), rel=1e-12)
     rest, gaps = [0, 1, 3], torch.tensor([2.0, 2.0, 3.0])
     assert float(second.detach()) == pytest.approx(2 * float((along[rest, 2] ** 2 / gaps).sum()), rel=1e-12)

@@ -74,7 +74,7 @@ def test_every_gradient_mode_against_finite_differences(mode: str, dictionary: s
                 p.sub_(d, alpha=by)
             return value
 
-    # Kinks are crossed at inexact times, which gives the gradient of an unsettled state an error of about sqrt(rtol).
+    # Steps cross kinks at inexact times. This gives the gradient of an unsettled state an error of about sqrt(rtol).
     assert slope == pytest.approx((moved(1e-4) - moved(-1e-4)) / 2e-4, rel=1e-2, abs=1e-3)
 
 

@@ -124,8 +124,8 @@ def test_a_resized_filter_does_to_smooth_images_what_it_did(
     resized = resize_half_spectrum(spectrum, old, new)
     assert resized.shape == (new[0], new[1] // 2 + 1, 2)
     assert float(resized.norm(dim=-1).max()) <= float(spectrum.norm(dim=-1).max())
-    # The answer to one wave is the same wave with another amplitude and phase, on either grid: compare both at the
-    # positions that the grids share, the origin, and as a whole.
+    # A filter changes the amplitude and the phase of a wave, on either grid. So the test compares the two answers at
+    # the origin, which both grids have, and by their mean square.
     before, after = filtered(spectrum, old), filtered(resized, new)
     torch.testing.assert_close(before[0, 0], after[0, 0])
     torch.testing.assert_close(before.square().mean(), after.square().mean(), rtol=1e-9, atol=1e-9)
@@ -211,7 +211,7 @@ def test_the_grid_is_found_from_the_number_of_tokens(
         (17, 0, (4, 4)),
         (1, 1, None),
         (1, None, (1, 2)),
-        # Another grid of the layer's aspect ratio would fit, but the tokens may as well lie on none of it.
+        # Another grid of the layer's aspect ratio would fit, but nothing says that the tokens lie on it.
         (49, 1, (3, 4)),
         (50, None, (3, 4)),
         (5, None, (14, 14)),

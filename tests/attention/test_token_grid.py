@@ -59,7 +59,7 @@ def test_a_pass_is_as_if_the_layers_were_built_for_its_grid(kind: str, variant: 
     for size in (TALL, WIDE, (48, 48)):
         grid = (size[0] // 4, size[1] // 4)
         told = copy.deepcopy(model)
-        for block in told.blocks:  # the very same layer, told by its call
+        for block in told.blocks:  # the same layer, which gets the grid as an argument
             call, block.attn.token_grid = block.attn.forward, None
             block.attn.forward = lambda x, call=call, grid=grid, **masks: call(x, **masks, grid_size=grid)
         outputs[size] = model(images(size))
@@ -111,7 +111,7 @@ def test_families_that_embed_in_other_ways() -> None:
     naflex = replace_attention(timm.create_model("naflexvit_base_patch16_gap", **options), "vars_s").double()
     assert called_with(naflex, images(TALL)) == [(4, (16, 9))]
     layer = naflex.blocks[0].attn
-    layer.token_grid.embedded(naflex.embeds, (), (torch.zeros(1, 148, 8), None))  # as packed patches leave it
+    layer.token_grid.embedded(naflex.embeds, (), (torch.zeros(1, 148, 8), None))  # what packed patches leave there
     with pytest.raises(ValueError, match="148 tokens came in a pass whose patch embedding gave no grid"):
         layer(torch.zeros(1, 148, 8, dtype=torch.float64))
 
@@ -137,7 +137,7 @@ def test_blocks_recomputed_in_the_backward_pass_have_their_own_pass_s_grid(reent
         for checkpointing in (False, True):
             model = vit("vars_s").train()
             model.set_grad_checkpointing(checkpointing)
-            # Both passes are over when either is recomputed.
+            # Checkpointing recomputes each pass after both have ended, so the last grid is not that of the first pass.
             sum(model(images(size)).square().sum() for size in (TALL, WIDE)).backward()
             slopes[checkpointing] = torch.cat([p.grad.flatten() for p in model.parameters()])
     finally:
@@ -189,7 +189,7 @@ def test_no_grid_outlives_its_pass() -> None:
     with pytest.raises(ValueError, match="145 tokens came"):
         layer(tokens)
     assert layer(tokens, grid_size=(16, 9)).shape == tokens.shape
-    assert layer(tokens[:, :17]).shape == (1, 17, 8)  # its own grid
+    assert layer(tokens[:, :17]).shape == (1, 17, 8)  # 17 tokens fit the layer's own grid
 
 
 def test_copies_and_pickles_follow_their_own_passes() -> None:
@@ -208,7 +208,7 @@ def test_copies_and_pickles_follow_their_own_passes() -> None:
         assert twin.blocks[0].attn.token_grid is twin.token_grid is not model.token_grid
     hooks = [len(module._forward_hooks) for module in model.modules()]
     assert hooks == [len(module._forward_hooks) for module in twins[3].modules()]
-    assert max(hooks) <= 2  # replacing again hooks nothing twice
+    assert max(hooks) <= 2  # replacing again adds no second hook
     assert called_with(twins[3], images(WIDE)) == [(1, (9, 16))] * 2
 
 

@@ -28,7 +28,7 @@ pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 
 @dataclass(frozen=True)
 class Case:
-    """Images of two heads, and how their work is laid out: None as `launch_plan` has it."""
+    """Images of two heads, and the layout of their work. If it is None, `launch_plan` chooses it."""
 
     tokens: int
     c: int
@@ -39,7 +39,7 @@ class Case:
     batch: int = 2
 
     def drawn(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Queries, projection, values, and the derivative in the result."""
+        """Random queries, projection, values, and the incoming gradient of the result."""
         generator = torch.Generator().manual_seed(self.tokens)
         draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
         rows = self.batch, 2, self.tokens, self.c
@@ -47,7 +47,8 @@ class Case:
         return [t.to(DEVICE, dtype) for t in (q, w, v, grad)]
 
 
-#: By layout: tokens at a time, shares of them, features at a time, all in one program.
+#: A layout: how many tokens at a time, how many shares of tokens, how many features at a time, and whether one program
+#: does all.
 ONE, SHARED, PARTS = (16, 1, 16, True), (16, 4, 32, False), (16, 1, 16, False)
 CASES = {
     "one program": Case(21, 8, 16, layout=ONE),
@@ -106,7 +107,7 @@ def test_half_precision_is_that_of_the_inputs_alone(dtype: torch.dtype, rounding
     case = Case(21, 8, 16, layout=ONE, batch=1)
     result, *derivatives = distances(case, case.drawn(dtype))
     assert result < rounding
-    # In TF32, entries of the code near the threshold may end on its other side.
+    # TF32 rounds so coarsely that entries of the code near the threshold may end on its other side.
     assert max(derivatives) < (rounding if INTERPRETED else 0.15)
 
 
@@ -156,8 +157,8 @@ def test_second_derivatives_are_torch_funcs_of_the_plain_form() -> None:
     q, w, _, along = case.drawn()
 
     def loss(form: object, q: Tensor, w: Tensor) -> Tensor:
-        # Values are made from the queries and the projection, and each way to them counts once. Strides that the
-        # kernels do not take are no reason to lose the way back to the input.
+        # Values depend on the queries and the projection, so each has two paths to the loss, and both must count
+        # once. The transposes give strides that the kernels do not take; copying must not cut the path to the input.
         v = (q.square() + w.sum()).mT.contiguous().mT
         return form(case, q.mT.contiguous().mT, w, v).sin().sum()
 

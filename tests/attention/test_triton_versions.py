@@ -20,7 +20,8 @@ from vars_dyn.attention.reconstruct.triton import launch
 
 FILES = [Path(kernels.__file__).with_name(name) for name in ("device.py", "forward.py", "backward.py")]
 
-#: What is alike in Triton 3.6 and 3.8, with the keywords that are: functions of `triton.language`, and types.
+#: The functions of `triton.language` that mean the same in Triton 3.6 and 3.8, with their keywords that do, and the
+#: types.
 FUNCTIONS = {
     **dict.fromkeys(("arange", "exp", "maximum", "min", "max", "minimum", "num_programs", "program_id", "sqrt"), ()),
     **dict.fromkeys(("atomic_add", "sum", "trans", "where", "zeros", "constexpr"), ()),
@@ -32,23 +33,24 @@ TYPES = {"constexpr", "float32", "int64"}
 
 
 def faults(source: str, constants: Collection[str] = ()) -> Iterator[str]:
-    """What one version of Triton takes for something else than another, in a kernel file's source.
+    """The places in a kernel file's source that two versions of Triton understand differently.
 
-    `constants` are further names of module-wide `tl.constexpr` values, imported ones.
+    `constants` has the names of `tl.constexpr` values that the file imports.
     """
     tree = ast.parse(source)
     constants = {*constants, *module_constants(tree)}
     calls = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        # Left of an operator a constant's own method is called. In 3.8's interpreter it makes a constant that holds a
-        # tensor, which compares with none and is a truth value by itself.
+        # If a constant stands left of an operator, Python calls the constant's method. In the interpreter of 3.8 that
+        # method returns a constant that holds a tensor. Comparisons do not work with it, and it is always true.
         if isinstance(node, ast.BinOp | ast.Compare):
             left = node.left
             if isinstance(left, ast.Name) and left.id in constants:
                 yield f"line {node.lineno}: the constant {left.id} stands left of an operator"
         if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Name) and node.operand.id in constants:
             yield f"line {node.lineno}: the constant {node.operand.id} has a sign of its own"
-        # `and`, `or` and `not` of tensors, and chains of comparisons, which hide an `and`, are errors or wait.
+        # `and`, `or` and `not` of tensors, and chains of comparisons, which hide an `and`, raise an error or make the
+        # host wait for the device.
         if isinstance(node, ast.BoolOp) or (isinstance(node, ast.Compare) and len(node.ops) > 1):
             yield f"line {node.lineno}: a truth value of tensors; & and | are wanted"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tl":
@@ -107,7 +109,7 @@ class Absent:
         self.target = GPUTarget("cuda", arch, 32)
 
     def get_current_device(self) -> int:
-        return self.target.arch  # kernels are kept by device
+        return self.target.arch  # a kernel's cache is by device, so each architecture needs a number of its own
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -122,7 +124,7 @@ class Absent:
 def test_the_kernels_compile_for_gpus(
     arch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """From an A100 to Blackwell, by the very calls that launch them."""
+    """Compile the kernels for GPUs from the A100 to Blackwell, with the arguments that launches use."""
     if not isinstance(launch.forward.whole, jit.JITFunction):
         pytest.skip("Triton interprets in this process")
     usual, made = jit.JITFunction.run, []

@@ -46,7 +46,7 @@ def recursion(
     steps: int,
     released: dict[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """ISTA on one signal, written out: paper's form, or with `released`'s K, lam and L factors and the gelu gate."""
+    """ISTA on one signal: the paper's form, or with the K, lam and L factors of `released` and the gelu gate."""
     gram, b, scale = matrix.T @ matrix, matrix.T @ v, 1.0
     gate = lambda u, theta: np.sign(u) * np.maximum(np.abs(u) - theta, 0)  # noqa: E731
     a = b
@@ -60,7 +60,7 @@ def recursion(
     return matrix @ a
 
 
-# The released static layer's Gram map is not P^T P; test_static.py and the reference tensors hold it.
+# The released static layer's Gram map is not P^T P. test_static.py and tests/models/test_released.py test that one.
 @pytest.mark.parametrize(
     ("dictionary", "variant"),
     [*((kind, "paper") for kind in KINDS), ("dynamic", "released"), ("static+dynamic", "released")],

@@ -39,7 +39,7 @@ class Draw(NamedTuple):
 
 
 def draw(rng: np.random.Generator, batch: int, dtype: torch.dtype) -> Draw:
-    """A batch of problems: one dictionary for each, or one for all; scales drawn for each signal."""
+    """Draw a batch of problems, with one dictionary each or one for all, and with a scale for each signal."""
     low, high = RANGE[dtype]
     d, n = (int(rng.integers(1, 8)) for _ in range(2))
     shared = bool(rng.random() < 0.4)
@@ -58,11 +58,11 @@ def draw(rng: np.random.Generator, batch: int, dtype: torch.dtype) -> Draw:
         P = np.round(P)
     x = rng.standard_normal((batch, d))
     if rng.random() < 0.3:
-        # In the range of the dictionary, nearly or exactly.
+        # These signals lie in the range of the dictionary, exactly or nearly.
         code = rng.standard_normal((batch, n)) * (rng.random((batch, n)) < 0.5)
         x = np.einsum("bdn,bn->bd", np.broadcast_to(P, (batch, d, n)), code) + rng.choice([0.0, 1e-9, 0.1]) * x
     x = x * (rng.random((batch, 1)) < 0.95)
-    # Numbers whose sizes lie within the dtype's range; the product of x and P often does not.
+    # The sizes of x and P lie within the dtype's range. The size of their product often does not.
     wide = rng.random() < 0.7
     size_p = rng.uniform(low, high, (elements, 1, 1)) if wide else rng.uniform(-3, 3, (elements, 1, 1))
     size_x = rng.uniform(low, high, (batch, 1)) if wide else rng.uniform(-3, 3, (batch, 1))
@@ -85,7 +85,7 @@ def draw(rng: np.random.Generator, batch: int, dtype: torch.dtype) -> Draw:
 
 
 def into(value: Array, size: Array, dtype: torch.dtype) -> Array:
-    """value 10^size as the dtype rounds it, kept within its range."""
+    """value 10^size, clipped to the dtype's range and rounded to the dtype."""
     number = torch.finfo(dtype)
     scaled = np.clip(value.astype(Wide) * Wide(10) ** size.astype(Wide), -Wide(number.max), Wide(number.max))
     return scaled.astype(np.float64 if dtype == torch.float64 else np.float32).astype(Wide)
@@ -139,7 +139,7 @@ class Judge(NamedTuple):
                     shrunk = shrunk - np.maximum(-aim - self.lam, 0)
                 new = np.where(h > 0, shrunk / np.where(h > 0, h, 1), np.where(self.lam > 0, 0, old))
                 step = new - old
-                # E(old) - E(new) along the coordinate, with nothing that cancels but the penalty's own difference.
+                # E(old) - E(new) along the coordinate. Only the difference of the penalties can cancel in this form.
                 gain = step * (g - h * step / 2) - self.lam * (np.abs(new) - np.abs(old))
                 better = gain > 0
                 a[:, j] = np.where(better, new, old)
@@ -152,7 +152,7 @@ class Judge(NamedTuple):
 
 @np.errstate(invalid="ignore", over="ignore")
 def judged(problem: vd.SparseProblem, code: Tensor, tol: float, sweeps: int) -> tuple[Counter[str], list[str]]:
-    """Counts of what was claimed of `code`, and every false claim."""
+    """Counts of the claims about `code`, and a description of every false one."""
     judge = Judge.of(problem)
     a = code.double().numpy().astype(Wide).reshape(len(judge.x), -1)
     relative, kkt = (t.double().numpy().astype(Wide).reshape(-1) for t in problem.certificate(code))
@@ -194,7 +194,7 @@ def judged(problem: vd.SparseProblem, code: Tensor, tol: float, sweeps: int) -> 
 
 
 def campaign(count: int, seed: int, batch: int = 200, sweeps: int = 60) -> tuple[Counter[str], list[str]]:
-    """`count` problems, half in each dtype; counts, and a description of every false certificate."""
+    """Judge `count` problems, half in each dtype. Returns counts, and a description of every false certificate."""
     counts: Counter[str] = Counter()
     false: list[str] = []
     done, number = 0, 0

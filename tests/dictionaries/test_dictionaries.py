@@ -81,7 +81,7 @@ def test_the_lipschitz_bound_is_never_below_the_norm(
 
 
 def test_the_bound_of_a_convolution_is_close() -> None:
-    # Against the trivial bounds, |P|_F^2 or the kernel's 1-norm, which are 2 to 200 times too large here.
+    # The trivial bounds, |P|_F^2 and the kernel's 1-norm, are 2 to 200 times too large here, and would fail.
     for stride, tight in [(1, 1.1), (2, 1.15)]:
         P = vd.ConvDictionary(normal(0, 6, 2, 3, 3), (2, 16, 16), stride=stride, padding=1)
         assert squared_norms(P)[0] <= float(P.lipschitz()) <= tight * squared_norms(P)[0]

@@ -61,7 +61,7 @@ def test_the_page_names_files_that_are_there() -> None:
 
 
 def test_the_page_names_what_the_files_define() -> None:
-    """`NAME` of `FILE`, or `NAME` in `FILE`: the file has the word."""
+    """Where the page says `NAME` of `FILE` or `NAME` in `FILE`, the file has the name."""
     pairs = re.findall(r"`(\w+)` (?:of|in) `([\w./]+\.py)`", PAGE.read_text(encoding="utf-8"))
     assert len(pairs) > 8
     for name, file in pairs:

@@ -12,7 +12,7 @@ def test_the_digit_emerges_and_the_clutter_fades() -> None:
     figure, run = example["simulate"]("3")
     assert float(run.relative_gap_end.max()) <= 1e-6
     share = example["contrast"](figure, run)
-    assert share[0] > 0.9  # drawn with the same ink
+    assert share[0] > 0.9  # the lines of clutter are as dark as the digit
     assert share[-1] < 0.7
     assert (np.diff(share) < 1e-3).all()
     explained = run.code_end.dot(run.dictionary, dim="atom").to_numpy()[0]

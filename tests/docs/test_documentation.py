@@ -49,7 +49,7 @@ def test_the_contributors_dictionary_is_one() -> None:
     exec(python_of("CONTRIBUTING.md"), names)
     P = names["DiagonalDictionary"](torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     x = torch.tensor([[3.0, 1.0, -1.0]], dtype=torch.float64)
-    # Atom by atom: a_i = soft(s_i x_i, lam) / s_i^2.
+    # The problem separates into one problem for each atom, and a_i = soft(s_i x_i, lam) / s_i^2.
     code = vd.solve(vd.SparseProblem(P, x, lam=0.2)).code
     torch.testing.assert_close(code, torch.tensor([[2.8, -0.45, -1.2]], dtype=torch.float64))
 

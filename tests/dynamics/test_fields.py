@@ -23,7 +23,7 @@ Sparse = vd.SparseRecurrent | vd.Reduced
 
 
 class Plain(NamedTuple):
-    """One signal of a sparse field as plain arrays: P, x, lam, its state and what the field makes of it."""
+    """One signal of a sparse field as plain arrays: P, x, lam, the state, and what the field computes from it."""
 
     P: Array
     x: Array
@@ -58,7 +58,7 @@ def quadratic(P: Array, alpha: float, beta: float, gamma: float) -> Array:
     return (gamma - 1 / alpha) * P.T @ P + (beta - gamma) * np.eye(P.shape[1])
 
 
-def argmin_of_fact_1(P: Array, x: Array, lam: float, field: Sparse) -> tuple[Array, One]:
+def scikit_learns_argmin(P: Array, x: Array, lam: float, field: Sparse) -> tuple[Array, One]:
     """The argmin of F by scikit-learn, and the problem that it was given."""
     alpha, beta, gamma = field.alpha, field.beta, field.gamma
     c, ridge = gamma - 1 / alpha, beta - gamma
@@ -129,7 +129,7 @@ def test_linear_fields_are_eq_2_to_7(P: vd.DenseDictionary, lead: tuple[int, ...
 
 
 @given(field=sparse_fields(), seed=seeds)
-def test_v_falls_at_the_rate_of_fact_2(field: Sparse, seed: int) -> None:
+def test_v_falls_at_the_stated_rate(field: Sparse, seed: int) -> None:
     state = tuple(part.requires_grad_() for part in states_for(field, seed))
     slopes = torch.autograd.grad(field.lyapunov(state).sum(), state)
     velocities = field(0.0, state)
@@ -177,12 +177,12 @@ def test_v_at_rest_is_the_objective(P: vd.DenseDictionary, seed: int, nonnegativ
     torch.testing.assert_close(
         vd.Reduced(P, x, 0.3, threshold=field.parameters()["threshold"]).lyapunov((u,)), objective
     )
-    # z away from P a + x costs half its square, whatever its direction.
+    # V adds half the squared distance of z from P a + x, and every entry of z is off by one here.
     torch.testing.assert_close(field.lyapunov((z + 1, u)) - objective, torch.full((3,), x.shape[-1] / 2).double())
 
 
 def jacobian(field: vd.Field, state: tuple[Tensor, ...]) -> Array:
-    """Of one signal; in the order of the state's parts."""
+    """The Jacobian of the field of one signal, with rows and columns in the order of the state's parts."""
     sizes = [part.numel() for part in state]
 
     def f(flat: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ def test_every_element_of_a_batch_has_its_own_stiffness() -> None:
 
 
 def convex(field: Sparse) -> bool:
-    """Whether F is strictly convex, from eigenvalues; c = 0 with beta = gamma apart."""
+    """Whether F is strictly convex, by its eigenvalues. The tests treat c = 0 with beta = gamma separately."""
     return all(
         np.linalg.eigvalsh(quadratic(P, field.alpha, field.beta, field.gamma))[0] > 1e-9
         for P in matrices(field.dictionary)
@@ -261,7 +261,7 @@ def convex(field: Sparse) -> bool:
 
 
 @given(field=sparse_fields(), seed=seeds)
-def test_at_rest_the_code_solves_the_problem_of_fact_1(field: Sparse, seed: int) -> None:
+def test_at_rest_the_code_solves_the_stated_problem(field: Sparse, seed: int) -> None:
     assume(field.instability() is None)
     problem = field.problem()
     solution = vd.solve(problem)
@@ -280,14 +280,14 @@ def test_at_rest_the_code_solves_the_problem_of_fact_1(field: Sparse, seed: int)
         if abs(c) <= 1e-12 and abs(ridge) <= 1e-12:
             assert (code == 0).all()
             continue
-        reference, one = argmin_of_fact_1(P, x, lam, field)
+        reference, one = scikit_learns_argmin(P, x, lam, field)
         assert one.objective(code) <= one.objective(reference) + 1e-10 * (1 + one.x @ one.x)
         if one.curvature(code) > 1e-2 and one.kkt(reference) <= 1e-9:
             np.testing.assert_allclose(code, reference, atol=1e-6)
 
 
 @given(field=sparse_fields(strategies.dense()))
-def test_instability_is_said_where_fact_1_has_no_minimum(field: Sparse) -> None:
+def test_instability_is_said_where_f_has_no_minimum(field: Sparse) -> None:
     c, ridge = field.gamma - 1 / field.alpha, field.beta - field.gamma
     if abs(c) <= 1e-12 and abs(ridge) <= 1e-12:
         drive = field.dictionary.encode(field.x)
@@ -300,14 +300,14 @@ def test_instability_is_said_where_fact_1_has_no_minimum(field: Sparse) -> None:
     if reason is None:
         field.problem()
         return
-    # If F is not convex, a signal may still come to rest. There is no proof of it, and the field claims none.
+    # If F is not convex, a signal may still come to rest, but nothing proves that it does. The field must say so.
     said = "has no stable equilibrium" if abs(c) + abs(ridge) <= 1e-12 else "no stable equilibrium is proved"
     assert said in reason
     with pytest.raises(ValueError, match=said):
         field.problem()
 
 
-#: alpha, beta, gamma by where they lie in the convex range.
+#: (alpha, beta, gamma), one choice for each part of the range where F is convex.
 CONVEX = {
     "LASSO": (1.0, 2.0, 2.0),
     "elastic net": (1.0, 3.0, 2.0),
@@ -322,7 +322,7 @@ CONVEX = {
 @pytest.mark.parametrize("parameters", CONVEX.values(), ids=CONVEX)
 def test_trajectories_end_at_scikit_learns_solution(parameters: tuple[float, float, float], threshold: str) -> None:
     alpha = parameters[0]
-    # A tall dictionary with singular values from 0.8 to 1.4: well conditioned, and every case above is convex.
+    # The dictionary is tall, with singular values from 0.8 to 1.4, so every case above is convex and well conditioned.
     left, right = (torch.linalg.qr(normal(seed, *shape))[0] for seed, shape in ((0, (7, 5)), (1, (5, 5))))
     P = vd.DenseDictionary(left @ torch.diag(torch.linspace(0.8, 1.4, 5).double()) @ right)
     x = signals_for(P, 2, (6,))
@@ -336,7 +336,7 @@ def test_trajectories_end_at_scikit_learns_solution(parameters: tuple[float, flo
         assert (end.relative_gap <= 1e-12).all()
         code = each.code(tuple(part[-1] for part in end.states))
         for row, a in enumerate(code.numpy()):
-            reference, one = argmin_of_fact_1(P.weight.numpy(), x[row].numpy(), float(lam[row]), each)
+            reference, one = scikit_learns_argmin(P.weight.numpy(), x[row].numpy(), float(lam[row]), each)
             assert one.kkt(reference) <= 1e-9
             np.testing.assert_allclose(a, reference, atol=1e-6)
         polished = vd.solve(each.problem(), start=code)
@@ -355,12 +355,12 @@ def test_any_trajectory_leads_to_the_lasso(P: vd.DenseDictionary, seed: int, thr
     polished = vd.solve(field.problem(), start=code)
     assert (polished.kkt_residual <= 1e-8).all()
     for row, (near, a) in enumerate(zip(code.numpy(), polished.code.numpy(), strict=True)):
-        reference, one = argmin_of_fact_1(P.weight.numpy(), x[row].numpy(), float(field.lam[row]), field)
+        reference, one = scikit_learns_argmin(P.weight.numpy(), x[row].numpy(), float(field.lam[row]), field)
         assert one.objective(a) <= one.objective(reference) + 1e-12 * (1 + one.x @ one.x)
         assert one.objective(near) - one.objective(a) <= float(end.relative_gap[row]) * 0.5 * one.x @ one.x + 1e-13
         if end.relative_gap[row] <= 1e-12 and one.curvature(a) > 0.1 and one.kkt(reference) <= 1e-9:
             np.testing.assert_allclose(near, reference, atol=1e-6)
-    # Above its critical weight a signal's encoders never become active enough to matter.
+    # The last signal's lam is above its critical weight, so its encoders never become active enough to matter.
     assert end.relative_gap[-1] <= 1e-12
 
 
@@ -391,7 +391,7 @@ def test_one_euler_step_of_attention_is_eq_14(normalize: bool) -> None:
     q = X / np.linalg.norm(X, axis=-1, keepdims=True)
     Phi = np.exp(q @ projection.numpy().T - 0.5) / math.sqrt(5)
     Phi = Phi / np.linalg.norm(Phi, axis=1, keepdims=True) if normalize else Phi
-    # Attention with its residual connection.
+    # This is attention with its residual connection.
     np.testing.assert_allclose(trajectory.states[0][-1].mT, Phi @ Phi.transpose(0, 2, 1) @ X + X, rtol=1e-12)
 
 
@@ -443,7 +443,7 @@ def test_what_has_no_stable_equilibrium_says_so_everywhere(
     with pytest.warns(UserWarning, match="no stable equilibrium"):
         trajectory = vd.integrate(field, field.initial_state(), times)
     assert trajectory.relative_gap.isnan().all()
-    # And it does grow.
+    # The warning is right: the state grows.
     assert (trajectory.states[-1][-1].norm(dim=-1) > 5 * field.x.norm(dim=-1)).any()
 
 

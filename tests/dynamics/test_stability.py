@@ -16,12 +16,12 @@ from tests import strategies
 from tests.references import Array
 from tests.strategies import normal, seeds, signals_for
 
-#: Long, in time constants, and what a trajectory that grows reaches by then.
+#: How long SciPy's runs are, in time constants, and the size beyond which a trajectory counts as growing.
 LONG, FAR = 300.0, 1e6
 
 
 def end_of(field: vd.SparseRecurrent | vd.Reduced, row: int, start: Array) -> tuple[Array, float]:
-    """Where SciPy's run from `start` ends and how fast it is there; it is stopped once it is far off."""
+    """The state and the largest speed at the end of SciPy's run from `start`. It stops early if it grows to FAR."""
     W = field.dictionary.weight.numpy()
     alpha, beta, gamma = field.alpha, field.beta, field.gamma
     x, theta, d = field.x[row].numpy(), float(field.lam[row]) / beta, len(W)
@@ -62,7 +62,7 @@ def test_what_comes_to_rest_is_not_said_to_have_no_equilibrium(data: st.DataObje
         assert not all(speed < 1e-7 for _, speed in ends)
     else:
         assert "no stable equilibrium is proved" in reason
-        # Not claimed: and it can be integrated to a time.
+        # The field does not claim that it diverges, so a run to a time warns, and gives finite states.
         with pytest.warns(UserWarning, match="no stable equilibrium is proved"):
             run = vd.integrate(field, field.initial_state(), torch.tensor([0.0, 1.0]))
         assert all(bool(part.isfinite().all()) for part in run.states)

@@ -41,7 +41,7 @@ def test_layers_become_what_they_would_be_if_built_so(run: Settings) -> None:
                 found = model(images)
             assert torch.allclose(found, model_built(images), atol=1e-5)
             assert not torch.allclose(found, plain, atol=1e-4)
-            assert torch.equal(model(images), plain)  # as before
+            assert torch.equal(model(images), plain)  # `varied` has restored the model
         (layer,) = layers_of(model)
         tokens = torch.randn(1, 16, 16)
         gelu = VarsAttention(16, 2, qkv_bias=True, num_steps=2, lam=0.1, variant=Variant(threshold="gelu"))
@@ -62,16 +62,16 @@ def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: 
     arguments += ["--ode.horizon", "1"]
     assert command.main(arguments) == 0
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # such as that of a store without consolidated metadata
+        warnings.simplefilter("error")  # a store without consolidated metadata would warn, for example
         found = xr.open_zarr(out / "ablation.zarr").load()
     assert found.value.dims == ("measure", "threshold", "solver", "num_steps", "lam")
     assert dict(found.sizes) == {"measure": 2, "threshold": 2, "solver": 2, "num_steps": 2, "lam": 2}
     values = found.value.sel(measure="clean")
-    assert np.isnan(values.sel(threshold="gelu", solver="ode")).all()  # solves no problem
+    assert np.isnan(values.sel(threshold="gelu", solver="ode")).all()  # no ODE leads to this gate's code
     rest = values.sel(threshold="soft", solver="ode")
     assert (rest.sel(num_steps=1) == rest.sel(num_steps=3)).all()
     assert int(np.isnan(values).sum()) == 2 * 2
-    # The cell that the model has is what evaluation gives; so is one that silences attention.
+    # The cell with the model's own settings equals an evaluation, and so does a cell whose lam silences attention.
     from experiments.data.images import labelled
     from experiments.evaluation.run import Evaluation, evaluate
 

@@ -61,6 +61,6 @@ def test_without_steps_a_random_start_is_all_there_is(attacked: tuple[nn.Module,
 
 def test_attacks_leave_the_model_alone(attacked: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = attacked
-    with torch.no_grad():  # an evaluation loop's
+    with torch.no_grad():  # as an evaluation loop has
         assert not torch.equal(fgsm(model, images, labels), images)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())

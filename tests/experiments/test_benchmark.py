@@ -48,7 +48,7 @@ def row(log: list[str], ours: float = 1e-9, peer: float = 1e-9, at_most: float =
 def test_contenders_alternate_and_one_that_is_not_installed_is_reported() -> None:
     log: list[str] = []
     measured = run_row(row(log), 5)
-    # One untimed run of each, then the rounds.
+    # Each contender runs once untimed. The rounds follow.
     assert log == ["ours", "peer", "slow", "ours", "peer", "slow", *4 * ["ours", "peer"]]
     assert [len(one.times) for one in measured] == [5, 5, 1, 0]
     assert all(seconds > 0 for one in measured[:3] for seconds in one.times)
@@ -103,7 +103,7 @@ def test_one_of_several_rows_is_measured_in_a_process_of_its_own(monkeypatch: py
     def here(name: str, rounds: int) -> list[Measured]:
         raise AssertionError(f"{name} was measured in this process")
 
-    monkeypatch.setattr(processes, "_measured", here)  # the other process imports the module anew
+    monkeypatch.setattr(processes, "_measured", here)  # the patch does not reach the other process
     found, measured = next(processes.measure_rows(["training-64", "training-64"], 1))
     assert found.name == "training-64"
     assert [one.name for one in measured] == [contender.name for contender in found.contenders]

@@ -76,7 +76,7 @@ def test_one_without_memory_is_reported_and_a_round_takes_all_of_the_others() ->
     one = gpu.Row("r", "", "", 1.0, tuple(contenders), lambda work: {"accuracy": 0.0})
     measured = gpu.series(one, 5, CPU)
     assert measured[0].failure == "not enough"
-    # Three runs of each to see how often a round repeats it, then the rounds.
+    # Three runs of each decide how often a round repeats it. The rounds follow.
     rounds = [name for name, before in zip(log[6:], ["b", *log[6:]], strict=False) if name != before]
     assert rounds == 5 * ["a", "b"]
     assert [len(m.times) for m in measured] == [0, 5, 5]
@@ -89,7 +89,7 @@ def test_the_goals() -> None:
 
 
 def test_tables_and_json_hold_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # In eager mode on the CPU that contender is the layer's written-out form.
+    # The kernels cannot run on the CPU, so the layer's written-out form stands in for them.
     monkeypatch.setattr(gpu, "_kernels_taken", lambda layer, x: True)
     monkeypatch.setitem(gpu.GOALS, 9, 1e9)
     gpu.measure_all([SMALL, SMALL._replace(tokens=4)], 5, "the command", tmp_path)

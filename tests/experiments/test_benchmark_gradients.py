@@ -27,7 +27,7 @@ SMALL = Setting(signals=3, neurons=4, atoms=6, rtol=1e-7)
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_is_measured_against_its_own_truth(mode: str) -> None:
-    """Over a short time torchdiffeq's adjoint is right too. A wrong field, loss or truth would give a larger error."""
+    """Over so short a time torchdiffeq's adjoint is right too. A wrong field, loss or truth gives a larger error."""
     found = run_once(SMALL, mode, 0.5)
     exact = rest_gradient(SMALL) if mode == "implicit" else flow_gradient(SMALL, 0.5)
     assert found.weight is not None

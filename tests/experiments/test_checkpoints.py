@@ -101,7 +101,7 @@ class Killed(BaseException):
 def test_killed_at_any_moment_the_last_complete_checkpoint_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process ends before each operation on the file system in turn."""
+    """End the process before its first operation on the file system, then before its second, and so on."""
     moments = survived = 0
     while True:
         run = tmp_path / str(moments)
@@ -136,7 +136,7 @@ def test_killed_at_any_moment_the_last_complete_checkpoint_is_whole(
         assert read.state["epoch"] in (1, 2)
         assert (read.model["weight"] - read.state["epoch"]).abs().max() < 0.1
         survived += read.state["epoch"] == 1
-        checkpoints.write(run / "checkpoints", _checkpoint(2))  # what a resumed run does next
+        checkpoints.write(run / "checkpoints", _checkpoint(2))  # a resumed run writes the next one
         assert [path.name for path in (run / "checkpoints").iterdir()] == ["epoch-0002"]
         moments += 1
     assert moments > 10

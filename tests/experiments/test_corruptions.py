@@ -9,8 +9,8 @@ from experiments.data.drawn import SHAPES, draw
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, corrupt, corrupt_all
 
 GREY = np.full((32, 32, 3), 128, dtype=np.uint8)
-#: With their published tables the distance from the clean image does not always rise with the severity. Frost, for
-#: example, dims at high severities what it brightens at low ones.
+#: The distance of these from the clean image does not always rise with the severity, because of the published
+#: parameters. Frost, for example, brightens an image at low severities and darkens it at high ones.
 NOT_MONOTONE = ("elastic_transform", "glass_blur", "frost")
 
 
@@ -71,7 +71,7 @@ def test_every_image_of_a_set_has_noise_of_its_own_wherever_batches_begin() -> N
 def test_gaussian_noise_has_its_sigma(severity: int, sigma: float) -> None:
     noise = corrupt(GREY, "gaussian_noise", severity).astype(float) / 255 - 128 / 255
     assert abs(noise.std() - sigma) < 0.05 * sigma
-    assert abs(noise.mean() + 0.5 / 255) < 4 * sigma / noise.size**0.5  # values are truncated to bytes, not rounded
+    assert abs(noise.mean() + 0.5 / 255) < 4 * sigma / noise.size**0.5  # bytes are truncated, not rounded
 
 
 def test_shot_noise_has_the_variance_of_its_photons() -> None:
@@ -90,7 +90,7 @@ def test_contrast_and_brightness_as_written_down() -> None:
     image = draw("cross", 0)
     mean = image.astype(float).mean((0, 1))
     lost = (image - mean) * 0.15 + mean - corrupt(image, "contrast", 5)
-    assert lost.min() > -1e-9  # values are truncated to bytes, as in CIFAR-10-C
+    assert lost.min() > -1e-9  # CIFAR-10-C truncates to bytes
     assert lost.max() < 1
     dark = np.full((32, 32, 3), (20, 40, 80), dtype=np.uint8)
     brighter = corrupt(dark, "brightness", 2).astype(float)
@@ -105,7 +105,7 @@ def test_blurs_keep_a_constant_image(name: str) -> None:
 
 
 def test_blur_lengths_grow_with_the_image() -> None:
-    """A point in an image four times as large is blurred to the same picture, except for the pixels of the disk."""
+    """A point in an image of four times the side gives the same picture, up to the pixels that the disk is made of."""
     small = np.zeros((32, 32, 3), dtype=np.uint8)
     small[15:17, 15:17] = 255
     large = small.repeat(4, 0).repeat(4, 1)

@@ -22,7 +22,7 @@ from experiments.evaluation.corruptions._images import motion_blurred, plasma
 DATA = Path(__file__).parents[1] / "data"
 CIFAR10 = Path(__file__).parents[2] / "data" / "cifar10" / "val"
 
-#: Their original draws random numbers, so that two sets of draws differ.
+#: The original of these draws random numbers, so that two of its runs differ.
 RANDOM = ("glass_blur", "motion_blur", "snow", "frost", "fog", "elastic_transform")
 
 
@@ -47,7 +47,7 @@ def cifar10() -> np.ndarray:
 
 
 def statistics(clean: np.ndarray, corrupted: np.ndarray) -> dict[str, float]:
-    """What the files of reference values have, on the 0-255 scale; hf is the change's share above .25 cycles/pixel."""
+    """The statistics of the reference files, in levels of 255. hf is the share of the change above .25 cycles/pixel."""
     change = corrupted.astype(float) - clean
     power = (np.abs(np.fft.fft2(change.mean(-1), axes=(1, 2))) ** 2).sum(0)
     power[0, 0] = 0
@@ -65,7 +65,7 @@ def statistics(clean: np.ndarray, corrupted: np.ndarray) -> dict[str, float]:
 
 
 def differences(clean: np.ndarray, name: str, expected: dict[str, Any], draws: int) -> list[str]:
-    """What is off, at every severity; a mean, which may be zero, counts as a share of the mean absolute change."""
+    """The statistics that are off. Means may be zero, so their errors are relative to the mean absolute change."""
     wrong = []
     for severity in SEVERITIES:
         own = [statistics(clean, corrupt_all(clean, name, severity, seed)) for seed in range(draws)]
@@ -82,7 +82,7 @@ def differences(clean: np.ndarray, name: str, expected: dict[str, Any], draws: i
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_statistics_of_the_original_on_photographs(name: str, samples: np.ndarray) -> None:
-    """corruptions_samples.json: the original functions on these tiles, random ones the mean of 8 to 40 draws.
+    """corruptions_samples.json: the original functions on these tiles, and the mean of 8 to 40 draws of random ones.
 
     They ran with scikit-image 0.26, OpenCV 5.0, SciPy 1.17 and ImageMagick 6.9.11.
     """
@@ -93,7 +93,7 @@ def test_statistics_of_the_original_on_photographs(name: str, samples: np.ndarra
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_statistics_of_the_original_on_cifar10(name: str, cifar10: np.ndarray) -> None:
-    """corruptions_cifar10.json: the original functions on these images, some of the random ones the mean of 2 draws."""
+    """corruptions_cifar10.json: the original functions on these images, and the mean of 2 draws of some random ones."""
     expected = json.loads((DATA / "corruptions_cifar10.json").read_text())
     assert differences(cifar10, name, expected, draws=2 if name in RANDOM else 1) == []
 
@@ -106,7 +106,7 @@ def test_brightness_is_added_to_the_value_of_hsv(severity: int, samples: np.ndar
     for at in np.ndindex(image.shape[:2]):
         hue, saturation, value = colorsys.rgb_to_hsv(*(int(part) / 255 for part in image[at]))
         expected[at] = [int(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, min(value + added, 1))]
-    # Where a sum is a whole number, rounding decides which of two bytes is the next lower one.
+    # Where the exact value is a whole number, rounding decides between two bytes.
     differ = corrupt(image, "brightness", severity).astype(int) - expected
     assert np.abs(differ).max() <= 1
     assert (differ != 0).mean() < 0.2
@@ -140,13 +140,13 @@ def test_defocus_blur_is_a_convolution_with_a_blurred_disk(severity: int, sample
     around = np.pad(samples[11] / 255, ((8, 8), (8, 8), (0, 0)), "reflect")
     blurred = np.stack([scipy.signal.convolve2d(around[..., c], kernel, "valid") for c in range(3)], -1) * 255
     lost = blurred - corrupt(samples[11], "defocus_blur", severity)
-    assert lost.min() > -1e-4  # truncated, never rounded up
+    assert lost.min() > -1e-4  # truncation never raises a value
     assert lost.max() < 1 + 1e-4
     assert 0.3 < lost.mean() < 0.6
 
 
 def test_motion_blur_is_imagemagicks() -> None:
-    """A point under radius 6, sigma 2 and 20 degrees, as ImageMagick 6.9.11 gives it."""
+    """The picture of a point at radius 6, sigma 2 and 20 degrees equals that of ImageMagick 6.9.11."""
     point = np.zeros((32, 32))
     point[16, 16] = 1
     found = {(int(i), int(j)): round(255 * motion_blurred(point, 6, 2, 20)[i, j]) for i, j in np.argwhere(point == 0)}
@@ -163,7 +163,8 @@ def test_motion_blur_is_imagemagicks() -> None:
 
 
 def test_glass_blur_copies_from_above_and_left() -> None:
-    """Severity 1 does not blur. A swap would keep the set of values; the original's assignment of views does not."""
+    """The original means to swap pixels, but assigns views, which copies some values and loses others. Severity 1 shows
+    this, because it does not blur."""
     image = np.arange(1024, dtype=np.uint16).reshape(32, 32)
     image = np.stack([image // 256, image % 256, image % 7], -1).astype(np.uint8)
     glass = corrupt(image, "glass_blur", 1)
@@ -180,7 +181,7 @@ def test_glass_blur_copies_from_above_and_left() -> None:
 
 
 def test_offsets_of_a_plasma_fall_with_the_square_of_the_decay() -> None:
-    """An offset is U(-w, w) w, where w falls by `decay` from each scale to the next."""
+    """An offset is uniform in (-w, w), times w. From one scale to the next w falls by `decay`."""
     ratios = []
     for seed in range(200):
         field = plasma(32, 1.7, np.random.default_rng(seed))
@@ -203,7 +204,7 @@ def test_elastic_transform_at_severity_1_is_affine(samples: np.ndarray) -> None:
 
 
 def test_ice_has_the_levels_of_the_photographs() -> None:
-    """The brightness of a crop has four levels; blue outweighs red; needles make small differences large."""
+    """A crop has one of four brightnesses, more blue than red, and the fine contrast of needles."""
     crops = np.stack([ice(np.zeros((32, 32, 3)), np.random.default_rng(seed)) for seed in range(300)]) * 255
     levels = crops.mean((1, 2, 3))
     assert abs(levels.mean() - 162) < 8

@@ -115,16 +115,16 @@ def test_torchvisions_readers_and_grey_images(tmp_path: Path) -> None:
 
 
 def test_images_of_every_depth_reach_the_network_alike(tmp_path: Path) -> None:
-    """The same picture with 8 and 16 bits, as floats, with alpha and on its side: all are read as the same image."""
+    """A picture stored with 8 or 16 bits, as floats, with alpha, or turned gives the network the same image."""
     level = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
     folder = tmp_path / "val" / "shade"
     folder.mkdir(parents=True)
     Image.fromarray(level).save(folder / "a.png")
     Image.fromarray(level.astype(np.uint16) * 257).save(folder / "b.png")
     Image.fromarray(level.astype(np.float32) / 255).save(folder / "c.tif")
-    Image.fromarray(np.stack([level * 0, 255 - level], -1), "LA").save(folder / "d.png")  # black, over white
+    Image.fromarray(np.stack([level * 0, 255 - level], -1), "LA").save(folder / "d.png")  # black, with alpha
     exif = Image.Exif()
-    exif[274] = 6  # what is seen is what is stored, turned clockwise
+    exif[274] = 6  # viewers turn the stored picture clockwise
     Image.fromarray(np.rot90(level)).save(folder / "e.png", exif=exif)
     data = Data(source="folder", root=str(tmp_path), train=["val"], val=["val"], image_size=8, crop=1.0)
     pixels, _ = evaluation_images(labelled(data, train=False), data)

@@ -34,7 +34,7 @@ def _labelled(count: int) -> Labelled:
 
 
 class Guess(nn.Module):
-    """Logits drawn anew for every image; differentiable in the images, as attacks want."""
+    """A model with new random logits for every image. Attacks need them to be differentiable in the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def test_every_suite_has_a_column() -> None:
 
 
 def test_one_answer_to_all_gives_exactly_one_class() -> None:
-    how = Evaluation(corruptions=Corruptions(["snow"], [2]), batch_size=7, progress=False)  # batches are uneven
+    how = Evaluation(corruptions=Corruptions(["snow"], [2]), batch_size=7, progress=False)  # 20 is no multiple of 7
     found = list(evaluate(Constant(), _labelled(20), DATA, how))
     by_metric = {(record["metric"], record["on"]): record["value"] for record in found}
     assert by_metric.pop(("mean_corruption_error_unnormalised", "corruptions")) == 0.75
@@ -94,14 +94,14 @@ def test_models_see_the_corrupted_images(tmp_path: Path, monkeypatch: pytest.Mon
 
     cached = Corruptions(["shot_noise"], [4], cache=str(tmp_path))
     how = Evaluation(on=("corruptions",), corruptions=cached, batch_size=4, seed=9, progress=False)
-    for _ in range(2):  # made, then read from the cache
+    for _ in range(2):  # the first pass fills the cache, and the second reads it
         seen.clear()
         list(evaluate(Watch(), images, DATA, how))
         pixels = np.stack([np.asarray(images.image(i)) for i in range(6)])
         expected = torch.from_numpy(corrupt_all(pixels, "shot_noise", 4, 9)).permute(0, 3, 1, 2) / 255
         assert torch.equal(torch.cat(seen), expected)
     assert len(list(tmp_path.iterdir())) == 2
-    # Images that another version made are not used.
+    # Images that another version of the corruptions cached are made anew.
     monkeypatch.setattr(corrupted, "VERSION", corrupted.VERSION + 1)
     list(evaluate(Watch(), images, DATA, how))
     assert len(list(tmp_path.iterdir())) == 4
@@ -153,7 +153,7 @@ def test_the_command_uses_the_moving_average_and_writes_records_table_and_figure
         ("corruptions", "accuracy"),
         ("corruptions", "mean_corruption_error_unnormalised"),
     ]
-    assert records[0]["value"] == pytest.approx(1 / 6)  # the average's head answers with one class
+    assert records[0]["value"] == pytest.approx(1 / 6)  # the head of the moving average always answers with one class
     for name in ("commit", "torch_version", "command", "date", "seed", "evaluation_seed", "checkpoint"):
         assert name in records[0]
     assert records[0]["config"]["model"]["attention"]["kind"] == "vars_d"
@@ -211,8 +211,8 @@ def test_suites_measured_one_after_the_other_stand_beside_each_other(
     assert [(r["on"], r["label"]) for r in first] == [
         ("clean", "run"), ("fgsm", "run"), ("fgsm", "run"), ("clean", "other")
     ]  # fmt: skip
-    assert (out / "table.md").read_text().count("\n") == 4  # two labels
-    assert command.main([made.out, "--on", "fgsm"]) == 0  # once more: in the place of the same
+    assert (out / "table.md").read_text().count("\n") == 4  # a head of two lines, and a row for each of two labels
+    assert command.main([made.out, "--on", "fgsm"]) == 0  # its records replace the earlier ones of the same kind
     second = _records(out)
     key = ("on", "label", "value", "radius")
     assert sorted(str([r.get(k) for k in key]) for r in first) == sorted(str([r.get(k) for k in key]) for r in second)
@@ -220,7 +220,7 @@ def test_suites_measured_one_after_the_other_stand_beside_each_other(
     assert latest(second) == [r for r in second if r.get("radius") != 4 / 255]
     capsys.readouterr()
 
-    weights = load_file(path / "model.safetensors")  # another model under the same label: nothing of the first is shown
+    weights = load_file(path / "model.safetensors")  # another model with the same label hides the first's records
     save_file({**weights, "head.bias": torch.tensor([0, 0, 0, 99.0, 0, 0])}, path / "model.safetensors")
     assert command.main([made.out, "--on", "clean"]) == 0
     assert len(_records(out)) == 5

@@ -79,7 +79,7 @@ def test_maps_under_corruption(
     (axes,) = panels
     assert axes.shape == (2 * 3, 2)
     snowy = corrupt_all(np.stack([pixels, pixels]), "snow", 4)
-    for i in range(2):  # two images: the snow of each falls differently
+    for i in range(2):  # the noise of the snow differs between two equal images
         assert np.array_equal(_shown(axes[3 * i, 0]), pixels)
         assert np.array_equal(_shown(axes[3 * i, 1]), snowy[i])
         for row, kind in enumerate(runs, 1):
@@ -106,7 +106,7 @@ def test_maps_after_each_update(
     (axes,) = panels
     assert axes.shape == (1, 1 + 6)
     model, *_ = load(runs["vars_d"])
-    # After three updates the map is that of the model as it was trained, whose k is 3; then it goes on.
+    # The model was trained with k = 3, so its own map appears after three updates. Further updates change the map.
     assert np.allclose(_shown(axes[0, 1 + 3]), _map(runs["vars_d"], pixels), atol=1e-5)
     assert not np.allclose(_shown(axes[0, 1 + 5]), _map(runs["vars_d"], pixels), atol=1e-5)
     start = view(model.eval(), as_images(pixels[None])).maps[0].mean(1)

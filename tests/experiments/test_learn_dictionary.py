@@ -10,7 +10,7 @@ from experiments.learn_dictionary import SMALL, Learning, learn, main
 
 
 def test_the_planted_atoms_are_recovered() -> None:
-    """The share of lam in the loss is below one, so a wrong gradient of the code leads to another dictionary."""
+    """The loss weighs the codes by less than lam. So a wrong gradient of the code leads to another dictionary."""
     found = learn(Learning())
     assert found["recovered"] >= 0.9
     assert found["last_loss"] < found["first_loss"]
@@ -18,7 +18,7 @@ def test_the_planted_atoms_are_recovered() -> None:
 
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "adjoint"])
 def test_the_way_through_the_trajectory_begins_alike(gradient: str) -> None:
-    """Steps from the same start lead to nearly the same loss, as near as the neurons have come to rest."""
+    """Steps from one start lead to nearly the same loss. They differ because the neurons have not fully settled."""
     small = {**SMALL, "batch": 8, "signals": 32, "lam": 0.5, "steps": 4, "lr": 0.05}
     expected = learn(Learning(**small))
     found = learn(Learning(**small, gradient=gradient))

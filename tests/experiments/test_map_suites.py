@@ -37,7 +37,7 @@ def _white(rows: slice, columns: slice, size: int = 8) -> np.ndarray:
 
 
 def _voc(root: Path, images: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
-    """Images and masks where VOC has them; PNG content, so that white and black are exact."""
+    """Write images and masks where VOC has them. The images are PNG, because JPEG would change white and black."""
     voc = root / "VOCdevkit" / "VOC2012"
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (voc / name).mkdir(parents=True)
@@ -63,8 +63,11 @@ def test_the_map_is_that_of_the_inspection() -> None:
 
 
 def test_voc_by_hand(tmp_path: Path) -> None:
-    """First image: the map is 1 on the 4 x 4 pixels at the upper left, the object is the 4 x 8 upper half, of which the
-    row below the first is void. Second: white and object are the same 16 pixels. Third: void throughout."""
+    """Three images, and scores that were computed by hand.
+
+    In image "a" the map is 1 on the 4 x 4 pixels at the upper left. The object is the upper half, and its second row is
+    void. In image "b" the white pixels and the object are the same 16 pixels. Image "c" is void throughout.
+    """
     masks = [np.zeros((8, 8), dtype=np.uint8) for _ in range(3)]
     masks[0][:4], masks[0][1] = 5, 255
     masks[1][4:, 4:] = 20
@@ -74,22 +77,22 @@ def test_voc_by_hand(tmp_path: Path) -> None:
     _voc(tmp_path, images)
     for batch_size in (1, 3):
         found = _found(tmp_path, "voc-segmentation", batch_size=batch_size)
-        # Bilinear upsampling leaves .25 next to the white tokens, below .3, and .5625 at a corner within.
+        # Bilinear upsampling gives .25 next to the white pixels, which is below .3, and .5625 at the corner inside.
         tp, fn, pixels = 3 * 4 + 16, 3 * 4, 56 + 64
         assert found["iou"]["value"] == pytest.approx(tp / (tp + fn))
         assert (found["iou"]["threshold"], found["iou"]["images"]) == (0.3, 3)
         assert found["false_positives"]["value"] == 0
         assert found["false_negatives"]["value"] == pytest.approx(fn / pixels)
         assert found["iou_mean_over_images"]["value"] == pytest.approx((0.5 + 1) / 2)
-    # At .2, .25 is above, but not the .1875 beside a corner. In "a" three pixels below the white are wrong, and of the
-    # three to its right the two that are not void are right. In "b" three above and three to the left are wrong.
+    # The threshold .2 lies between .25 and the .1875 beside a corner. In "a" three pixels below the white are wrong.
+    # Of the three to its right one is void, and two are right. In "b" three above and three to the left are wrong.
     found = _found(tmp_path, "voc-segmentation", segmentation=Segmentation(0.2))
     assert found["false_positives"]["value"] == pytest.approx((3 + 6) / pixels)
     assert found["false_negatives"]["value"] == pytest.approx((fn - 2) / pixels)
-    # At .6 the corner within is lost: in "a" it is row 3, column 3, in "b" row 4, column 4.
+    # The threshold .6 loses the corner inside, which is row 3, column 3 in "a", and row 4, column 4 in "b".
     found = _found(tmp_path, "voc-segmentation", segmentation=Segmentation(0.6))
     assert found["false_negatives"]["value"] == pytest.approx((fn + 2) / pixels)
-    # The curve, in a figure.
+    # The curve over thresholds goes into a figure.
     records = list(evaluate_on(_subject(tmp_path), Evaluation(on=("voc-segmentation",), progress=False)))
     curve = {record["threshold"]: record["value"] for record in records if record["metric"] == "curve_iou"}
     assert len(curve) == 20
@@ -153,12 +156,12 @@ def test_torchmetrics_agrees_on_segmentation(seed: int, threshold: float) -> Non
 
 
 def _gaze(*places: tuple[float, float]) -> np.ndarray:
-    """Long stays at places (x, y)."""
+    """Samples of a gaze that stays long at each of the places (x, y)."""
     return np.concatenate([np.tile(place, (40, 1)) for place in places]).astype(float)
 
 
 def _mit1003(root: Path, gaze: dict[str, dict[str, np.ndarray]]) -> Path:
-    """Images of 8 x 8 pixels with a white upper left quarter, and the gaze of subjects by image."""
+    """Write images of 8 x 8 pixels with a white upper left quarter, and the gaze of each subject for each image."""
     (root / "MIT1003" / "ALLSTIMULI").mkdir(parents=True)
     for name, subjects in gaze.items():
         image = Image.fromarray(_white(slice(0, 4), slice(0, 4)))
@@ -171,7 +174,7 @@ def _mit1003(root: Path, gaze: dict[str, dict[str, np.ndarray]]) -> Path:
 
 
 def test_mit1003_by_hand(tmp_path: Path) -> None:
-    """The first fixation of each subject, and those off the image, do not count. Coordinates are from 1."""
+    """The first fixation of a subject does not count, and neither do those off the image. Coordinates start at 1."""
     subjects = {"hp": _gaze((4, 4), (1, 2), (500, 3)), "ya": _gaze((2, 2), (8, 8), (1.7, 2.2)), "zb": _gaze((1, 1))}
     root = _mit1003(tmp_path, {"one": subjects, "nobody": {"hp": _gaze((1, 1))}})
     quarter = _map()
@@ -182,7 +185,7 @@ def test_mit1003_by_hand(tmp_path: Path) -> None:
     assert found["nss"]["value"] == pytest.approx(nss, rel=1e-5)
     counts = {name: found["nss"][name] for name in ("images", "fixations", "images_without_fixations", "missing_files")}
     assert counts == {"images": 1, "fixations": 3, "images_without_fixations": 1, "missing_files": 2}
-    # Each of the two distinct pixels against all the others; equal ones count half.
+    # The area compares each of the two fixated pixels with all the others. Equal values count half.
     others = np.delete(quarter.ravel(), [8, 63])
     areas = [np.mean(others < value) + np.mean(others == value) / 2 for value in (quarter[1, 0], quarter[7, 7])]
     assert found["auc_judd"]["value"] == pytest.approx(np.mean(areas))
@@ -196,13 +199,13 @@ def test_mit1003_by_hand(tmp_path: Path) -> None:
 
 
 def write_mit1003(root: Path) -> None:
-    """Two subjects' gaze on two images."""
+    """The gaze of two subjects on two images."""
     gaze = {"hp": _gaze((4, 4), (1, 2)), "ya": _gaze((2, 2), (8, 8), (2, 3))}
     _mit1003(root, {"one": gaze, "two": gaze})
 
 
 def _map() -> np.ndarray:
-    """A white quarter of 2 x 2 tokens of 4 x 4, upsampled bilinearly: by rows and columns 1 1 1 .75 .25 0 0 0."""
+    """The map of 4 x 4 tokens with a white quarter, upsampled bilinearly, from its profile along rows and columns."""
     line = np.array([1, 1, 1, 0.75, 0.25, 0, 0, 0])
     return np.outer(line, line)
 

@@ -58,10 +58,10 @@ def test_no_option_of_any_command_imports_or_calls_what_a_value_names(
     main, arguments, options = COMMANDS[name]
     file = tmp_path / "config.yaml"
     for option in options:
-        # Every way to name code for one command; for the rest, which share its parser, a few of each form.
+        # One command gets every text that could name code. The others share its parser, and get every fifth.
         for number, spec in enumerate(_specs(mark)[:: 1 if (name, option) == ("train", options[0]) else 5]):
             if spec in OURS and option in ("label", "finetune", "report", "models"):
-                continue  # a name like another
+                continue  # here this text is a valid name
             nested: Any = spec
             for part in reversed(option.split(".")):
                 nested = {part: nested}

@@ -16,7 +16,7 @@ from experiments.overfit import MODES, Overfit, main, overfit
 
 @pytest.mark.parametrize("mode", MODES)
 def test_real_images_are_learned_by_heart(mode: str) -> None:
-    """Learn four handwritten digits. If the gradient has a wrong sign or size or lacks a part, the loss stays high."""
+    """Learn four handwritten digits. The loss stays high if the gradient has a wrong sign or size, or lacks a part."""
     found = load_digits()
     pixels = torch.tensor(found.images[:4] / 8 - 1, dtype=torch.float32)
     images = torch.nn.functional.interpolate(pixels[:, None].expand(-1, 3, -1, -1), size=16)

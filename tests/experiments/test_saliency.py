@@ -16,13 +16,13 @@ from experiments.evaluation.measures.saliency import auc_judd, cc, gaze_fixation
 
 
 def test_by_hand() -> None:
-    """The map 0 1 / 2 3 has mean 1.5 and variance 1.25; the fixations (1, 1), (1, 1), (0, 1) lie at 3, 3 and 1."""
+    """The map 0 1 / 2 3 has mean 1.5 and variance 1.25. The fixations (1, 1), (1, 1), (0, 1) lie at 3, 3 and 1."""
     values = np.array([[0.0, 1.0], [2.0, 3.0]])
     fixations = np.array([[1, 1], [1, 1], [0, 1]])
     assert nss(values, fixations) == pytest.approx((1.5 + 1.5 - 0.5) / 3 / 1.25**0.5)
-    # Fixated are 3 and 1, others 0 and 2: of four pairs 3 beats both, 1 beats one.
+    # The fixated values are 3 and 1, the others 0 and 2. In three of the four pairs the fixated value is larger.
     assert auc_judd(values, fixations) == 3 / 4
-    # Almost no blur: the density is 0 1 / 0 2, of mean .75; covariance 5/8, variances 1.25 and 11/16.
+    # With almost no blur the density is 0 1 / 0 2. The covariance is 5/8, and the variances are 1.25 and 11/16.
     assert cc(values, fixations, 1e-3) == pytest.approx(5 / 8 / (1.25 * 11 / 16) ** 0.5)
 
 
@@ -32,7 +32,7 @@ def test_other_implementations_agree(seed: int, ties: bool) -> None:
     generator = np.random.default_rng(seed)
     values = generator.normal(size=(7, 9))
     values = np.round(values) if ties else values
-    values[0, :2] = -9, 9  # never constant
+    values[0, :2] = -9, 9  # so that the map is never constant
     fixations = np.stack([generator.integers(0, 7, 12), generator.integers(0, 9, 12)], axis=1)
     at = np.zeros((7, 9))
     np.add.at(at, tuple(fixations.T), 1)
@@ -58,7 +58,7 @@ def _path(*stays: tuple[float, float, int], noise: float = 0.0) -> np.ndarray:
 
 
 def test_fixations_of_a_path() -> None:
-    """Two long stays, a blink in the middle of one, and one of 8 samples (33 ms), which is too short."""
+    """The path has two long stays, a blink in one of them, and a stay of 8 samples (33 ms), which is too short."""
     gaze = _path((100, 50, 60), (200, 80, 40), (-1, -1, 10), (200, 80, 40), (300, 300, 8), (30, 40, 30))
     found = gaze_fixations(gaze)
     assert found.tolist() == [[100, 50], [200, 80], [200, 80], [30, 40]]
@@ -72,7 +72,7 @@ def test_fixations_of_a_path() -> None:
 
 
 def test_steady_pursuit_is_no_fixation() -> None:
-    """34 pixels are a degree: 4 pixels per sample are 28 degrees per second, 5 are 35."""
+    """A degree is 34 pixels, so 4 pixels per sample are 28 degrees per second, and 5 are 35."""
     for step, fixations in ((4.0, 1), (5.0, 0)):
         gaze = np.stack([step * np.arange(60), np.full(60, 20.0)], axis=1)
         assert len(gaze_fixations(gaze)) == fixations

@@ -37,7 +37,7 @@ def _imagenet(root: Path) -> Subject:
 
 @pytest.mark.parametrize("name", ["imagenet-r", "imagenet-a"])
 def test_the_answer_is_among_the_200_classes(tmp_path: Path, name: str) -> None:
-    """60 of 200: the largest of all logits is a class that the data set lacks, and the largest of its own is right."""
+    """The model is right on 60 images of 200. On 50 of them its largest logit is of a class that the data set lacks."""
     own = synsets(name.replace("-", "_"))
     absent = synsets().index(next(each for each in synsets() if each not in own))
     for i, label in enumerate(own):
@@ -54,7 +54,7 @@ def test_the_answer_is_among_the_200_classes(tmp_path: Path, name: str) -> None:
 
 
 def test_all_1000_classes_stand_to_choose_from(tmp_path: Path) -> None:
-    """250 of 1000 right: the second best is right in the others."""
+    """The model is right on 250 images of 1000. On the others its second guess is right, and does not count."""
     for i, label in enumerate(synsets()):
         write(tmp_path / "imagenet-sketch" / label / "x.png", i if i % 4 == 0 else (i + 1) % 1000, i)
     (record,) = _records(_imagenet(tmp_path), "imagenet-sketch")
@@ -70,7 +70,7 @@ def test_all_1000_classes_stand_to_choose_from(tmp_path: Path) -> None:
 
 
 def _corrupted(root: Path) -> Subject:
-    """All of gaussian_noise is wrong, half of the fog of severity 3, and nothing else."""
+    """All answers on gaussian_noise are wrong, half of those on fog of severity 3, and no others."""
     for name in CORRUPTIONS:
         for severity in range(1, 6):
             for label in (0, 1):
@@ -80,7 +80,7 @@ def _corrupted(root: Path) -> Subject:
 
 
 def test_mce_of_a_known_confusion(tmp_path: Path) -> None:
-    """mCE = 100/15 (1/.886428 + .1/.819324), the plain mean is (1 + .1)/15. No image is resized, whatever the crop."""
+    """mCE is 100/15 (1/.886428 + .1/.819324), and the plain mean (1 + .1)/15. No crop resizes these images."""
     found = _records(_corrupted(tmp_path), "imagenet-c")
     figures = {record["metric"]: record["value"] for record in found if record["metric"] != "accuracy"}
     assert figures["mce_alexnet"] == pytest.approx(8.33450, abs=1e-5)
@@ -109,19 +109,19 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return super().forward(images)
 
-        def _get_name(self) -> str:  # in all else the same model
+        def _get_name(self) -> str:  # so that the class's name does not tell the two models apart
             return "Reader"
 
     with pytest.raises(KeyboardInterrupt):
         _records(Subject(Interrupted(2), subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
     (file,) = ledger.iterdir()
-    file.write_text(file.read_text() + '{"part": "snow/')  # killed in the middle of a line
+    file.write_text(file.read_text() + '{"part": "snow/')  # the process was killed while it wrote a line
     again = Reader(2)
     assert _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger) == whole
     assert again.calls == 75 - 40
     assert _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger) == whole
     assert again.calls == 75 - 40
-    # Another model, other options or other images are measured anew.
+    # The command measures another model, other options or other images anew.
     other = Reader(3)
     _records(Subject(other, subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
     assert other.calls == 75
@@ -174,11 +174,11 @@ def test_a_gpu_gives_the_same() -> None:
         found.append(
             [record["value"] for kind in ON_VALIDATION_IMAGES for record in _records(_validated(41), kind, **how)]
         )
-    assert np.allclose(found[0], found[1], atol=1.5 / 41)  # rounding may change one answer
+    assert np.allclose(found[0], found[1], atol=1.5 / 41)  # rounding may change the answer for one image
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
-    """4000 images of 12 kB are 47 MB; what may grow is the list of labels."""
+    """4000 images of 12 kB are 47 MB, and must not be in memory at once. Only the list of labels may grow."""
     peaks = []
     picture = Image.new("RGB", (64, 64))
     for count in (500, 4000):
@@ -192,7 +192,7 @@ def test_memory_does_not_grow_with_the_images() -> None:
 
 
 def _pacs(root: Path, lists: Path) -> dict[str, tuple[int, int]]:
-    """Domains with cats and dogs, and their official lists, which leave out one dog of each; cats and dogs of each."""
+    """Write domains of cats and dogs, and official lists that leave out one dog of each. Returns the counts."""
     counts = {"art_painting": (1, 4), "cartoon": (2, 3), "photo": (4, 3), "sketch": (4, 5)}
     lists.mkdir(parents=True)
     for domain, numbers in counts.items():
@@ -213,7 +213,7 @@ def _pacs(root: Path, lists: Path) -> dict[str, tuple[int, int]]:
 def test_pacs_by_both_splits(
     settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model says cat and learns next to nothing: its accuracy is the share of cats in the whole target domain."""
+    """The model always says cat and hardly learns, so its accuracy is the share of cats in the whole target domain."""
     counts = _pacs(tmp_path, tmp_path / "PACS" / "splits")
     made = settings()
     network = build_model(made.model, 2, 16)
@@ -250,7 +250,7 @@ def test_pacs_by_both_splits(
         assert len(held_out) == (6 if split == "kfold" else sum(round(0.2 * sum(counts[each])) for each in domains))
     assert len(seen) == 8
     assert _records(subject, "pacs", tmp_path / "parts", **options) == found
-    assert len(seen) == 8  # nothing is trained again
+    assert len(seen) == 8  # no model is trained again
     SUITES["pacs"].report(found, tmp_path)
     assert "| kfold | 25.0 | 50.0 | 66.7 | 50.0 | 47.9 |" in (tmp_path / "pacs.md").read_text()
 
@@ -263,7 +263,7 @@ def test_pacs_lists_that_are_missing_or_wrong(tmp_path: Path) -> None:
         _records(subject, "pacs")
     for file in (tmp_path / "lists").iterdir():
         shutil.copy(file, root)
-    (root / "photo_test_kfold.txt").write_text("photo/cat/0.png 2\n")  # cats are class 1
+    (root / "photo_test_kfold.txt").write_text("photo/cat/0.png 2\n")  # cats have the label 1
     with pytest.raises(ValueError, match=r"photo_test_kfold\.txt, line 1, is 'photo/cat/0\.png 2'"):
         _records(subject, "pacs", pacs=Pacs(targets=["photo"]))
     with pytest.raises(ValueError, match=r"pacs\.splits has 'twofold'"):
@@ -308,13 +308,13 @@ def test_a_timm_model_and_another_attention_without_training(
     arguments += ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--progress", "false"]
     arguments += ["--gaze.pixels_per_degree", "2"]
     plain = Path(tmp_path / "out" / "records.jsonl")
-    assert command.main(arguments) == 2  # timm's own attention has no map, and mit1003 wants one
+    assert command.main(arguments) == 2  # mit1003 needs a map, and timm's own attention has none
     assert "--attention.kind softmax" in capsys.readouterr().err
     maps = []
     for options in (["softmax"], ["vars_d", "--attention.lam", "0.1"]):
         assert command.main([*arguments, "--attention.kind", *options]) == 0
         records = {r["metric"]: r for r in map(json.loads, plain.read_text().splitlines())}
-        assert records["accuracy"]["value"] == 1 / 200  # one image, 200 times: one of the classes is right
+        assert records["accuracy"]["value"] == 1 / 200  # all 200 files hold one image, so one of the classes is right
         assert records["nss"]["config"]["model"]["attention"]["kind"] == options[0]
         maps.append(records["nss"]["value"])
     assert maps[0] != maps[1]

@@ -23,7 +23,7 @@ from tests.experiments.trees import write
 def test_the_table_its_links_and_its_dashes(
     settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model of ImageNet and one of six shapes; ImageNet-C has these six, ImageNet-R lacks one; there is no Sketch."""
+    """One model is ImageNet's, one of six shapes. ImageNet-C has the six, ImageNet-R lacks one, Sketch is missing."""
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit").state_dict(), tmp_path / "weights.safetensors")
     made = settings(epochs=1)
@@ -51,13 +51,13 @@ def test_the_table_its_links_and_its_dashes(
     assert theirs["gflops"] == pytest.approx(cost_of(timm.create_model("test_vit", device="meta"), 160).gflops)
     cells = theirs["cells"]
     assert {name for name, cell in cells.items() if cell["value"] is not None} == {"Clean", "FGSM", "PGD", "IN-A"}
-    assert cells["IN-A"]["value"] == pytest.approx(100 / 200)  # one image, 200 times
+    assert cells["IN-A"]["value"] == pytest.approx(100 / 200)  # all 200 files hold one image
     assert f"has no class '{synsets('imagenet_r')[0]}'" in cells["IN-R"]["missing"]
     assert "no folder imagenet-sketch" in cells["IN-SK"]["missing"]
     cells = ours["cells"]
     assert cells["IN-C (mCE, lower is better)"]["value"] > 0
     assert "wants a model of ImageNet's 1000 classes" in cells["IN-A"]["missing"]
-    # Every number is that of the line it is linked to.
+    # Every number equals the value on the line that its link points to.
     lines = (out / "table2.md").read_text().splitlines()
     tex = (out / "table2.tex").read_text()
     for row in (ours, theirs):
@@ -77,7 +77,7 @@ def test_the_table_its_links_and_its_dashes(
     assert lines[2].endswith(" - | [0.5](test_vit/records.jsonl#L4) | - | - |")
     assert "test\\_vit & " in tex
     assert tex.count("--") == lines[2].count(" - ") + lines[3].count(" - ")
-    # The same command measures nothing again.
+    # The second run of the command measures nothing again.
     before = (out / "test_vit" / "parts").stat().st_mtime_ns, len(list((out / "test_vit" / "parts").iterdir()))
     assert command.main(arguments) == 1
     assert before == (

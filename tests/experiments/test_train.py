@@ -49,7 +49,7 @@ def _losses(run: Path) -> list[float]:
 
 
 def test_four_epochs_are_two_and_two_bit_for_bit(settings: Make, tmp_path: Path) -> None:
-    """Train with everything that has a state: moving average, mixing, random erasing, stochastic depth, batch norm."""
+    """Train with every part that has a state: moving average, mixing, random erasing, stochastic depth, batch norm."""
     whole = train(settings(**EVERYTHING, epochs=4, out=str(tmp_path / "whole")))
     parts = {**EVERYTHING, "epochs": 4, "out": str(tmp_path / "parts")}
     half = train(settings(**parts, stop_after=2))
@@ -75,7 +75,7 @@ def test_killed_in_a_checkpoint_it_resumes_to_the_same_end(
     def save(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == 5:  # in the middle of the second checkpoint's three files
+        if calls == 5:  # the fifth file written is the second of the second checkpoint's three
             Path(arguments[1]).write_bytes(b"half of it")
             raise Killed
         real(*arguments)
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(
 
 
 def test_weights_that_are_not_finite_are_never_a_checkpoint(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last step of an epoch spoils the weights, which no loss of a training batch shows."""
+    """The last step of an epoch spoils the weights. No training loss shows this, because no batch follows."""
     real = loop._epoch
 
     def epoch(run: Any, *arguments: Any) -> dict[str, float]:
@@ -211,7 +211,7 @@ def test_every_epochs_trajectories_of_the_probe_images(settings: Make, tmp_path:
     assert (layer.sizes["iteration"], layer.sizes["image"], layer.sizes["head"]) == (5, 5, 2)
     assert set(layer.data_vars) == {"code", "sparsity", "relative_gap", "lyapunov"}
     energy = layer["lyapunov"].values
-    assert (energy[:, 1:] <= energy[:, :-1] + 1e-5).all()  # ISTA never rises
+    assert (energy[:, 1:] <= energy[:, :-1] + 1e-5).all()  # ISTA never raises the energy
     assert ((layer["code"] == 0).mean("atom") - layer["sparsity"]).max() < 1e-6
     assert (layer["relative_gap"] >= -1e-5).all()
     with pytest.raises(ValueError, match="no trajectories"):
@@ -252,7 +252,7 @@ def test_tensorboard_on_request(settings: Make) -> None:
 
 
 def test_two_runs_in_one_folder_and_a_killed_one(settings: Make, tmp_path: Path) -> None:
-    """The second is refused in a sentence while the first runs, and goes on where the first was killed."""
+    """While the first run is alive, the second ends with one sentence. After a kill it continues the first."""
     made = settings(epochs=3, stop_after=1)
     path = train(made)
     hold = (

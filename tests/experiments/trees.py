@@ -16,14 +16,14 @@ DATA = Data(image_size=8, crop=1)
 
 
 def write(path: Path, first: int, second: int = 0) -> None:
-    """An image that `Reader` takes for class `first`, and for `second` if it may not be `first`; both below 1000."""
+    """Write an image in which `Reader` sees class `first`, and then class `second`. Both are below 1000."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blue = (first // 256) * 16 + second // 256
     Image.new("RGB", (8, 8), (first % 256, second % 256, blue)).save(path)
 
 
 class Reader(nn.Module):
-    """Logits read from the colours that `write` gave an image."""
+    """A model that reads its logits from the colours that `write` gave an image."""
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
@@ -41,8 +41,10 @@ class Reader(nn.Module):
 
 
 class Bright(nn.Module):
-    """One layer of softmax attention on tokens of 2 x 2 pixels that looks at bright pixels: its map, from its minimum
-    to its maximum, is 1 where a token is white and 0 where it is black."""
+    """One layer of softmax attention that looks at bright tokens of 2 x 2 pixels.
+
+    Its map, scaled from its minimum to its maximum, is 1 where a token is white and 0 where it is black.
+    """
 
     def __init__(self) -> None:
         super().__init__()

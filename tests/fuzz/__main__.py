@@ -1,8 +1,8 @@
 """Throw random and broken input at the commands: `python -m tests.fuzz [TARGET ...] --count N --seed S`.
 
-A target is a module beside this one with `run(count, seed, folder) -> list[str]`: it makes `count` cases from `seed`
-in the empty `folder` and returns the faults that it found, one line each: a traceback, a hang, a wrong exit status,
-foreign files touched. The same count and seed give the same cases.
+A target is a module beside this one with `run(count, seed, folder) -> list[str]`. It makes `count` cases from `seed`
+in the empty `folder` and returns the faults that it found, one line each. A fault is a traceback, a hang, a wrong exit
+status, or a change of foreign files. The same count and seed give the same cases.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-#: Modules of this folder that are no targets.
+#: Modules of this folder that are not targets.
 _HELPERS = ("sandbox",)
 
 

@@ -29,7 +29,7 @@ QUICK = 12
 
 
 def run(count: int, seed: int, folder: Path) -> list[str]:
-    """Faults of `count` damaged checkpoints, in turn evaluated and resumed."""
+    """Evaluate and resume `count` damaged checkpoints in turn, and return the faults."""
     draw, foreign = random.Random(seed), Foreign(folder)
     whole, arguments = _trained(folder)
     before = {path.name for path in folder.iterdir()} | {"copy"}
@@ -55,7 +55,7 @@ def run(count: int, seed: int, folder: Path) -> list[str]:
 
 
 def _trained(folder: Path) -> tuple[Path, list[str]]:
-    """A run of one epoch of two, and the arguments that it is resumed with."""
+    """Train one epoch of two. Returns the run's folder and the arguments that resume it."""
     write_images(folder / "images", 2, 1, 16)
     settings = Settings(
         out=str(folder / "run"),
@@ -104,7 +104,7 @@ def _cut(draw: random.Random, file: Path) -> str:
 
 
 def _odd(draw: random.Random, file: Path) -> str:
-    """No file at all, a folder, a huge header, JSON that is no object."""
+    """Put something odd in the file's place: nothing, a folder, a huge header, or JSON that is not an object."""
     kind = draw.choice(["gone", "folder", "header", "list", "deep", "nan", "pipe"])
     file.unlink()
     if kind == "folder":

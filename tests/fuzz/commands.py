@@ -64,7 +64,7 @@ DEVICES = ["cpu", "cuda", "cuda:99", "mps", "meta", "xla", "gpu", "cpu:3", "", "
 PLACES = ["run.zarr", "new/run.zarr", "rows.npy/run.zarr", "thesis.txt", ".", "/", "..", "images", "other.zarr", "none"]
 PLACES += ["", "a" * 300, "new.png", "run.zarr/z", "run-0001.zarr", "holiday.png", "figure.doc", "pipe", "rows.zarr"]
 
-#: Values that options are likely to take further than the first check, in lines that may be wrong in any way.
+#: Values that pass the first check more often than not, for lines that may be wrong in any way.
 USUAL = {
     "input": ["rows.npy"] * 8 + ["stack.npy", "grey.png", "images", *INPUTS],
     "dictionary": ["random:9"] * 6 + DICTIONARIES,
@@ -85,7 +85,7 @@ USUAL = {
     "dtype": ["float64", "float32", "int8"],
 }
 
-#: Values that are right, of the options that any run takes; * stands for yes.
+#: Valid values of the options that any run takes. An option with the value * is given without a value.
 RIGHT = {
     "mean": ["auto", "subtract", "keep"],
     "norm": ["keep", "unit"],
@@ -121,7 +121,7 @@ _BANK = {"orientations": ["1", "3"], "scales": ["1", "2"], "phases": ["1", "2"],
 _CUT = {"crop": ["0,0,16,16", "1,2,9,9"], "scale": ["1.5", "2"], "patch": ["4", "8"], "stride": ["3", "8"]}
 _PHOTO = {"background": ["0", "0.5"], "colour": ["*"]}
 _WHOLE = {"kernel": ["3", "5"], "conv_stride": ["2", "4"], "crop": ["0,0,8,8", "1,2,5,6"]}
-#: Inputs with what suits them and is right with them beside `RIGHT`.
+#: Command lines that begin a run, each with the valid values of the options that only such a run takes.
 SCENES: list[tuple[list[str], dict[str, list[str]]]] = [
     (["rows.npy", "--dictionary", "random:9"], {"neurons": ["0", "1-4,0"], "atoms": ["8", "0,1"], "lam": RIGHT["lam"]}),
     (["counts.npy", "--dictionary", "w.npy"], {"neurons": ["5"], "atoms": ["0-3"]}),
@@ -136,7 +136,7 @@ SCENES: list[tuple[list[str], dict[str, list[str]]]] = [
 
 
 def make_inputs(folder: Path) -> None:
-    """Files of every kind, whole and broken, that a command may be given."""
+    """Write files of every kind, whole and broken, that a command may get."""
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(3, 6))
     for name, values in {
@@ -179,12 +179,12 @@ def make_inputs(folder: Path) -> None:
 
 
 def command(draw: random.Random) -> list[str]:
-    """A command line. Most are right except for a few slips; the others may be wrong in any way."""
+    """A command line. Most are valid except for a few slips. The others may be wrong in any way."""
     return _likely(draw) if draw.random() < 0.75 else _wild(draw)
 
 
 def _likely(draw: random.Random) -> list[str]:
-    """Right values of options that suit the input. In one line of five, one option has an arbitrary value."""
+    """A line with valid options for its input. In one line of five, one option has an arbitrary value."""
     flags = {option.name for kind in groups().values() for option in options_of(kind) if option.flag}
     scene, more = draw.choice(SCENES)
     pool = RIGHT | more
@@ -202,11 +202,11 @@ def _likely(draw: random.Random) -> list[str]:
 
 
 def _wild(draw: random.Random) -> list[str]:
-    """Any options with any values, on a run that is short where it is one."""
+    """A line with any options and any values. If it starts a run, the run is short."""
     options = [option for kind in groups().values() for option in options_of(kind)]
     chosen = draw.sample(options, draw.randint(0, 5))
     line = [draw.choice(USUAL["input"]) for _ in range(draw.choice([1, 1, 1, 1, 2, 0]))]
-    # Short and small; what is drawn after it wins.
+    # These options keep the run short and small, unless an option that is drawn later overrides them.
     line += ["--dictionary", "random:9", "--t-max", "2", "--max-steps", "2000", "--figure", "none"][
         : draw.choice([8, 6])
     ]
@@ -228,7 +228,7 @@ def _flag(name: str) -> str:
 
 
 def configuration(draw: random.Random) -> str:
-    """A YAML file: options, wrong kinds, what hangs or runs a careless loader, or noise."""
+    """A YAML text: options, values of wrong types, texts that make a careless loader hang or run code, or noise."""
     names = [option.name for kind in groups().values() for option in options_of(kind)]
     pool: list[Any] = [*NUMBERS, *NAMES, None, True, 3, -1, 1e-9, float("nan"), [], [1, 2], {"a": 1}, [[1]], "\0"]
     keys = [draw.choice(names).replace("_", draw.choice("_-")) for _ in range(draw.randint(0, 4))]
@@ -252,7 +252,7 @@ def configuration(draw: random.Random) -> str:
 
 
 def run(count: int, seed: int, folder: Path) -> list[str]:
-    """Faults of `count` random command lines, every tenth with a new set of configuration files."""
+    """Run `count` random command lines, with new configuration files for every ten, and return the faults."""
     draw, faults = random.Random(seed), []
     make_inputs(folder)
     foreign = Foreign(folder, seed)
@@ -268,21 +268,21 @@ def run(count: int, seed: int, folder: Path) -> list[str]:
         if (folder / "ran").exists():
             found.append("a configuration file ran a command")
         faults += [f"{number}: {line!r}: {fault}" for fault in found]
-        for path in folder.iterdir():  # a clean place for the next, where an old run says nothing
+        for path in folder.iterdir():  # too many old runs would make later lines fail early
             if path.name not in kept and draw.random() < 0.5:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return faults + _experiments(draw, max(4, count // 25), folder)
 
 
 def _subprocess(line: list[str], folder: Path) -> list[str]:
-    """The faults of one line in a process of its own."""
+    """Run one line in a process of its own, and return the faults."""
     environment = os.environ | {"PYTHONPATH": str(Path(vars_dyn.__file__).parents[1])}
     whole = [sys.executable, "-m", "vars_dyn.simulate", *line]
     try:
         done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
         return ["no end after 120 s in a process of its own"]
-    except ValueError:  # a zero byte, which no command line can hold
+    except ValueError:  # no command line can hold a zero byte
         return []
     bad = b"Traceback" in done.stderr or done.returncode not in (0, 1, 2)
     return [f"exit status {done.returncode}, {done.stderr[-300:]!r}"] if bad else []
@@ -292,7 +292,7 @@ _COMMANDS = ("train", "evaluate", "series", "ablate", "figures", "table2", "over
 
 
 def _experiments(draw: random.Random, count: int, folder: Path) -> list[str]:
-    """Faults of the experiments' commands on `--help`, on options that they have not, and on abbreviated ones."""
+    """The faults of the experiments' commands with `--help`, with unknown options, and with abbreviated ones."""
     faults = []
     for _ in range(count):
         name = draw.choice(_COMMANDS)

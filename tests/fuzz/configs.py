@@ -19,7 +19,7 @@ from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
 from tests.fuzz.sandbox import Foreign, called
 
-#: Each with what makes it fail before it computes: what is drawn is added to a command that has nothing to work on.
+#: Every command, with arguments that leave it nothing to work on. So no command line computes for long.
 COMMANDS: dict[str, tuple[Callable[..., int], list[str]]] = {
     "train": (train.main, ["--data.root", "nothing"]),
     "evaluate": (evaluate.main, ["nothing"]),
@@ -63,7 +63,7 @@ QUICK = 30
 
 
 def run(count: int, seed: int, folder: Path) -> list[str]:
-    """Faults of `count` random command lines, half of them with a random file of options."""
+    """Run `count` random command lines, half of them with a random file of options, and return the faults."""
     draw, faults = random.Random(seed), []
     foreign = Foreign(folder)
     (folder / "trap.py").write_text("open('trapped', 'w')\nclass Trap: pass\n")

@@ -1,4 +1,4 @@
-"""What the targets share: a folder with foreign files in it, and a command called under a time limit."""
+"""What the targets share: a folder with foreign files in it, and the call of a command under a time limit."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Called:
-    """How a call ended: its exit status (None where it raised or hung), what it printed, and the fault if there is."""
+    """How a call ended: its exit status (None if it raised or hung), what it printed, and its fault, if any."""
 
     status: int | None
     out: str
@@ -86,7 +86,7 @@ class Called:
 
 
 class _Hang(BaseException):
-    """Not an Exception: no command may take it for bad input."""
+    """The time is up. This is no Exception, so that no command takes it for bad input."""
 
 
 @contextlib.contextmanager
@@ -118,11 +118,11 @@ def called(
             with within(seconds):
                 status = main(list(arguments))
     except _Hang as error:
-        last = traceback.extract_tb(error.__traceback__)[-2]  # the last is `stop` itself
+        last = traceback.extract_tb(error.__traceback__)[-2]  # the last entry is `stop` itself
         fault = f"no end after {seconds:g} s, in {Path(last.filename).name}:{last.lineno}"
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException as error:  # whatever gets out of main would be a traceback
+    except BaseException as error:  # users would see a traceback of whatever leaves main
         last = traceback.extract_tb(error.__traceback__)[-1]
         fault = f"{type(error).__name__}: {str(error)[:300]!r} from {Path(last.filename).name}:{last.lineno}"
     finally:

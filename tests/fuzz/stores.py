@@ -25,7 +25,7 @@ __all__ = ["QUICK", "run"]
 #: How many damaged stores `run` opens and resumes in a few seconds.
 QUICK = 12
 
-_SLOW = 20.0  # seconds: a store of a few kilobytes opens, or is refused, in far less
+_SLOW = 20.0  # seconds; a store of a few kilobytes takes far less to open or to refuse
 _ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1.5, float("nan"), float("inf"), "", "NaN", "none", "string", "bool",
     "object", "complex128", "float32", "int8", "numcodecs.pickle", "pickle", "../..", "/", [], [0], [-1], [10**12],
@@ -34,7 +34,7 @@ _ODD: tuple[Any, ...] = (
 
 
 def run(count: int, seed: int, folder: Path) -> list[str]:
-    """Damage `count` copies of a small run's stores in `folder`, open and resume each; the faults found."""
+    """Damage `count` copies of a small run's stores in `folder`, open and resume each, and return the faults."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     whole = _recorded(folder / "whole.zarr", 6.0).load()
@@ -86,15 +86,15 @@ def _said(act: Callable[[], str | None]) -> str | None:
     """The fault that `act` finds, or its traceback if it raises anything but an error of one sentence."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other versions, which a damaged provenance may name
+            warnings.simplefilter("ignore")  # a damaged provenance may name another version, which warns
             return act()
     except StoreError as error:
         return f"says more than a sentence: {error}" if "\n" in str(error) or len(str(error)) > 8000 else None
-    except Exception:  # every other exception is the fault that is looked for
+    except Exception:  # every other exception is a fault
         return traceback.format_exc()
 
 
-#: The end of the run, which a run that was resumed writes anew, and what differs from run to run.
+#: Variables that a resumed run writes anew at its end, or that differ from run to run.
 _OWN = ("run", "provenance", "wall_seconds", "status", "t_end", "t_max", "evaluations", "accepted", "rejected")
 
 
@@ -120,14 +120,14 @@ def _compared(seen: xr.Dataset, whole: xr.Dataset, *, complete: bool) -> str | N
     return None if wrong is None else f"{wrong} was read as {known[wrong]}"
 
 
-# Ways to damage a store; each gives what it did
+# The ways to damage a store. Each returns a description of what it did.
 
 
 def _damage(store: Path, outside: Path, chance: random.Random) -> str:
     files = sorted(path for path in store.rglob("*") if path.is_file() and not path.is_symlink())
     if not files:
         return "nothing is left"
-    # One file in two is the root's metadata, which a reader believes most.
+    # The root's metadata gets four damages in ten, since readers trust it most.
     root = store / "zarr.json"
     path = root if chance.random() < 0.4 and root in files else chance.choice(files)
     how = chance.choice((_flip, _flip, _cut, _grow, _remove, _edit, _edit, _edit, _edit, _link, _empty, _swap))
@@ -169,7 +169,7 @@ def _empty(path: Path, store: Path, outside: Path, chance: random.Random) -> str
 
 
 def _swap(path: Path, store: Path, outside: Path, chance: random.Random) -> str:
-    """Put another file of the same kind in its place."""
+    """Put another file of the same kind in the file's place."""
     other = chance.choice([p for p in sorted(store.rglob(path.name)) if p.is_file()])
     path.write_bytes(other.read_bytes())
     return f"for {other.relative_to(store)}"

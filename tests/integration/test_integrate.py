@@ -41,7 +41,7 @@ def small_field() -> vd.SparseRecurrent:
 
 
 def scipys(field: vd.SparseRecurrent, times: Tensor) -> list[Array]:
-    """z and u of every signal at `times`, by SciPy at a tight tolerance."""
+    """SciPy's z and u of every signal at `times`, at a tight tolerance."""
     W, theta = field.dictionary.matrix().numpy(), (field.lam / field.beta).numpy()
     d = len(W)
 
@@ -64,7 +64,7 @@ def scipys(field: vd.SparseRecurrent, times: Tensor) -> list[Array]:
     return [whole[..., :d], whole[..., d:]]
 
 
-#: Method, its settings, the time it is run to, and the error that it must keep within.
+#: For each method its settings, the end of the run, and the largest error that is allowed.
 ACCURACY = {
     "dopri5": ({"rtol": 1e-8, "atol": 1e-10}, 1.5, 1e-6),
     "dopri8": ({"rtol": 1e-8, "atol": 1e-10}, 1.5, 1e-6),
@@ -92,14 +92,14 @@ def test_all_methods_are_tested() -> None:
 @pytest.mark.parametrize("method", ACCURACY)
 def test_every_method_follows_scipys_path(method: str) -> None:
     field, (arguments, end, error) = small_field(), ACCURACY[method]
-    # Times that fall between a fixed-step method's steps too.
+    # Some times lie between the steps of a fixed-step method.
     times = end * torch.tensor([0.0, 0.2, 0.518, 1.0], dtype=torch.float64)
     trajectory = vd.integrate(field, field.initial_state(), times, method=method, **arguments)
     for part, wanted in zip(trajectory.states, scipys(field, times), strict=True):
         assert part.shape == wanted.shape
         np.testing.assert_allclose(part, wanted, atol=error)
     if method not in FIXED_METHODS:
-        # The tolerance matters.
+        # A looser tolerance must save evaluations.
         loose = vd.integrate(field, field.initial_state(), times, method=method, rtol=1e-2, atol=1e-4)
         assert loose.statistics.evaluations < trajectory.statistics.evaluations / 2
 
@@ -115,7 +115,7 @@ def test_every_method_follows_scipys_path(method: str) -> None:
     ],
 )
 def test_fixed_steps_are_those_asked_for(method: str, growth: Callable[[float], float]) -> None:
-    # z' = -z: every step multiplies by the method's own polynomial.
+    # On z' = -z every step multiplies z by the method's polynomial.
     field = vd.FeedForward(torch.zeros(2, 1, dtype=torch.float64))
     state = (torch.tensor([[1.0], [-3.0]], dtype=torch.float64),)
     times = torch.tensor([0.0, 0.5, 2.0, 2.1], dtype=torch.float64)
@@ -130,12 +130,12 @@ def test_fixed_steps_are_those_asked_for(method: str, growth: Callable[[float], 
 
 
 def move_limit(monkeypatch: pytest.MonkeyPatch, method: str, limit: float) -> None:
-    """Let the method take `limit` for its stability limit."""
+    """Make the method believe that its stability limit is `limit`."""
     monkeypatch.setitem(REGISTRY, method, dataclasses.replace(REGISTRY[method], limit=limit))
 
 
 def path_of(field: vd.Field, start: tuple[Tensor, ...], times: Tensor, method: str, step: float) -> vd.Trajectory:
-    """The path, that of a runaway too."""
+    """The path, also if it grows so far that integration fails."""
     try:
         return vd.integrate(field, start, times, method=method, step=step)
     except vd.IntegrationError as error:
@@ -153,11 +153,11 @@ def test_stability_limits_are_where_they_are_said_to_be(method: str, monkeypatch
         times = torch.tensor([0.0, steps * h], dtype=torch.float64)
         start = (torch.ones(1, 1, dtype=torch.float64),)
         if method in FIXED_METHODS:
-            # A step past the limit is refused, so the limit is moved.
+            # `integrate` refuses steps past the limit, so the test moves the limit.
             move_limit(monkeypatch, method, h)
             found = path_of(field, start, times, method, h)
         else:
-            # No error is too large for these tolerances: the cap alone holds the step.
+            # These tolerances accept any error, so only the cap limits the step.
             move_limit(monkeypatch, method, h)
             found = vd.integrate(field, start, times, method=method, rtol=1e30, atol=1e30, step=h, cap_steps=True)
             assert steps <= found.statistics.accepted <= steps + 1
@@ -191,7 +191,7 @@ def test_idle_signals_do_not_dilute_a_live_ones_error() -> None:
     for part, own in zip(many.states, one.states, strict=True):
         torch.testing.assert_close(part[:, 17:18], own, rtol=0, atol=1e-10)
         assert not bool(part[:, :17].any())
-    # Nor do idle parts of the state, however many units they have.
+    # Idle units of the state do not dilute the error either, however many there are.
     wide = vd.SparseRecurrent(
         vd.DenseDictionary(torch.cat([P.weight, torch.zeros(8, 500).double()], -1)), x[17:18], 0.1
     )
@@ -237,7 +237,7 @@ def test_v_does_not_rise_along_trajectories(method: str, rtol: float) -> None:
 
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "rkc", "adaptive_heun"])
 def test_v_does_not_rise_where_it_is_curved(method: str) -> None:
-    # Seed 10: with an error norm that leaves the curvature out, dopri5 lets V rise by 5400 rtol^2 V(0).
+    # With an error norm that ignores the curvature, dopri5 lets V rise by 5400 rtol^2 V(0) at seed 10.
     for seed in (3, 10):
         weight = normal(seed, 2, 6)
         P = vd.DenseDictionary(weight * math.sqrt(300) / torch.linalg.matrix_norm(weight, 2))
@@ -259,7 +259,7 @@ def check_v(field: vd.Field, trajectory: vd.Trajectory, rtol: float) -> None:
 @settings(max_examples=12)
 @given(data=st.data())
 def test_v_does_not_rise_along_random_trajectories(data: st.DataObject) -> None:
-    # alpha, beta and gamma where F is convex: there V is bounded below, and positive up to its constant.
+    # F is convex for these alpha, beta and gamma. So V is bounded below, and positive up to its constant.
     parameters = data.draw(
         st.fixed_dictionaries(
             {
@@ -300,7 +300,7 @@ def test_time_has_no_origin() -> None:
 
 
 def mixed_field() -> vd.SparseRecurrent:
-    """Signals that settle at very different times: at once, soon, late."""
+    """A field whose signals settle at very different times: at once, soon, and late."""
     left, right = torch.linalg.qr(normal(0, 8, 6))[0], torch.linalg.qr(normal(1, 6, 6))[0]
     P = vd.DenseDictionary(left @ torch.diag(torch.linspace(0.7, 1.3, 6).double()) @ right)
     x = signals_for(P, 2, (2, 2))
@@ -312,7 +312,7 @@ def mixed_field() -> vd.SparseRecurrent:
 @pytest.mark.parametrize("method", ["dopri5", "bosh3", "rk4"])
 def test_a_settled_signal_leaves_with_its_state(method: str) -> None:
     field, goal = mixed_field(), 1e-5
-    # Looks are at whole multiples of 0.5, and every look is a time asked for.
+    # `integrate` checks the gap at multiples of 0.5, and all of them are output times.
     times = grid(60, 121)
     found = vd.integrate(field, field.initial_state(), times, method=method, gap=goal, check_every=0.5, step=0.1)
     assert len(found.times) == len(found.states[0]) == len(found.states[1]) == 121
@@ -323,7 +323,7 @@ def test_a_settled_signal_leaves_with_its_state(method: str) -> None:
     gaps = torch.stack([problem.relative_gap(field.code(tuple(part[i] for part in found.states))) for i in range(121)])
     for i, j in np.ndindex(2, 2):
         at = int((times == found.settled_at[i, j]).nonzero())
-        # It left at the first look at which its gap was reached, and stayed as it was then.
+        # The signal leaves at the first check that finds its gap reached, and keeps its state from then on.
         assert gaps[at, i, j] <= goal
         assert (gaps[1:at, i, j] > goal).all()
         assert found.relative_gap[i, j] == pytest.approx(float(gaps[at, i, j]), abs=1e-15)
@@ -431,11 +431,11 @@ def test_autocast_outside_does_not_reach_the_solve() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.states, inside.states, strict=True))
 
 
-# What cannot go on.
+# Runs that cannot go on
 
 
 def check_kept(error: vd.IntegrationError, whole: vd.Trajectory, at_least: int) -> None:
-    """The trajectory so far is there, up to the failure, and is what an undisturbed run has."""
+    """Check that the error carries the trajectory up to the failure, equal to that of an undisturbed run."""
     kept = error.trajectory
     assert kept is not None
     count = len(kept.times)
@@ -463,13 +463,13 @@ def test_a_step_limit_names_the_signal_and_keeps_the_path(method: str, limit: in
     assert 0 < caught.value.time < 6
     check_kept(caught.value, whole, at_least=5)
     assert float(caught.value.trajectory.times[-1]) > caught.value.time - 0.5
-    # As many steps as are needed are enough.
+    # `max_steps` equal to the number of steps needed is enough.
     taken = whole.statistics.accepted + whole.statistics.rejected
     vd.integrate(field, field.initial_state(), times, max_steps=taken, **arguments)
 
 
 def runaway(monkeypatch: pytest.MonkeyPatch) -> tuple[vd.SparseRecurrent, Tensor]:
-    """A field of which signal 3 runs away from time to time, with the limit that forbids it out of the way."""
+    """A field whose signal 3 runs away with steps from one of the times to the next. The limit allows such steps."""
     move_limit(monkeypatch, "rk4", 1e9)
     x = torch.zeros(5, 3, dtype=torch.float64)
     x[3] = 1.0
@@ -513,7 +513,7 @@ def test_fixed_steps_stay_within_the_stability_limit(field: vd.Field, method: st
         vd.integrate(field, field.initial_state(), times, method=method, step=1.01 * limit)
     if field.instability():
         return
-    # From time to time it steps inside: V ends below where it began, as it would not after one step.
+    # Without `step` the method takes stable steps between the output times, and V falls. One step would let it rise.
     found = vd.integrate(field, field.initial_state(), times, method=method)
     assert found.statistics.accepted >= end / limit
     first, last = (field.lyapunov(tuple(part[i] for part in found.states)) for i in (0, -1))
@@ -536,7 +536,7 @@ def test_growth_out_of_range_is_an_error() -> None:
     kept = caught.value.trajectory
     assert kept is not None
     assert len(kept.times) > 50
-    # z = x (16 e^{15t} - 1) / 15.
+    # The solution is z = x (16 e^{15t} - 1) / 15.
     exact = (16 * torch.exp(15 * kept.times[:20]) - 1) / 15
     torch.testing.assert_close(kept.states[0][:20, 1, 0], exact, rtol=0.2, atol=0)
     assert kept.relative_gap.isnan().all()
@@ -563,7 +563,7 @@ def test_steps_below_the_rounding_of_time_are_an_error(method: str) -> None:
 
 def test_errors_name_signals_by_their_place_in_the_whole_batch() -> None:
     field = mixed_field()
-    # By then signals 1 and 2 have settled and left: the slow one is 0 of those that remain, and of all.
+    # Signals 1 and 2 have settled and left by then. The slow one has number 0 among the rest, and among all.
     with pytest.raises(vd.IntegrationError) as caught:
         vd.integrate(field, field.initial_state(), torch.tensor([0.0, 500.0]), gap=1e-13, max_steps=150)
     swapped = vd.SparseRecurrent(field.dictionary, field.x.flip(0, 1), field.lam.flip(0, 1))
@@ -622,7 +622,7 @@ def test_half_precision_is_refused() -> None:
         vd.integrate(half, half.initial_state(), t)
 
 
-# The stream.
+# The stream
 
 FIELDS: dict[str, Callable[[], vd.Field]] = {
     "dense": mixed_field,
@@ -643,13 +643,13 @@ Chunk = tuple[Tensor, tuple[Tensor, ...], Snapshot]
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:
-    """Bit for bit, NaN equal to itself."""
+    """Whether two tensors have the same bits, NaN included."""
     pairs = zip((*one.state, *one[3:6]), (*other.state, *other[3:6]), strict=True)
     equal = all(torch.equal(torch.nan_to_num(a, nan=-7.0), torch.nan_to_num(b, nan=-7.0)) for a, b in pairs)
     return equal and (one.time, one.step, one.statistics) == (other.time, other.step, other.statistics)
 
 
-#: Methods that take many small steps; a test of resuming takes seconds with them.
+#: These methods take many small steps, so a test of resuming takes seconds with them.
 SLOW = ("explicit_adams", "implicit_adams")
 
 
@@ -662,7 +662,7 @@ SLOW = ("explicit_adams", "implicit_adams")
 )
 def test_a_run_resumed_from_any_snapshot_is_the_same_bit_for_bit(name: str, method: str, gap: float | None) -> None:
     field = FIELDS[name]()
-    # Neither the chunks' ends nor the times fall on the looks at the gap.
+    # Neither the ends of chunks nor the output times coincide with the checks of the gap.
     times = grid(5.3, 24)
     arguments = {"method": method, "gap": gap, "chunk": 5, "rtol": 1e-4, "check_every": 0.6 if gap else None}
     first = start_of(field, field.initial_state())
@@ -690,7 +690,7 @@ def test_a_stream_is_the_trajectory_in_pieces(gap: float | None) -> None:
     for at, state, wanted in zip(
         ("z", "u"), zip(*(chunk[1] for chunk in chunks), strict=True), whole.states, strict=True
     ):
-        # A chunk's end is a look at the gap too, so signals may settle there: what is within their gap then, agrees.
+        # The end of a chunk checks the gap too, so signals may settle there. They agree to within their gap.
         torch.testing.assert_close(torch.cat(state), wanted, rtol=0, atol=1e-6 if gap is None else 2e-2, msg=at)
     last = chunks[-1][2]
     assert last.time == 12

@@ -1,4 +1,4 @@
-"""A field that jumps is stepped onto its jumps: no method sees both sides of one in a step."""
+"""Steps end on the jumps of a field, so that no method sees both sides of a jump in one step."""
 
 import math
 
@@ -26,7 +26,7 @@ class Switched(vd.FeedForward):
 
 
 def exact(x: Tensor, times: Tensor) -> Tensor:
-    """From z = 0."""
+    """The exact solution from z = 0."""
     before = x * (1 - torch.exp(-times))[:, None, None]
     late = (times - JUMP)[:, None, None]
     at_jump = x * (1 - math.exp(-JUMP))

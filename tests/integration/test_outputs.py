@@ -1,4 +1,4 @@
-"""Output between steps: states at the requested times are as accurate as those at the ends of steps."""
+"""States at output times between steps are as accurate as those at the ends of steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ END = 4.0
 
 
 def exact(field: vd.SparseRecurrent, times: Array) -> Array:
-    """The states of all signals at `times` by SciPy, to 1e-12."""
+    """SciPy's states of all signals at `times`, with an error of about 1e-12."""
     W, theta = field.dictionary.weight.numpy(), (field.lam / 2).numpy()
     d, n = W.shape
     x = field.x.numpy()
@@ -52,6 +52,6 @@ def test_outputs_between_steps_are_as_accurate_as_steps(method: str, seed: int, 
 
     wanted = exact(field, times.numpy())
     errors = np.abs(run(times) - wanted).max((1, 2))
-    # Ends of steps: of a run to one time alone, the worst and the last, which ends a step there.
+    # A run to one time ends a step there. These are the errors of such runs to the worst time and to the last one.
     ends = [np.abs(run(times[[0, i]])[-1] - wanted[i]).max() for i in (int(errors.argmax()), -1) if i]
     assert errors.max() <= 10 * (max(ends) + rtol)

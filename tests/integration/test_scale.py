@@ -1,4 +1,4 @@
-"""Homogeneity: (s x, s lam) has s times the trajectory, in every method, mode, command and layer."""
+"""Homogeneity: (s x, s lam) has s times the trajectory of (x, lam), in every method, mode, command and layer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ scales = st.one_of(st.floats(-30, 30).map(lambda e: 10.0**e), st.sampled_from([1
 def field_for(
     seed: int, scale: float, kind: str = "sparse", dtype: torch.dtype = torch.float64, rows: Tensor | None = None
 ) -> vd.Field:
-    """Three signals, one of them zero, times `scale`, and each times its own of `rows`."""
+    """A field of four signals, one of them zero, times `scale`. `rows` gives each signal a factor of its own."""
     P = vd.DenseDictionary(normal(seed, 5, 7, dtype=dtype) / 2)
     x = normal(seed + 1, 4, 5, dtype=dtype)
     x[1] = 0
@@ -53,7 +53,7 @@ def run(field: vd.Field, scale: float, method: str, start: int | None = None, **
     return vd.integrate(field, state, times, method=method, **options)
 
 
-# The implicit Adams method warns if its own iteration is cut off, which happens equally at every scale.
+# The implicit Adams method warns if it stops its inner iteration early, which happens equally at every scale.
 @pytest.mark.filterwarnings("ignore:Functional iteration did not converge")
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=4)
@@ -106,7 +106,8 @@ def test_quiet_signals_are_as_accurate_as_loud_ones_beside_them(method: str, see
 
 
 def test_microvolts_are_as_good_as_volts() -> None:
-    # Against one SciPy run: an absolute tolerance of 1e-8 was off by 1 % at 1e-6 and without bound at 1e-13.
+    # SciPy's run at scale 1 is the reference. With an absolute tolerance of 1e-8 the error was 1 % at a scale of 1e-6,
+    # and unbounded at 1e-13.
     import scipy.integrate
 
     field = field_for(3, 1.0)
@@ -128,7 +129,7 @@ def test_microvolts_are_as_good_as_volts() -> None:
 
 @pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-12])
 def test_potentials_that_are_held_small_have_tolerances_of_their_own(size: float) -> None:
-    # Units below their threshold rest at u = P^T x / (alpha beta), z at x / alpha.
+    # If all units stay below their threshold, u comes to rest at P^T x / (alpha beta), and z at x / alpha.
     W, x = normal(0, 5, 7) / 2, normal(1, 2, 5)
     drive, lam = x @ W, 10.0
     for field, alpha, end in (
@@ -136,7 +137,7 @@ def test_potentials_that_are_held_small_have_tolerances_of_their_own(size: float
         (vd.Reduced(vd.DenseDictionary(size * W), x, lam * size), 1.0, 40.0),
         (vd.SparseRecurrent(vd.DenseDictionary(W), x, lam, alpha=2 / size, beta=2.0), 2 / size, None),
     ):
-        # Long enough to rest; of what is held small by alpha, z only, which is fast.
+        # The runs are long enough to come to rest. With the large alpha only z is, since u is slow.
         found = vd.integrate(field, field.initial_state(), torch.tensor([0.0, end or 40 / alpha]))
         if end:
             u = found.states[-1][-1]
@@ -146,7 +147,7 @@ def test_potentials_that_are_held_small_have_tolerances_of_their_own(size: float
 
 
 def test_states_beyond_the_dtype_are_an_error() -> None:
-    # Its equilibrium is at 1e39, which float32 cannot hold.
+    # The equilibrium is at 1e39, which float32 cannot hold.
     field = vd.FeedForward(torch.full((2, 3), 1e38), alpha=0.1)
     with pytest.raises(vd.IntegrationError, match="the state grows out of range"):
         vd.integrate(field, field.initial_state(), torch.tensor([0.0, 50.0]))

@@ -1,6 +1,6 @@
-"""test_export.py runs this in its own interpreter, since the tests' run-time checks of shapes cannot be traced.
+"""test_export.py runs this in a process without the tests' run-time checks of shapes, because torch cannot trace them.
 
-Prints one JSON object: for each attention, what differs between the model, its compiled and its ONNX form.
+Prints one JSON object: for each attention, what differs between the model and its compiled and ONNX forms.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vars_dyn.attention import KINDS, Variant, VarsAttention, attention_class, r
 
 def tiny(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    # Singular values do not export, so L is the row-sum bound.
+    # ONNX has no singular values, so L is the row-sum bound.
     options = {"variant": Variant(bound="row_sum")} if kind.startswith("vars") else {}
     sizes = {"embed_dim": 8, "depth": 1, "num_heads": 2, "img_size": 16, "num_classes": 3}
     return timm.create_model("vars_deit_micro", attention=attention_class(kind, **options), **sizes).eval()
 
 
 def replaced(height: int, width: int) -> tuple[nn.Module, Tensor]:
-    """timm's ViT with another attention, and images of another grid than its own, of as many tokens as a third."""
+    """timm's ViT with VARS-S attention, and images of the given size."""
     torch.manual_seed(0)
     sizes = {"embed_dim": 8, "depth": 1, "num_heads": 2, "img_size": 16, "patch_size": 4, "num_classes": 3}
     model = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, **sizes)
@@ -40,7 +40,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 def compiled(module: nn.Module, x: Tensor) -> dict[str, float]:
-    """The whole module as one graph, forward and backward."""
+    """Compile the whole module as one graph, forward and backward."""
     whole = torch.compile(module, fullgraph=True, backend="aot_eager")
     errors = {"output": difference(whole(x), module(x))}
     grads = []
@@ -53,7 +53,7 @@ def compiled(module: nn.Module, x: Tensor) -> dict[str, float]:
 
 
 def exported(module: nn.Module, folder: Path) -> dict[str, float]:
-    """ONNX with a free batch size, run by onnxruntime."""
+    """Export to ONNX with a free batch size, and run it with onnxruntime."""
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.onnx.export(module, (torch.randn(2, 3, 16, 16),), dynamo=True, dynamic_shapes=batch, verbose=False)
     program.save(folder / "model.onnx")

@@ -23,7 +23,7 @@ def test_a_flop_is_a_multiply_accumulate() -> None:
 
 
 class _Undecided(nn.Module):
-    """A model that reads a number in its forward pass, as adaptive solvers do, and so cannot run without numbers."""
+    """A model that reads a number in its forward pass, as adaptive solvers do. So it cannot run on meta tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _Undecided(nn.Module):
 
 @pytest.mark.parametrize(("device", "wrapped"), [("cpu", False), ("meta", False), ("cpu", True)])
 def test_attention_is_counted_on_every_device(device: str, wrapped: bool) -> None:
-    """A ViT of two blocks: 4 N^2 C FLOPs of each attention's two products are 2 N^2 C multiply-accumulates."""
+    """Each attention of this ViT has two products of 4 N^2 C FLOPs together, which are 2 N^2 C multiply-accumulates."""
     C, N, patches = 24, 17, 16
     model: nn.Module = timm.models.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=C, depth=2, num_heads=3, num_classes=5

@@ -56,7 +56,7 @@ def test_the_layers_compute_what_layers_built_for_the_grid_do(family: str, kind:
             grids[1] = (-(-grids[0][0] // 2), -(-grids[0][1] // 2))
         for (layer, x, output, _), grid in zip(list(seen), grids, strict=True):
             if kind == "global_filter" and size == WIDE:
-                continue  # is interpolated; test_static.py holds the interpolation
+                continue  # the filter is interpolated here, which other tests cover
             alone = copy.deepcopy(layer)
             alone.token_grid, alone.grid_size = None, grid
             prefix = 1 if family == "deit" else 0

@@ -1,4 +1,4 @@
-"""Parity with what the authors' released code computes: output and every gradient of every reference file."""
+"""The output and every gradient of every reference file equal those of the authors' released code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RVT = [file for file in FILES if file.stem.startswith("rvt")]
 
 
 def read(file: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
-    """meta, the released code's state_dict, and the other tensors of a reference file."""
+    """A reference file's metadata, the released code's state_dict, and the other tensors."""
     with safe_open(file, "pt") as handle:
         meta = json.loads(handle.metadata()["meta"])
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""Small recordings that tests make, interrupt and compare; importable by a process that a test starts."""
+"""Small recordings that tests make, interrupt and compare. The processes that tests start import this module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import vars_dyn as vd
 from vars_dyn.recording import facts
 from vars_dyn.recording.record import record
 
-#: Facts on the date, the duration and the command, which differ between runs with the same result.
+#: Facts such as the date, the duration and the command, which differ between runs with the same result.
 PASSING = ("command", "date", "wall_seconds", "resumed", "torch_threads", "run", "provenance")
 
 
@@ -29,7 +29,7 @@ def even(t_max: float, dt: float = 0.25) -> torch.Tensor:
 
 
 def record_to_the_end(store: Path, method: str, resume: bool) -> None:
-    """The recording that is killed: some forty commits, most of its time spent writing."""
+    """Make the recording that tests kill. It has some forty commits, and spends most of its time writing."""
     torch.set_num_threads(1)
     record(small_field(), store, even(40.0), method=method, gap=1e-9, chunk=4, resume=resume)
 
@@ -47,6 +47,6 @@ def assert_same_bits(one: xr.Dataset, other: xr.Dataset) -> None:
 
 def _bits(variable: xr.DataArray) -> np.ndarray[Any, Any]:
     values = np.ascontiguousarray(variable.to_numpy())
-    if values.dtype.kind in "TUO":  # texts
+    if values.dtype.kind in "TUO":  # texts have no bits to compare
         return values
     return values.view(np.uint8) if values.ndim else values.reshape(1).view(np.uint8)

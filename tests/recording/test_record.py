@@ -1,4 +1,4 @@
-"""Recording: what is stored, that it is whole at every moment, and that a resumed run gives the same bits."""
+"""A recording stores what it should, is whole at every moment, and gives the same bits when it is resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VARIABLES = ["z", "u", "code", "lyapunov", "gap", "relative_gap", "active"]
 
 @pytest.fixture(autouse=True, scope="module")
 def without_waiting_for_the_disk() -> Iterator[None]:
-    """Turn off fsync, which may take long. No test cuts the power, and a killed process's files stay without it."""
+    """Turn off fsync, which may take long. A killed process's files stay without it, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -50,11 +50,11 @@ def names_in(folder: Path) -> list[str]:
 
 
 class Crash(BaseException):
-    """Stands for the end of the process, so no code may catch it and tidy up."""
+    """The process ends. No code may catch this and tidy up."""
 
 
 def crashing_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process 'die' at the write of an array or commit that follows so many others, halfway through."""
+    """Let the process 'die' in the middle of a write or commit, after `writes` others."""
     left = [writes]
 
     def counted(name: str) -> None:
@@ -82,7 +82,7 @@ def test_states_are_those_of_integrate(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.z, trajectory.states[0], atol=1e-7)
     np.testing.assert_allclose(run.u, trajectory.states[1], atol=1e-7)
     np.testing.assert_array_equal(run.time, times)
-    np.testing.assert_array_equal(run.z[0], field.x)  # step 0 is the start itself
+    np.testing.assert_array_equal(run.z[0], field.x)  # the first recorded state is the start
     assert run.status == "reached t_max"
 
 
@@ -239,7 +239,7 @@ def test_the_store_explains_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.lam, field.lam)
     assert list(run.patch_row.to_numpy()) == [3, 1, 4, 1]
     assert "patch_row" in run.coords
-    json.dumps(run.attrs)  # plain values: other readers take them too
+    json.dumps(run.attrs)  # other readers understand plain values only
 
 
 def test_hashes_tell_inputs_apart(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_process_killed_while_overwriting_gives_the_old_store_back(tmp_path: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", dying)
-        patch.setattr(Workplace, "close", lambda work: os.close(work._lock))  # a process that dies removes nothing
+        patch.setattr(Workplace, "close", lambda work: os.close(work._lock))  # a process that dies tidies nothing up
         with pytest.raises(Crash):
             record(small_field(lam=0.2), store, even(1.0), overwrite=True)
     assert not store.exists()
@@ -414,7 +414,7 @@ def test_a_raised_t_max_gives_what_the_longer_run_gives(
 
 def test_t_max_off_the_grid_can_be_raised(tmp_path: Path) -> None:
     field = small_field()
-    odd = torch.cat([even(3.5), torch.tensor([3.6], dtype=torch.float64)])  # 16 times: whole chunks of 4
+    odd = torch.cat([even(3.5), torch.tensor([3.6], dtype=torch.float64)])  # 16 times fill whole chunks of 4
     record(field, tmp_path / "parts.zarr", odd, chunk=4)
     whole = record(field, tmp_path / "whole.zarr", even(9.0), chunk=4)
     assert_same_bits(record(field, tmp_path / "parts.zarr", even(9.0), chunk=4, resume=True), whole)
@@ -512,7 +512,7 @@ def test_a_crash_between_any_two_writes_leaves_a_whole_store(
 
 
 def test_torn_and_stray_files_are_mended(uninterrupted: xr.Dataset, tmp_path: Path) -> None:
-    """What a kill leaves beside the commit: half-written partial files, chunks of what was not committed."""
+    """A kill leaves half-written partial files and uncommitted chunks beside the commit."""
     store = tmp_path / "run.zarr"
     with pytest.MonkeyPatch.context() as patch:
         crashing_after(75, patch)
@@ -603,7 +603,7 @@ except StoreError as error:
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    """On a file system of a few megabytes, where one can be mounted without being root on the machine."""
+    """Run on a file system of a few megabytes, if the machine lets users mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = tmp_path / "script.py"
@@ -630,7 +630,7 @@ def test_an_unwritable_place_is_said(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[multiprocessing.context.BaseContext]:
-    """Starts processes that have all modules imported already, so that kills fall into the run."""
+    """A server of processes that have imported all modules already, so that kills hit the run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.recording.helpers"])
     with warnings.catch_warnings():
@@ -645,7 +645,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bits(
     whole, store, moments = tmp_path / "whole.zarr", tmp_path / "run.zarr", random.Random(method)
     record_to_the_end(whole, method, resume=False)
     expected = xr.open_zarr(whole).load()
-    # The first kill falls anywhere near the start, each other one somewhere after a commit drawn at random.
+    # The first kill comes near the start. Each other one comes soon after a commit that is drawn at random.
     for target in [None, *sorted(moments.sample(range(1, 100), 3))]:
         process = server.Process(target=record_to_the_end, args=(store, method, store.exists()))  # type: ignore[attr-defined]
         process.start()

@@ -1,4 +1,4 @@
-"""A selection is one value, and later versions read and resume a store of today's form."""
+"""A selection is one value, and later versions read and resume stores of today's form."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_selection_records_what_its_keywords_record(
     chunk: int | None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """As one value handed to a plan, and as keywords of `record`; `to_dataset` keeps the same of a trajectory."""
+    """A plan takes a selection as a value, and `record` as keywords. `to_dataset` keeps the same of a trajectory."""
     folder, field, times = tmp_path_factory.mktemp("selection"), small_field((2,)), even(2.0)
     selection = Selection(variables, every, neurons, atoms, chunk)
     planned = record_plan(plan_recording(field, times, None, selection, {}), folder / "planned.zarr")
@@ -78,9 +78,9 @@ def test_attributes_of_a_user_are_kept_in_memory_as_in_a_store(tmp_path: Path) -
 
 
 def test_a_store_written_earlier_goes_on_as_a_new_one_does(tmp_path: Path) -> None:
-    """Killed after two recorded times, in the form that stores have had since their facts are variables.
+    """Resume a store whose run was killed after two recorded times. Its facts are variables, as in all later stores.
 
-    Runs that a test writes itself do not show that a name in the store was changed: both ends change together.
+    A store that the test writes itself cannot show that a name has changed, since reader and writer change together.
     """
     with zipfile.ZipFile(Path(__file__).parents[1] / "data" / "store_with_facts.zip") as packed:
         packed.extractall(tmp_path)

@@ -1,4 +1,4 @@
-"""Stores among other files and other runs: what is touched, what is kept, what joined runs say, what is refused."""
+"""Stores among other files and other runs: what a run touches, keeps and refuses, and what joined runs say."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def left_behind(target: Path, note: str | None = None) -> Path:
-    """What a killed process leaves beside `target`: a workplace that nobody holds."""
+    """Leave a workplace that nobody holds beside `target`, as a killed process does."""
     work = Workplace.begin(target)
     assert work._lock is not None
     os.close(work._lock)
@@ -56,7 +56,7 @@ def left_behind(target: Path, note: str | None = None) -> Path:
 @pytest.mark.parametrize("announced", [False, True])
 @pytest.mark.parametrize("opened", ["record", "xarray", "memory"])
 def test_joined_runs_keep_each_ones_parameters(opened: str, announced: bool, tmp_path: Path) -> None:
-    """Join runs with xarray's present defaults, and with those that it announces."""
+    """Join runs with xarray's present defaults, and with those that it has announced."""
     runs = []
     for number, lam in enumerate(LAMS):
         field, store, rtol = small_field(lam=lam), tmp_path / f"{number}.zarr", 10.0 ** -(3 + number)
@@ -111,9 +111,9 @@ def test_an_open_dataset_never_reads_another_run(tmp_path: Path) -> None:
     for name in ("z", "u", "signals", "lam", "code_end"):
         with pytest.raises(StoreError, match="another run"):
             before[name].load()
-    np.testing.assert_array_equal(after.z[0], first)  # both begin with the signals
+    np.testing.assert_array_equal(after.z[0], first)  # both runs start with z = x
     longer = record(small_field(lam=0.1), store, even(6.0), chunk=4, resume=True)
-    np.testing.assert_array_equal(after.z, longer.z[:17])  # the same run, gone on with
+    np.testing.assert_array_equal(after.z, longer.z[:17])  # the open dataset sees the run that goes on
     shutil.rmtree(store)
     with pytest.raises(StoreError, match="another run"):
         after.u.load()
@@ -155,7 +155,7 @@ NAMES = st.text(st.sampled_from("ab.*?[]!-"), min_size=1, max_size=6).filter(lam
 def test_only_the_very_targets_workplaces_are_removed(
     name: str, other: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever the names are, patterns of a shell among them."""
+    """This holds for all names, shell patterns among them."""
     folder = tmp_path_factory.mktemp("names")
     mine, others = left_behind(folder / name), left_behind(folder / other)
     tidy(folder / name)
@@ -215,7 +215,7 @@ def test_a_store_with_something_else_in_it_is_not_overwritten(tmp_path: Path) ->
 
 
 def test_other_stores_with_our_version_are_no_recordings(tmp_path: Path) -> None:
-    """Records of experiments say which version made them, too."""
+    """Records of experiments say which version made them, as recordings do."""
     store = tmp_path / "ablation.zarr"
     xr.Dataset({"value": ("x", [1.0])}, attrs={"vars_dyn_version": "0.1.0"}).to_zarr(
         store, zarr_format=3, consolidated=False
@@ -292,7 +292,7 @@ def _record_when_told(store: Path, gate: object, said: object, options: dict[str
         said.put("done")  # type: ignore[attr-defined]
     except StoreError as error:
         said.put(str(error))  # type: ignore[attr-defined]
-    except BaseException as error:  # what the loser must not end in
+    except BaseException as error:  # the loser must end with a sentence instead
         said.put(f"traceback: {error!r}")  # type: ignore[attr-defined]
 
 
@@ -386,7 +386,7 @@ def test_what_cannot_be_stored_is_refused(arguments: dict[str, object], message:
 
 
 def test_a_store_of_the_first_version_opens_and_goes_on(tmp_path: Path) -> None:
-    """Killed after its first commit by the program of that time, whose facts were attributes."""
+    """Resume a store of the first version, whose run was killed after one commit. Its facts are attributes."""
     with zipfile.ZipFile(Path(__file__).parents[1] / "data" / "store_without_facts.zip") as packed:
         packed.extractall(tmp_path)
     old = open_dataset(tmp_path / "run.zarr")
@@ -396,7 +396,7 @@ def test_a_store_of_the_first_version_opens_and_goes_on(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         record(field, tmp_path / "run.zarr", even(4.0), resume=True, **arguments)  # type: ignore[arg-type]
-    # Its tolerance was absolute. It goes on with one that is relative to each signal's size, and says so once.
+    # The run's tolerance was absolute. It goes on with one that is relative to each signal's size, and warns once.
     assert sum("from t = 0.75 on, atol 1e-08 is relative to each signal's size" in str(w.message) for w in said) == 1
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -408,8 +408,8 @@ def test_a_store_of_the_first_version_opens_and_goes_on(tmp_path: Path) -> None:
     assert [(entry["from_time"], "atol_relative_to" in entry) for entry in entries] == [(0.75, True), (4.0, True)]
     for name in ("time", "z", "u", "gap"):
         np.testing.assert_array_equal(resumed[name][:4], begun[name])
-    # From there on it is what the first version's state leads to: that state is not mended, and no error is added to
-    # it but that of the tolerances. The whole run has other steps from t = 0 on.
+    # The resumed run follows the solution from the first version's last state, up to the tolerances. The state itself
+    # keeps the error that it had. The whole run takes other steps from t = 0 on, so it cannot be the reference.
     state = (torch.from_numpy(begun.z[-1].to_numpy()), torch.from_numpy(begun.u[-1].to_numpy()))
     exact = vd.integrate(field, state, even(5.0)[3:], rtol=1e-11, atol=1e-13)
     whole = record(field, tmp_path / "whole.zarr", even(5.0), **arguments)  # type: ignore[arg-type]

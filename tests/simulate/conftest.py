@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def no_waiting_for_the_disk() -> Iterator[None]:
-    """Turn off fsync, which may take long. No test cuts the power, and a killed process's files stay without it."""
+    """Turn off fsync, which may take long. A killed process's files stay without it, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

@@ -15,7 +15,7 @@ from vars_dyn.simulate.options import Option, groups, options_of
 
 OPTIONS: list[Option] = [option for kind in groups().values() for option in options_of(kind)]
 
-#: What a store holds of `LINE` since the first version: such stores must be resumed.
+#: What the first version stored of `LINE`. Later versions must resume such stores.
 LINE = ["--lam", "0.3x", "--rtol=1e-5", "--whole", "--crop", "0,1,8,9", "--record", "z,gap", "--t-max", "7", "--json"]
 STORED = (
     '{"input": null, "whole": "yes", "colour": "no", "crop": "0,1,8,9", "scale": "none", "full_scale": "auto", '
@@ -47,7 +47,7 @@ TEXTS = {"lam": "0.2x", "seed": "3", "gap": "none", "record": "z,code", "crop": 
 
 @given(st.sets(st.sampled_from(sorted(TEXTS))), st.sets(st.sampled_from(sorted(TEXTS))), st.booleans())
 def test_the_line_wins_over_the_file_over_the_store(line: set[str], file: set[str], first: bool) -> None:
-    """Each source with its own texts; the values follow the text that won."""
+    """Each source gives other texts, so the values show which source won."""
     sources = (dict.fromkeys(TEXTS, "store"), dict.fromkeys(file, "file"), dict.fromkeys(line, "line"))
     other = {"lam": "4", "seed": "5", "gap": "0.1", "record": "u", "crop": "5,6,7,8", "dtype": "float64"}
     third = {"lam": "7", "seed": "8", "gap": "0.2", "record": "gap", "crop": "9,9,9,9", "dtype": "float64"}

@@ -1,4 +1,4 @@
-"""The command as a process: what it needs, its standard streams, and its end by a signal."""
+"""The command as a process: the resources that it needs, its standard streams, and its end by a signal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run the command with arguments that it must refuse: one line, status 2, in short time, nothing new. The line."""
+    """Return the line with which the command refuses. It must be quick, and write no file. The status must be 2."""
     before, began = set(Path.cwd().rglob("*")), time.perf_counter()
     assert main([*arguments]) == 2
     assert time.perf_counter() - began < 10
@@ -47,7 +47,7 @@ def refused(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err
 
 
-# What a run needs
+# Memory, disk and time
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_absurd_numbers(
 
 
 def test_a_run_that_cannot_fit(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A photograph of 24 million pixels, on machines of several sizes."""
+    """A photograph of 24 million pixels meets machines of several sizes."""
     Image.new("L", (6000, 4000)).save("photo.png", compress_level=1)
     arguments = ("photo.png", "--t-max", "0.2", "--figure", "none", "--out", "disk/run.zarr")
     monkeypatch.setattr(_resources, "free_memory", lambda: 4 * 10**9)
@@ -104,7 +104,7 @@ def test_a_large_run_is_announced(
 
 
 def test_the_disk_that_is_worked_out_is_enough(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the store holds lies between the two numbers, apart from its metadata."""
+    """The size of the store lies between the two estimates, apart from its metadata."""
     from vars_dyn.simulate.build import dictionary_of, times_of
     from vars_dyn.simulate.cli import parse
     from vars_dyn.simulate.inputs import read_signals
@@ -159,7 +159,7 @@ def test_a_seed_that_draws_nothing_is_named(here: Path, capsys: pytest.CaptureFi
     )
 
 
-# Files that are none
+# Paths that are no regular files
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe.npy", "pipe.safetensors", "/dev/zero", "/dev/null", "empty.png"])
@@ -169,7 +169,7 @@ def test_no_regular_file(name: str, option: tuple[str, ...], here: Path, capsys:
         os.mkfifo(pipe)
     Path("empty.png").touch()
     if name == "empty.png" and option == ("--config",):
-        return  # an empty file of options is one
+        return  # an empty file is a valid file of options
     line = (name,) if not option else ("signals.npy", *option, name)
     assert name in refused(*line, capsys=capsys)
 
@@ -194,7 +194,7 @@ def shell(line: str, here: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_streams_that_are_closed_or_broken(here: Path) -> None:
-    """A closed pipe, no streams at all, and a full disk, in one shell to save time."""
+    """Run with a closed pipe, without streams, and with a full disk, all in one shell to save time."""
     done = shell(
         "SIMULATE --json | true; echo ${PIPESTATUS[0]}; SIMULATE --out a.zarr >&- 2>&-; echo $?; "
         "SIMULATE --out b.zarr >/dev/full; echo $?",
@@ -208,7 +208,7 @@ def test_streams_that_are_closed_or_broken(here: Path) -> None:
 
 
 def goes_on(told: str, word: str, out: str) -> None:
-    """Check what an interrupted run says."""
+    """Check that an interrupted run says how to go on."""
     assert told.startswith(f"{word}: {out} is whole up to its last commit; go on with: ")
     assert told.count("\n") == 1
     words = shlex.split(told.partition(" with: ")[2])
@@ -237,7 +237,7 @@ def test_the_command_that_goes_on(
     goes_on(printed.err, word, out)
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    assert main(shlex.split(printed.err.partition(" with: ")[2])[3:]) == 0  # it does go on, with what the store knows
+    assert main(shlex.split(printed.err.partition(" with: ")[2])[3:]) == 0  # the printed command works
     assert main([*SMALL, "--gap", "1e-2", "--chunk", "4", "--out", "whole.zarr", "--figure", "none"]) == 0
     assert_same_bits(xr.open_zarr(out), xr.open_zarr("whole.zarr"))
 

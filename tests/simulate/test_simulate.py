@@ -1,4 +1,4 @@
-"""The command: what it makes of images and arrays, its exit statuses, and one clear line for each bad input."""
+"""The command: its results on images and arrays, its exit statuses, and one clear line for each bad input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vars_dyn.simulate import main
 from vars_dyn.simulate.build import times_of
 from vars_dyn.simulate.cli import parse
 
-#: Quick options for signals.npy: some hundred commits' worth of nothing would be slow.
+#: Options that make a run on signals.npy quick. The large chunk saves hundreds of small commits.
 SMALL = ("--dictionary", "random:9", "--lam", "0.3x", "--t-max", "400", "--chunk", "64")
 
 
@@ -52,7 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], xr.Dataset]:
-    """Run the command to the end; its status, JSON object and dataset."""
+    """Run the command to the end. Returns its status, its JSON object and its dataset."""
     status = main([*arguments, "--json", *(() if "--figure" in arguments else ("--figure", "none"))])
     printed = capsys.readouterr()
     assert printed.out, printed.err
@@ -61,7 +61,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[
 
 
 def refused(*arguments: str, capsys: pytest.CaptureFixture[str], status: int = 2) -> str:
-    """Run the command with bad arguments: one line on standard error, nothing else, nothing new. The line."""
+    """Return the line that the command prints about bad arguments. It must print nothing else, and write no file."""
     before = {p: p.stat().st_mtime_ns for p in Path.cwd().rglob("*")}
     assert main([*arguments]) == status
     printed = capsys.readouterr()
@@ -73,18 +73,18 @@ def refused(*arguments: str, capsys: pytest.CaptureFixture[str], status: int = 2
     return printed.err
 
 
-# What it does
+# What the command does
 
 
 def test_the_command_as_a_newcomer_gives_it(tmp_path: Path) -> None:
-    """The default run, in a process of its own: a real photograph, every signal certified, store and figure."""
+    """The default run, in a process of its own, on a photograph. It certifies every signal, and draws a figure."""
     command = [sys.executable, "-m", "vars_dyn.simulate", "--json"]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no progress bar where there is no terminal, no warnings
+    assert done.stderr == ""  # without a terminal there is no progress bar, and nothing warns
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["equilibrium"] is True
     assert found["relative_gap_max"] <= 1e-6
@@ -98,7 +98,7 @@ def test_the_command_as_a_newcomer_gives_it(tmp_path: Path) -> None:
     assert float(dataset.time[0]) == 0.0
     with Image.open(tmp_path / "run-0001.png") as figure:
         assert figure.size > (800, 400)
-    # An independent solver finds the same codes, so the test does not rely on the run's own certificate.
+    # The test does not rely on the run's own certificate, since an independent solver finds the same codes.
     dictionary = vd.DenseDictionary(torch.from_numpy(dataset.dictionary.to_numpy()))
     x, lam = (torch.from_numpy(dataset[name].to_numpy()) for name in ("signals", "lam"))
     problem = vd.SparseProblem(dictionary, x, lam)
@@ -114,7 +114,7 @@ def test_rows_of_an_array(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert found["equilibrium"] is True
     assert (found["signals"], found["signal_dim"], found["code_dim"]) == (3, 6, 9)
     assert found["store"] == str(here / "run.zarr")
-    np.testing.assert_array_equal(dataset.signals, np.load("signals.npy"))  # rows are not touched
+    np.testing.assert_array_equal(dataset.signals, np.load("signals.npy"))  # the command keeps rows as they are
     assert found["active_fraction"] == float((dataset.code_end != 0).mean())
     assert found["kkt_max"] == float(dataset.kkt_residual_end.max())
     assert found["t_end"] == dataset.t_end
@@ -143,7 +143,7 @@ def test_images_and_folders_are_cut_into_patches(here: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32])
 def test_arrays_are_taken_as_they_are(dtype: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counts = np.array([[0, 3, 250, 7, 1, 2], [5, 0, 0, 9, 200, 1]]).astype(dtype)  # spikes, say
+    counts = np.array([[0, 3, 250, 7, 1, 2], [5, 0, 0, 9, 200, 1]]).astype(dtype)  # counts of spikes, for example
     weight = np.random.default_rng(0).integers(0, 4, (6, 8)).astype(dtype) + np.eye(6, 8).astype(dtype)
     np.save("counts.npy", counts)
     np.save("weight.npy", weight)
@@ -196,7 +196,7 @@ def test_crop_and_scale(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, dataset = run("stack.npy", *arguments, "--crop", "1,2,4,4", capsys=capsys)
     np.testing.assert_array_equal(dataset.signals[1], np.load("stack.npy")[1, 1:5, 2:6].ravel())
     _, half, _ = run("images/b.png", *arguments, "--scale", "0.5", capsys=capsys)
-    assert half["signals"] == 6  # 10 x 12 pixels
+    assert half["signals"] == 6  # six patches of 4 x 4 fit into 10 x 12 pixels
 
 
 def test_whole_images_with_a_convolutional_dictionary(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +235,7 @@ def test_dictionaries_from_files(here: Path, capsys: pytest.CaptureFixture[str])
     for name in ("weight.npy", "weights.safetensors:one", "weight.zarr", "group.zarr/atoms"):
         _, found, dataset = run("signals.npy", "--dictionary", name, "--lam", "0.4", "--gap", "1e-2", capsys=capsys)
         np.testing.assert_array_equal(dataset.dictionary, weight)
-        assert found["equilibrium"] is True  # fewer atoms than neurons are fine
+        assert found["equilibrium"] is True  # there may be fewer atoms than neurons
         assert set(np.unique(dataset.lam)) == {0.4}
 
 
@@ -304,7 +304,7 @@ def test_every_parameter_reaches_the_run(here: Path, capsys: pytest.CaptureFixtu
     assert {name: facts(dataset)[name] for name in wanted} == wanted
     assert set(dataset.data_vars) & {"z", "u", "code", "gap", "relative_gap"} == {"z", "gap"}
     assert list(dataset.neuron.to_numpy()) == [1, 3, 4]
-    assert float(dataset.time[1]) == 1.0  # every second of 0, .5, 1
+    assert float(dataset.time[1]) == 1.0  # the store has every second of the times 0, .5, 1
     assert dataset.z.dtype == np.float32
     assert (
         found["problem"] == "non-negative elastic net: 1/2 |P a - x / 2|^2 + lam / 1.33333 |a|_1 + 0.1875 |a|^2, a >= 0"
@@ -391,7 +391,7 @@ def test_resuming_needs_nothing_but_the_store(here: Path, capsys: pytest.Capture
     _, _, whole = run(*first, "--t-max", "100", "--out", "whole.zarr", capsys=capsys)
     _, _, parts = run("--resume", "--t-max", "100", "--out", "parts.zarr", capsys=capsys)
     assert_same_bits(whole, parts)
-    assert main(["--resume", "--out", "parts.zarr", "--figure", "none"]) == 0  # and it knows its new t_max
+    assert main(["--resume", "--out", "parts.zarr", "--figure", "none"]) == 0  # the store knows its new t_max
 
 
 @pytest.mark.parametrize("case", ["zero signals", "lam above critical", "duplicate atoms", "one signal", "one point"])
@@ -411,7 +411,7 @@ def test_valid_edge_cases(case: str, here: Path, capsys: pytest.CaptureFixture[s
     status, found, dataset = run(*arguments, capsys=capsys)
     if case == "one point":
         assert float(dataset.time[0]) == 0.0
-        assert dataset.sizes["time"] <= 2  # the start, and the state at rest
+        assert dataset.sizes["time"] <= 2  # one for the start, one for rest
     assert status == 0
     assert found["equilibrium"] is True
     if case in ("zero signals", "lam above critical"):
@@ -433,7 +433,7 @@ def test_times_do_not_depend_on_t_max(spacing: str) -> None:
     assert len(longest) == (5001 if spacing == "even" else 181)
 
 
-# Bad input: one line, status 2, nothing written
+# Bad input gives one line and status 2, and writes nothing
 
 
 def _text(name: str, content: str) -> Callable[[], None]:
@@ -587,7 +587,7 @@ def test_a_store_that_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["signals.npy", *SMALL, "--out", "run.zarr", "--gap", "0.5", "--figure", "none"]) == 0
     capsys.readouterr()
     assert "run.zarr exists" in refused("signals.npy", *SMALL, "--out", "run.zarr", capsys=capsys)
-    # Bad input does not cost the old store even where overwriting was allowed.
+    # Bad input leaves the old store alone, even with --overwrite.
     bad = ("signals.npy", *SMALL, "--out", "run.zarr", "--overwrite", "--neurons", "77")
     assert "neurons holds 77" in refused(*bad, capsys=capsys)
 
@@ -615,16 +615,16 @@ def test_a_store_resumed_with_other_signals(here: Path, capsys: pytest.CaptureFi
 
 
 def test_disks_that_are_full_or_may_not_be_written(here: Path) -> None:
-    """Each run on a file system of its own, and all in one process, to save time.
+    """Give each run a file system of its own, and make all runs in one process, to save time.
 
-    Root may write to any folder, but not to a disk that is mounted for reading only.
+    One file system is mounted read-only, because root could write to a folder without permission.
     """
     common = f"signals.npy {' '.join(SMALL)} --times even --dt 0.01 --figure none"
     lines = [
         f"{common} --out full/run.zarr",
         f"{common} --out locked/run.zarr",
         f"{common} --t-max 0.2 --gap 1e-15 --chunk 4 --out later/run.zarr",
-        "--resume --t-max 400 --out later/run.zarr --figure none",  # going on fills the disk
+        "--resume --t-max 400 --out later/run.zarr --figure none",  # the disk fills while this run goes on
     ]
     disks = {"full": "size=600k", "locked": "ro", "later": "size=1200k"}
     mounts = " && ".join(f"mkdir -p {name} && mount -t tmpfs -o {how} tmpfs {name}" for name, how in disks.items())
@@ -647,7 +647,7 @@ def test_disks_that_are_full_or_may_not_be_written(here: Path) -> None:
     assert "later/run.zarr cannot be written: the disk is full" in later
 
 
-# Killed
+# Killed runs
 
 
 def test_killed_and_resumed_from_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -681,11 +681,11 @@ def test_killed_and_resumed_from_the_command_line(here: Path, capsys: pytest.Cap
     assert_same_bits(xr.open_zarr("killed.zarr"), xr.open_zarr("whole.zarr"))
 
 
-# Beside other runs and other people's files
+# Other runs and foreign files in the same folder
 
 
 def test_a_default_run_that_is_killed_leaves_nothing_for_long(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Killed at once, while the store is made, and while it runs; and a figure that is being drawn."""
+    """Kill runs at their start, while they make the store, and later, and leave an unfinished figure."""
     environment = os.environ | {"PYTHONPATH": str(Path(vd.__file__).parents[1])}
     options = ["signals.npy", "--dictionary", "random:9", "--lam", "0.1x", "--t-max", "1e5", "--gap", "1e-15"]
     command = [sys.executable, "-m", "vars_dyn.simulate", *options, "--chunk", "1", "--times", "even", "--dt", "1"]
@@ -696,7 +696,7 @@ def test_a_default_run_that_is_killed_leaves_nothing_for_long(here: Path, capsys
     process.wait()
     hidden = Workplace.begin(Path("run-0001.png"))
     assert hidden._lock is not None
-    os.close(hidden._lock)  # as a killed process leaves it
+    os.close(hidden._lock)  # a killed process closes its lock too
     assert list(here.glob(".run-0001.*"))
     status, found, _ = run("signals.npy", *SMALL, capsys=capsys)
     assert status == 0

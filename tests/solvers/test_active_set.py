@@ -1,4 +1,4 @@
-"""The linear system on a support, and the polish that ends on the right one."""
+"""The linear system on a support, and the polish, which ends on the right support."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ both_paths = pytest.mark.parametrize("limit", [1 << 22, 0], ids=["written out", 
 
 
 def some_support(problem: vd.SparseProblem, seed: int) -> Tensor:
-    """Of every signal some atoms; of the first none."""
+    """A support with some atoms for every signal, but none for the first."""
     support = codes_for(problem.dictionary, seed, problem.batch_shape) > 0.4
     support.reshape(-1, problem.dictionary.code_size)[0] = False
     return support

@@ -1,4 +1,4 @@
-"""The equilibrium: where it is, its implicit gradient, where it has none, and a thousand dictionaries at once."""
+"""The equilibrium, its implicit gradient, points without a gradient, and a thousand dictionaries at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_equilibrium_is_where_the_field_rests_and_the_problems_argmin(field:
 
 @given(problem=strategies.problems(ridges=st.sampled_from([0.1, 1.0])))
 def test_the_jacobian_is_the_one_of_the_optimality_conditions(problem: vd.SparseProblem) -> None:
-    """For x: on the support (G_A + ridge I)^-1 P_A^T, found here with NumPy, signal by signal; elsewhere zero."""
+    """The Jacobian in x is (G_A + ridge I)^-1 P_A^T on the support A, and zero elsewhere. NumPy computes it here."""
     x = problem.x.clone().requires_grad_()
     learnt = problem.with_parts(problem.dictionary, x, problem.lam, problem.ridge)
     code = vd.equilibrium(learnt).code
@@ -75,7 +75,7 @@ def test_the_jacobian_is_the_one_of_the_optimality_conditions(problem: vd.Sparse
 
 
 class Inputs:
-    """Tensors of a problem near which no support changes, and the code as a function of them."""
+    """The tensors of a problem whose supports do not change nearby, and the code as a function of the tensors."""
 
     def __init__(self, kind: str) -> None:
         if kind == "dense":
@@ -130,7 +130,7 @@ def test_gradcheck_of_a_field_in_all_its_constants(kind: Callable[..., vd.Field]
 
 @pytest.mark.parametrize("beta", [2.0, 1.8])
 def test_gradcheck_where_the_quadratic_form_is_factored(beta: float) -> None:
-    """gamma < 1/alpha, and beta = gamma exactly: the problem is not an elastic net, or has no ridge to lose."""
+    """With gamma < 1/alpha the problem is no elastic net. With beta = gamma it has no ridge."""
 
     def code(weight: Tensor, x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
         return vd.equilibrium(vd.SparseRecurrent(vd.DenseDictionary(weight), x, 0.2, 1.0, beta, gamma)).code
@@ -194,7 +194,7 @@ def test_a_batch_is_its_elements() -> None:
 
 
 class Count(TorchDispatchMode):
-    """Counts the operations that reach a kernel."""
+    """Count the operations that reach a kernel."""
 
     calls = 0
 
@@ -204,7 +204,7 @@ class Count(TorchDispatchMode):
 
 
 def test_no_loop_runs_over_the_elements() -> None:
-    """The same dictionary many times over takes the same operations, forwards and backwards."""
+    """2 and 200 copies of one dictionary take equally many operations, forwards and backwards."""
     counts = []
     for elements in (2, 200):
         weight = unit_atoms(0, 12, 20).expand(elements, 12, 20).clone().requires_grad_()
@@ -227,7 +227,7 @@ def test_a_thousand_dictionaries_in_single_precision() -> None:
 
 
 def test_a_unit_exactly_at_its_threshold_counts_as_inactive() -> None:
-    """P = I: a = soft(x, lam), and x_1 = lam is on the kink. The one-sided derivative is that of the idle side."""
+    """With P = I the code is soft(x, lam), so x_1 = lam is on the kink. The gradient there is that of an idle unit."""
     x = torch.tensor([[1.0, 0.25, 0.1]], dtype=torch.float64, requires_grad=True)
     problem = vd.SparseProblem(vd.DenseDictionary(torch.eye(3, dtype=torch.float64)), x, 0.25)
     code = vd.equilibrium(problem).code
@@ -241,12 +241,12 @@ def test_a_unit_exactly_at_its_threshold_counts_as_inactive() -> None:
 
 @both_paths
 def test_dependent_atoms_warn_and_give_finite_gradients_of_minimum_norm(limit: int) -> None:
-    """Two equal atoms share a code in any proportion; the gradient for x is that of their sum, shared evenly."""
+    """Two equal atoms may share a code in any proportion. The gradient in x is that of their sum, shared evenly."""
     atoms = unit_atoms(0, 6, 2)
     P = vd.DenseDictionary(torch.cat([atoms, atoms[:, :1]], 1).requires_grad_())
     x = (3 * atoms[:, 0] + 2 * atoms[:, 1] + 0.1 * normal(1, 2, 6)).requires_grad_()
     problem = vd.SparseProblem(P, x, 0.1)
-    # All three atoms on the support: one way among many to write the code.
+    # This code has all three atoms on its support. Many other codes are as good.
     single = vd.solve(vd.SparseProblem(vd.DenseDictionary(atoms), x.detach(), 0.1)).code
     shared = torch.stack([0.7 * single[:, 0], single[:, 1], 0.3 * single[:, 0]], 1)
     with path(limit), pytest.MonkeyPatch.context() as patch:
@@ -300,7 +300,7 @@ def test_differentiability_tells_how_far_the_support_holds(problem: vd.SparsePro
 
 @pytest.mark.parametrize("loss", [torch.sum, lambda code: code.square().sum()], ids=["sum", "squares"])
 def test_there_is_no_second_derivative(loss: Callable[[Tensor], Tensor]) -> None:
-    """No wrong one is returned either if the incoming gradient is constant and the loss has a further term."""
+    """This holds even if the incoming gradient is constant and another term of the loss has a second derivative."""
     problem = lasso()
     x = problem.x
     (first,) = torch.autograd.grad(loss(vd.equilibrium(problem).code) + x.pow(3).sum(), x, create_graph=True)

@@ -1,4 +1,4 @@
-"""Mixed precision: its codes are as good as the plain ones, and full precision certifies them."""
+"""Codes of mixed precision are as good as those of plain precision, and full precision certifies them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vars_dyn.solvers.methods import Found
 
 
 def planted(seed: int, d: int, atoms: int, lead: tuple[int, ...], nonnegative: bool = False) -> vd.SparseProblem:
-    """Signals of a few atoms each and a little noise; with a lead of two dimensions one dictionary per element."""
+    """Signals of a few atoms and a little noise. If `lead` has two dimensions, each element has its own dictionary."""
     weight = normal(seed, *lead[:-1], d, atoms)
     P = vd.DenseDictionary(weight / weight.norm(dim=-2, keepdim=True))
     codes = torch.where(torch.rand(*lead, atoms, generator=torch.Generator().manual_seed(seed)) < 4 / atoms, 1.0, 0.0)
@@ -69,7 +69,7 @@ def test_hard_supports_are_admms() -> None:
 @pytest.mark.parametrize("lead", [(8,), (2, 4)], ids=["shared", "own dictionaries"])
 @pytest.mark.parametrize("lam", [1e-30, 1.0, 1e60, 1e300])
 def test_the_penalty_of_a_signal_of_zeros_moves_no_other_code(lead: tuple[int, ...], lam: float) -> None:
-    """In units of its own size such a signal's lam is any number, also one beyond single precision."""
+    """A signal of zeros has no size to divide lam by, so lam may exceed the range of single precision."""
     problem = planted(0, 16, 24, lead)
     x = problem.x.clone()
     x[..., 0, :] = 0

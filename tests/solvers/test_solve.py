@@ -1,4 +1,4 @@
-"""`solve`: certified, equal to scikit-learn, and by the steps that the paper writes down."""
+"""`solve` certifies its codes, agrees with scikit-learn, and takes the steps that the paper gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vars_dyn.solvers.solve import METHODS
 
 
 def check_optimal(problem: vd.SparseProblem, solution: vd.Solution, kkt: float = 1e-8) -> None:
-    """The certificate is reached, true, and agrees with scikit-learn's solution where that is good enough."""
+    """Check that the certificate is small and true, and that scikit-learn agrees where its solution is good enough."""
     assert solution.code.shape == (*problem.batch_shape, *problem.dictionary.code_shape)
     assert solution.converged.all()
     assert (solution.relative_gap <= 1e-8).all()
@@ -53,7 +53,7 @@ def test_solutions_are_scikit_learns(method: str, problem: vd.SparseProblem) -> 
 
 @given(problem=strategies.problems())
 def test_a_method_is_one_class_and_a_name(problem: vd.SparseProblem) -> None:
-    """The contributors' example reaches certified optima of its own, without the polish too."""
+    """The example in CONTRIBUTING reaches certified optima, also without the polish."""
     page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
     names: dict[str, Any] = {}
     exec("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)), names)
@@ -130,7 +130,7 @@ def test_hard_and_trivial_signals_share_a_batch() -> None:
     solution = vd.solve(problem)
     check_optimal(problem, solution)
     assert ((solution.code != 0).sum(-1) > 0).tolist() == [True, False, False, True, True]
-    # From the start at zero, optimal signals take no step at all.
+    # Signals whose optimum is the start at zero take no step.
     assert solution.iterations[1] == solution.iterations[2] == 0
 
 
@@ -170,7 +170,7 @@ def test_a_single_signal_needs_no_batch_dimension() -> None:
 
 
 def ista(one: One, a: Array, L: float, steps: int) -> Array:
-    """Eq. 12, written out."""
+    """Eq. 12 in NumPy."""
     for _ in range(steps):
         v = a + one.pull(a) / L
         shrunk = np.maximum(v - one.lam / L, 0)
@@ -179,7 +179,7 @@ def ista(one: One, a: Array, L: float, steps: int) -> Array:
 
 
 def fista(one: One, a: Array, L: float, steps: int) -> Array:
-    """Beck and Teboulle's method, its momentum dropped where it points uphill (O'Donoghue and Candes)."""
+    """Beck and Teboulle's method. Like O'Donoghue and Candes it drops the momentum if it points uphill."""
     y, t = a, 1.0
     for _ in range(steps):
         new = ista(one, y, L, 1)
@@ -202,7 +202,7 @@ def test_ista_takes_the_steps_of_eq_12_from_the_papers_start(steps: int, problem
     ):
         start = one.P.T @ one.x
         start = np.maximum(start, 0) if one.nonnegative else start
-        # A signal whose gap is zero to rounding has left early.
+        # Signals whose gap is zero up to rounding leave early.
         assert taken == steps or one.gap(code) <= 1e-13 * (one.x @ one.x)
         np.testing.assert_allclose(code, ista(one, start, L, taken), atol=1e-11)
 
@@ -215,7 +215,7 @@ def test_fista_takes_its_own_steps_from_zero(problem: vd.SparseProblem) -> None:
         ones(problem), rows(solution.code, problem), solution.iterations.flatten().tolist(), strict=True
     ):
         assert taken == 45 or one.gap(code) <= 1e-13 * (one.x @ one.x)
-        # At a restart rounding may decide between two equal directions: only the value is compared there.
+        # At a restart, rounding may choose between two equal directions, so the test compares the objective only.
         wanted = fista(one, np.zeros(one.P.shape[1]), L, taken)
         assert one.objective(code) == pytest.approx(one.objective(wanted), rel=1e-6, abs=1e-9)
 

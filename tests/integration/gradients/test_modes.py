@@ -29,7 +29,7 @@ from vars_dyn.integration.gradients import replay
 Leaves = dict[str, Tensor]
 TIMES = torch.tensor([0.0, 0.7, 3.0], dtype=torch.float64)
 
-#: The tensors that a dictionary is made of, drawn from a seed, and the dictionary made of them.
+#: For each kind a function that draws a dictionary's tensors from a seed, and one that makes the dictionary of them.
 dictionaries: dict[str, tuple[Callable[[int], Leaves], Callable[[Leaves], vd.Dictionary]]] = {
     "dense": (lambda s: {"weight": normal(s + 1, 6, 8) / 6**0.5}, lambda p: vd.DenseDictionary(p["weight"])),
     "batched": (lambda s: {"weight": normal(s + 2, 2, 6, 7) / 6**0.5}, lambda p: vd.DenseDictionary(p["weight"])),
@@ -55,10 +55,10 @@ dictionaries: dict[str, tuple[Callable[[int], Leaves], Callable[[Leaves], vd.Dic
 
 @dataclass(frozen=True)
 class Case:
-    """A field as a function of its leaves, all of which require gradients.
+    """A field as a function of its leaves. All leaves require gradients.
 
-    Seeds are those, of a few tried, at which the field settles soonest and no unit is near its threshold; `settled` is
-    18 of the slowest mode's time constants.
+    Of a few seeds that were tried, these are the ones at which the field settles soonest and no unit is near its
+    threshold. `settled` is 18 time constants of the slowest mode.
     """
 
     kind: Callable[..., vd.Field]
@@ -88,7 +88,7 @@ class Case:
 
 
 def recurrent_from_root(dictionary: vd.Dictionary, x: Tensor, **rest: Any) -> vd.Field:
-    """The recurrent field given by a matrix, made from its root so that any perturbation keeps it symmetric."""
+    """The recurrent field of a matrix. The leaf is the matrix's root, so that every perturbation keeps it symmetric."""
     root = dictionary.matrix()
     return vd.Recurrent(root @ root.mT, x, **rest)
 
@@ -152,7 +152,7 @@ def check_agreement(found: Leaves, wanted: Leaves, tolerance: float) -> None:
 
 
 def differences(loss: Callable[[Leaves], Tensor], leaves: Leaves, name: str, step: float) -> tuple[Tensor, float]:
-    """A direction for one leaf, and the central difference of the loss along it."""
+    """A direction for one leaf, with the central difference of the loss along it."""
     direction = normal(60, *leaves[name].shape)
     with torch.no_grad():
         up, down = (loss({**leaves, name: leaves[name] + sign * step * direction}) for sign in (1, -1))
@@ -190,7 +190,7 @@ def test_modes_agree_with_each_other_and_with_finite_differences(name: str, mode
 
 
 def small(seed: int = 0, **constants: Any) -> tuple[Leaves, vd.SparseRecurrent]:
-    """A field of six signals on the way to rest, everything in it learnable."""
+    """A field of six signals that have not settled yet. Everything in it is learnable."""
     values = {"alpha": 1.1, "beta": 2.2, "gamma": 2.1, "tau_z": 0.9, "tau_u": 1.2}
     leaves = {"weight": normal(seed, 5, 8) / 2.2, "x": normal(seed + 1, 2, 3, 5), "lam": torch.full((2, 3), 0.2)}
     leaves |= {name: torch.tensor(value) for name, value in values.items()}
@@ -204,7 +204,7 @@ def small_field(leaves: Leaves) -> vd.SparseRecurrent:
 
 
 def path_loss(field: vd.Field, share: float = 1.0, **options: Any) -> Tensor:
-    """A function of the states at several times, the first and some before the last among them, up to a share of 3."""
+    """A function of the states at all TIMES, scaled by `share`. The first time is among them."""
     return loss_of(vd.integrate(field, field.initial_state(), share * TIMES, **options).states)
 
 
@@ -231,7 +231,7 @@ def test_checkpointing_is_backpropagation(method: str, gap: float | None) -> Non
     if gap and method.endswith("adams"):
         pytest.skip("an Adams method cannot be stepped stably at a default gap's step")
     options = {"method": method, "gap": gap, "step": STEPS.get(method), "rtol": 1e-4, "atol": 1e-6}
-    options["share"] = 0.05 if method == "explicit_adams" else 1.0  # whose stable steps are short
+    options["share"] = 0.05 if method == "explicit_adams" else 1.0  # its stable steps are short, so the run is too
     leaves, field = small()
     wanted = gradient_of(path_loss(field, gradient="backprop", **options), leaves)
     found = gradient_of(path_loss(field, gradient="checkpoint", **options), leaves)
@@ -244,7 +244,7 @@ def test_marks_are_evenly_spaced_and_as_many_as_the_root_of_the_steps(count: int
     marks = replay._Marks()
     for i in range(count):
         marks(torch.tensor(float(i)), (), torch.tensor(1.0))
-        if i % 3 == 0:  # rejected, and tried again from the same time
+        if i % 3 == 0:  # this step is rejected, and the next begins at the same time
             marks(torch.tensor(float(i)), (), torch.tensor(0.5))
     times = [mark.time for mark in marks.kept]
     assert times == [float(t) for t in range(0, count, marks.stride)]
@@ -253,7 +253,7 @@ def test_marks_are_evenly_spaced_and_as_many_as_the_root_of_the_steps(count: int
 
 
 class Held:
-    """Bytes that autograd's graph holds at most, in and out of it."""
+    """Count the bytes that autograd's graph holds, and their maximum."""
 
     def __init__(self) -> None:
         self.now = self.peak = 0
@@ -285,7 +285,7 @@ def test_checkpointing_holds_far_less_and_hardly_more_for_a_longer_way() -> None
     short, long = ((held("backprop", t), held("checkpoint", t)) for t in (10.0, 100.0))
     assert long[1] < long[0] / 8
     assert long[0] > 2.8 * short[0]
-    assert long[1] < 2.2 * short[1]  # the steps between two marks have doubled once
+    assert long[1] < 2.2 * short[1]  # the number of steps between two marks has doubled once
 
 
 def coherent(lam: float = 0.3) -> tuple[Leaves, vd.SparseRecurrent]:
@@ -304,7 +304,7 @@ def flow_gradient(time: float) -> Leaves:
 
 
 def error_of(time: float, gradient: str | gradients.Mode, rtol: float) -> float:
-    """The gradient's error relative to the flow's own, the larger of P's and x's."""
+    """The larger of the errors of the gradients in P and in x, relative to the exact flow's gradients."""
     leaves, field = coherent()
     times = torch.tensor([0.0, time], dtype=torch.float64)
     path = vd.integrate(field, field.initial_state(), times, rtol=rtol, atol=rtol / 100, gradient=gradient)
@@ -325,7 +325,7 @@ def test_second_derivatives_are_right_or_refused(mode: str, method: str) -> None
     def first(weight: Tensor, create_graph: bool = False) -> Tensor:
         field = vd.SparseRecurrent(vd.DenseDictionary(weight), x, lam=0.3)
         path = vd.integrate(field, field.initial_state(), times, method, rtol=1e-6, gradient=mode)
-        # A loss whose own gradient is a constant, and a further term that has a second derivative.
+        # The first term is linear in the states, so the gradient that reaches them is constant. The second is not.
         loss = path.states[0][-1].sum() + weight.pow(3).sum()
         (found,) = torch.autograd.grad(loss, weight, create_graph=create_graph)
         return found
@@ -339,7 +339,7 @@ def test_second_derivatives_are_right_or_refused(mode: str, method: str) -> None
             found.backward()
         return
     (second,) = torch.autograd.grad(found, weight)
-    if method == "rk4":  # the others' steps move with the weights
+    if method == "rk4":  # steps of the other methods depend on the weights, so differences would not agree
         step = 1e-5
         ways = [first((weight + size * along).detach().requires_grad_()) for size in (step, -step)]
         torch.testing.assert_close(second, (ways[0] - ways[1]) / (2 * step), rtol=1e-6, atol=1e-6)
@@ -357,7 +357,7 @@ def test_modes_without_rules_for_torch_func_say_so(mode: str) -> None:
 
 
 def test_the_exact_flow_is_one() -> None:
-    """Its states are those of a tight integration, its gradient that of finite differences, kinks and all."""
+    """Its states agree with a tight integration, and its gradient with finite differences across kinks."""
     leaves, field = coherent()
     flow, times = exact_flow(field, 3.0), torch.tensor([0.0, 3.0], dtype=torch.float64)
     with torch.no_grad():
@@ -483,7 +483,7 @@ def test_no_gradient_is_kept_where_none_is_wanted() -> None:
     with torch.no_grad():
         assert not path_loss(field).requires_grad
     assert not path_loss(field.detach()).requires_grad
-    # Only an initial state that requires one.
+    # Here only the initial state requires a gradient.
     state = tuple(part.detach().requires_grad_() for part in field.initial_state())
     for mode in ("backprop", "checkpoint", "adjoint"):
         path = vd.integrate(field.detach(), state, TIMES, gradient=mode)
@@ -497,7 +497,7 @@ MODES = list(gradients.MODES)
 
 
 def output(leaves: Leaves, mode: str) -> Tensor:
-    """A loss that goes through each mode the way its users do, in the leaves' dtype."""
+    """A loss that uses each mode as users do, in the dtype of the leaves."""
     x, lam = leaves["x"], leaves["lam"].exp()
     made = vd.SparseRecurrent(vd.DenseDictionary(leaves["weight"]), x, lam=lam, alpha=leaves["alpha"].exp())
     if mode == "implicit":
@@ -526,7 +526,7 @@ def test_autocast_does_not_reach_the_solve(mode: str) -> None:
 
 @pytest.fixture
 def without_shape_checks() -> Iterator[None]:
-    """No checks of shapes meanwhile: torch 2.11 cannot trace them, and users run without them."""
+    """Turn off the checks of shapes, because torch 2.11 cannot trace them. Users run without them."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -548,7 +548,7 @@ def test_compiling_does_not_change_the_result(mode: str) -> None:
 
 
 class Layer(nn.Module):
-    """All parameters of a VARS layer, solved in one of the modes."""
+    """The gradients of all parameters of a VARS layer that one of the modes solves."""
 
     def __init__(self, mode: str) -> None:
         super().__init__()
@@ -561,7 +561,7 @@ class Layer(nn.Module):
 
 
 def in_parallel(rank: int, store: str, queue: Any) -> None:
-    """One of two processes: for every mode the gradients of a replicated layer that sees half of the signals."""
+    """Run one of two processes: write each mode's gradients of a replicated layer that sees half of the signals."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     found = {}

@@ -1,4 +1,4 @@
-"""The method that changes between "dopri5" and "rkc": it costs little more than the better one, and resumes exactly."""
+"""The method that changes between "dopri5" and "rkc". It costs little more than the better one, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_it_goes_where_both_go() -> None:
 
 
 class Steps:
-    """Which method took each step, and how long it was."""
+    """A log of the method and the length of every step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken: list[tuple[str, float]] = []
@@ -104,7 +104,7 @@ def test_a_trial_that_fails_returns_to_where_dopri5_was_and_waits_twice_as_long(
             count += 1
         waited.append(count)
         assert h == 3.1
-        for _ in range(3):  # steps of a quarter, of two stages each: 8/3.1 a time, where dopri5 takes 6/3.1
+        for _ in range(3):  # here rkc costs 8/3.1 evaluations per unit of time, and dopri5 would cost 6/3.1
             assert stepper is it.rkc
             stepper, h = it.follow(stepper, 3.1 / 4, 3.1 / 4)
         assert stepper is it.dopri5
@@ -119,7 +119,7 @@ def test_a_trial_that_pays_goes_on_and_steps_that_are_not_stiff_are_left_alone()
     for h in (3.0, 3.0, 3.0):
         stepper, _ = it.follow(it.dopri5, h, h)
     assert stepper is it.rkc
-    for h in (0.5, 0.5, 3.0, 0.5, 0.5, 10.0, 100.0):  # never three expensive ones in a row
+    for h in (0.5, 0.5, 3.0, 0.5, 0.5, 10.0, 100.0):  # no three expensive steps follow one another
         assert it.follow(it.rkc, h, h) == (it.rkc, h)
 
 
@@ -149,7 +149,7 @@ def test_a_stream_taken_up_in_either_method_gives_the_same_bits(
 
 
 def test_gradients_through_both_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpointing gives backpropagation's, and that is near what "dopri5" gives at a tighter tolerance."""
+    """Checkpointing gives the gradient of backpropagation. "dopri5" at a tighter tolerance gives nearly the same."""
     field, times, steps = stiff_field(), torch.tensor([0.0, 8.0]), Steps(monkeypatch)
 
     def gradient(method: str, rtol: float, mode: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""The package's own Dormand-Prince pair: its order, dense output, control, replay, and torchdiffeq's beside it."""
+"""The package's own Dormand-Prince pair: its order, dense output, step control, and replay, and torchdiffeq's pair."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ ZERO = torch.tensor(0.0, dtype=torch.float64)
 
 
 class Oscillator:
-    """x' = v, v' = -x - damping v, told of steps; `taken` holds the (time, step) of those tried, `refused` of those
-    rejected.
+    """x' = v, v' = -x - damping v, with the callbacks for steps.
+
+    `taken` has the (time, step) of every trial, and `refused` has the times of rejected ones.
     """
 
     def __init__(self, damping: float = 0.1) -> None:
@@ -58,7 +59,7 @@ def joined(state: State) -> Tensor:
 
 
 def step(func: Oscillator, state: State, h: float) -> Taken:
-    """A step of h, its error as it is."""
+    """One step of length h, with tolerances at which the error's norm is the plain norm."""
     return Dopri5(0.0, 1.0, norm).take(func, state, func(ZERO, state), ZERO, h)
 
 
@@ -70,7 +71,7 @@ def test_steps_are_of_order_five_and_their_estimate_and_dense_output_of_order_fo
     func = Oscillator()
 
     def after(h: float) -> float:
-        """The error after steps of h to 2."""
+        """The error at time 2 after steps of length h."""
         state = start()
         for _ in range(round(2 / h)):
             state = step(func, state, h).following
@@ -79,11 +80,11 @@ def test_steps_are_of_order_five_and_their_estimate_and_dense_output_of_order_fo
     assert observed_order(after) == pytest.approx(5, abs=0.2)
 
     def within(h: float) -> float:
-        """The largest error inside a single step of h."""
+        """The largest error of dense output inside one step of length h."""
         taken = step(func, start(), h)
         return max(float((joined(taken.between(q)) - func.exact(q * h)).abs().max()) for q in (0.2, 0.4, 0.7))
 
-    assert observed_order(within) == pytest.approx(5, abs=0.3)  # of one step: one above the order of the whole
+    assert observed_order(within) == pytest.approx(5, abs=0.3)  # one step's error has one order more
 
     def estimated(h: float) -> float:
         return float(norm(step(func, start(), h).error))
@@ -121,7 +122,7 @@ def test_a_step_that_is_too_long_is_shortened_and_one_that_is_short_grows() -> N
         assert float((joined(tuple(part[-1] for part in found)) - func.exact(20.0)).abs().max()) < 1e-5
         assert len(func.taken) < 110
         assert (first > 1) == (0.0 in func.refused)
-        # Never longer right after a rejection.
+        # A step right after a rejection is never longer.
         for (t, h), (later, longer) in zip(func.taken, func.taken[1:], strict=False):
             assert later > t or longer < h
 
@@ -149,7 +150,7 @@ def test_steps_taken_again_give_the_same_bits() -> None:
 def test_the_steps_do_not_depend_on_what_rounding_does_in_a_larger_batch() -> None:
     P = vd.DenseDictionary(normal(0, 16, 24) / 4)
     x = normal(1, 64, 16)
-    x[1:] *= 1e-3  # They stay below the threshold, and begin at rest: the first signal's error is the largest.
+    x[1:] *= 1e-3  # these begin at rest and stay below the threshold, so the first error is the largest
     times = torch.tensor([0.0, 12.0], dtype=torch.float64)
     several, one = (vd.SparseRecurrent(P, part, 0.1) for part in (x, x[:1]))
     z, u = several.initial_state()

@@ -1,4 +1,4 @@
-"""The registry: a method is one value, and every part of the package finds a new one there."""
+"""The registry has one value for each method, and every part of the package finds a new method there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken,
 
 
 class Heun(Stepper):
-    """The trapezoidal step. Its difference from Euler's step estimates the error."""
+    """The trapezoidal step, whose difference from Euler's step estimates the error."""
 
     control = Control(aim=0.5, proportional=0.35, integral=0.2, order=2)
 
@@ -78,7 +78,7 @@ def test_methods_are_found_by_name_and_no_other_name_is() -> None:
 
 def test_no_file_but_a_steppers_own_compares_the_names_of_methods() -> None:
     package = Path(vd.__file__).parent
-    names = "|".join(f'"{name}"' for name in METHODS if name != "auto")  # a name of a solver too
+    names = "|".join(f'"{name}"' for name in METHODS if name != "auto")  # "auto" is also a solver's name
     compared = re.compile(rf"(==|!=|\bin) *[(\[{{]?({names})|\b(ADAPTIVE|FIXED|STABILISED|COARSE)_METHODS")
     files = itertools.chain(
         *(sorted((package / part).rglob("*.py")) for part in ("integration", "recording", "simulate"))

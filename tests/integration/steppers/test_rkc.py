@@ -1,4 +1,4 @@
-"""The stabilised method: its order, its stability interval, its dense output, and its place in `integrate`."""
+"""The stabilised method: its order, its stability interval, its dense output, and its use by `integrate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vars_dyn.integration.steppers.rkc import MAX_STAGES, Rkc, _step, stability_
 
 
 class Linear:
-    """y' = -rate y + sin t written as an autonomous field, with the callbacks that a solver makes."""
+    """y' = -rate y + sin t as an autonomous field, with the callbacks of a solver."""
 
     def __init__(self, rate: Tensor) -> None:
         self.rate, self.evaluations, self.steps = rate, 0, 0
@@ -57,7 +57,7 @@ def test_the_method_is_of_second_order(stages: int) -> None:
 
 @pytest.mark.parametrize("stages", [2, 3, 5, 20, MAX_STAGES])
 def test_the_stability_interval_is_what_it_says(stages: int) -> None:
-    """|R(-z)| <= 1 up to the interval's end, and above it just beyond."""
+    """|R(-z)| is at most 1 up to the interval's end, and above 1 just beyond it."""
     end = stability_interval(stages)
     assert 0.6 * (stages**2 - 1) < end < 0.7 * stages**2 + 1
 
@@ -69,7 +69,7 @@ def test_the_stability_interval_is_what_it_says(stages: int) -> None:
         return _step(func, state, slope, torch.tensor(0.0), 1.0, stages)[0].abs()[0]
 
     assert bool((damped(torch.linspace(0, end, 2001, dtype=torch.float64)) <= 1 + 1e-9).all())
-    if stages % 2 == 0:  # an odd polynomial passes through -1, a little later
+    if stages % 2 == 0:  # a polynomial of odd degree passes through -1, and that a little later
         assert float(damped(torch.tensor([1.02 * end], dtype=torch.float64))) > 1
 
 
@@ -159,7 +159,7 @@ def test_gradients_through_its_steps(field: vd.SparseRecurrent) -> None:
     for mode in ("backprop", "checkpoint"):
         leaf = x.clone().requires_grad_()
         found.append(float((torch.autograd.grad(loss(leaf, mode), leaf)[0] * along).sum()))
-    # The two runs take other steps, which moves the loss by some 1e-7: the points must lie far apart beside that.
+    # The two runs take different steps, which changes the loss by about 1e-7. So the points must lie far apart.
     difference = float(loss(x + 1e-3 * along) - loss(x - 1e-3 * along)) / 2e-3
     assert found[0] == pytest.approx(found[1], rel=1e-10)
     assert found[0] == pytest.approx(difference, rel=1e-4)
