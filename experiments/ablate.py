@@ -63,7 +63,7 @@ class Grid:
         for name, known in (("solver", SOLVERS), ("threshold", tuple(unrolled.GATES))):
             for value in getattr(self, name):
                 if value not in known:
-                    raise ValueError(f"{name} has {value!r}; of {', '.join(known)} is wanted")
+                    raise ValueError(f"{name} has {value!r}; one of {', '.join(known)} is wanted")
         for name, least in (("num_steps", 1), ("lam", 0)):
             for value in getattr(self, name):
                 if not value >= least:
@@ -166,8 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = cli.parser_for("ablate", "Vary iterations, lambda, solver and threshold of a VARS model's layers.")
     cli.add_model(parser)
-    parser.add_option("on", str, default="clean,corruptions", help="suites that measure, by commas")
-    parser.add_option("out", str | None, default=None, help="folder of the results; default: the run's")
+    parser.add_option("on", str, default="clean,corruptions", help="suites, separated by commas")
+    parser.add_option("out", str | None, default=None, help="folder for results (default: beside the checkpoint)")
     parser.add_option("retrain", bool, default=False, help="train every cell as the checkpoint was")
     parser.add_class_arguments(Grid, None)
     parser.add_class_arguments(Evaluation, None, skip={"on"})

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
-import threading
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,7 +15,7 @@ from jsonargparse import Namespace
 
 from experiments.options import plain_data
 from experiments.settings import Attention, Data
-from vars_dyn import _yaml
+from vars_dyn import _process, _yaml
 from vars_dyn._command import CommandParser
 
 __all__ = ["Parser", "add_data", "add_model", "parser_for", "run"]
@@ -77,7 +74,7 @@ class Parser(CommandParser):
             elif isinstance(value, Mapping) and any(each.startswith(f"{name}.") for each in self.kinds):
                 self._check_mapping(value, f"{name}.")
             else:
-                raise ValueError(f"{name!r} is no option of {self.prog}; --help lists those that there are")
+                raise ValueError(f"{name!r} is not an option of {self.prog}; --help lists the options")
 
     def _check_option(self, name: str, text: str) -> None:
         if name == "config" and text is None:
@@ -87,7 +84,7 @@ class Parser(CommandParser):
         kind = self._kind(name)
         self.given.add(name)
         if not isinstance(text, str):
-            raise ValueError(f"{name} has no value; one is wanted")
+            raise ValueError(f"{name} has no value; a value is wanted")
         if str in _members(kind):
             plain_data.check(str, text, name)
         if kind is str:
@@ -111,7 +108,7 @@ class Parser(CommandParser):
             outer = ".".join(parts[:count])
             if outer in self.kinds:
                 return plain_data.within(self.kinds[outer], parts[count:], f"--{name}")
-        raise ValueError(f"there is no option --{name}; --help lists those that there are")
+        raise ValueError(f"there is no option --{name}; --help lists the options")
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
@@ -152,22 +149,22 @@ def parser_for(program: str, description: str) -> Parser:
 def add_model(parser: Parser) -> None:
     """Add the arguments that say which trained model is meant, and where data lie."""
     parser.add_argument(
-        "checkpoint", help="a run's folder (its best checkpoint), a checkpoint's, or timm:NAME[=WEIGHTS]"
+        "checkpoint", help="folder of a run (its best checkpoint is taken) or of a checkpoint, or timm:NAME[=WEIGHTS]"
     )
     add_data(parser)
-    parser.add_option("weights", str | None, default=None, help="safetensors of a timm:NAME model")
+    parser.add_option("weights", str | None, default=None, help="safetensors file of weights for timm:NAME")
     parser.add_class_arguments(Attention, "attention", instantiate=True)
 
 
 def add_data(parser: Parser) -> None:
     """Add the arguments that say where images lie."""
-    parser.add_option("data", str | None, default=None, help="the folder that has imagenet-c, PACS, ... in it")
+    parser.add_option("data", str | None, default=None, help="folder of the data sets (imagenet-c, PACS, ...)")
     parser.add_option(
         "validation",
         dict[str, bool | int | float | str | list[str] | list[float] | None],
         checked_as=Data,
         default={},
-        help="options of the validation images unlike in training",
+        help="options of the validation images that differ from those of the training",
     )
 
 
@@ -183,14 +180,20 @@ def run(
     it was told to stop. In the last two cases it prints the command that goes on, which is the same with the options
     `again`. If `again` is None, there is nothing to go on from.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with _process.streams():
+        return _status(parser, command, list(sys.argv[1:] if arguments is None else arguments), again)
+
+
+def _status(
+    parser: Parser, command: Callable[[Namespace], int | None], words: Sequence[str], again: Sequence[str] | None
+) -> int:
     try:
-        with _streams(), _stoppable():
+        with _process.terminable():
             return command(parser.parse_args(words)) or 0
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except KeyboardInterrupt as stop:
-        status, told = (143, "told to stop") if isinstance(stop, _Terminated) else (130, "interrupted")
+        status, told = (143, "told to stop") if isinstance(stop, _process.Terminated) else (130, "interrupted")
         if again is None:
             return _fail(f"{told}; nothing was kept", status)
         more = [word for word in again if word not in words]
@@ -210,41 +213,6 @@ def run(
         raise
 
 
-class _Terminated(KeyboardInterrupt):
-    """Raised by SIGTERM."""
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM end the command as an interrupt does. Only the main thread can do this."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _streams() -> Iterator[None]:
-    """Replace streams that are closed, because progress bars write to them unasked."""
-    closed = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
-    with ExitStack() as stack:
-        for name in closed:
-            setattr(sys, name, stack.enter_context(Path(os.devnull).open("w")))
-        try:
-            yield
-        finally:
-            for name in closed:
-                setattr(sys, name, None)
-
-
 def _readable(error: Exception) -> str:
     """The message of an error on one line."""
     return " ".join(str(error).split())
@@ -255,7 +223,6 @@ def _fail(message: str, status: int) -> int:
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["failed without a message"]
     text = lines[-1].removeprefix("ValueError: ") if lines[0].startswith("Caught ") else " ".join(lines)
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
-    if os.environ.get("LOCAL_RANK", "0") == "0" and sys.stderr is not None:
-        with suppress(OSError, ValueError):  # standard error may be closed
-            print(f"error: {text}", file=sys.stderr, flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _process.say(f"error: {text}")
     return status

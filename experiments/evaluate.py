@@ -23,12 +23,12 @@ __all__ = ["main"]
 
 
 def _parser() -> cli.Parser:
-    parser = cli.parser_for("evaluate", "Measure a trained model: a JSON record per number, a table, figures.")
+    parser = cli.parser_for("evaluate", "Measure a trained model, and write records, a table and figures.")
     cli.add_model(parser)
-    parser.add_option("on", str, default=",".join(ON_VALIDATION_IMAGES), help=f"of {', '.join(SUITES)}, by commas")
-    parser.add_option("out", str | None, default=None, help="folder of the results; default: the run's")
-    parser.add_option("overwrite", bool, default=False, help="replace files that no evaluation made")
-    parser.add_option("label", str | None, default=None, help="name of the run in tables; default: its folder")
+    parser.add_option("on", str, default=",".join(ON_VALIDATION_IMAGES), help=f"suites, by commas: {', '.join(SUITES)}")
+    parser.add_option("out", str | None, default=None, help="folder for results (default: beside the checkpoint)")
+    parser.add_option("overwrite", bool, default=False, help="replace files of these names that no evaluation made")
+    parser.add_option("label", str | None, default=None, help="the run's name in tables (default: that of its folder)")
     parser.add_class_arguments(Evaluation, None, skip={"on"})
     return parser
 
@@ -38,11 +38,11 @@ _WRITTEN = ("table.md", "severity.png", "attention.png", "imagenet-c.png", "voc-
 
 
 def _idle(given: Iterable[str], on: Sequence[str]) -> None:
-    """Raise ValueError for an option of the command line that only suites use which are not measured."""
+    """Raise ValueError for an option of the command line if no suite that is measured uses it."""
     for name in given:
         suites = [suite for suite in SUITES if name.partition(".")[0] in SUITES[suite].groups]
         if suites and not set(suites) & set(on):
-            raise ValueError(f"--{name} does nothing, as it is for {', '.join(suites)}, and --on has {', '.join(on)}")
+            raise ValueError(f"--{name} does nothing: it is for {', '.join(suites)}, and --on has {', '.join(on)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def _main(parser: cli.Parser, values: Namespace) -> None:
     out = Path(values.out) if values.out else found.out
     refuse_foreign((out / name for name in _WRITTEN), values.overwrite, out / "records.jsonl")
     if (out / "records.jsonl").exists():
-        records.read([out / "records.jsonl"])  # fails before hours of work, not after them
+        records.read([out / "records.jsonl"])  # a damaged file fails here, not after hours of work
     measured = measure(found, how, out, root, values.label)
     shown = records.latest(records.read([out / "records.jsonl"]))
     table = over_seeds(shown, columns_of(shown))

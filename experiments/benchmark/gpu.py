@@ -2,9 +2,9 @@
 
 This times the forward and backward pass of the layer by its kernels, projections included. Its peers are PyTorch's
 fused softmax attention with its own projections, and the layer's plain form, compiled and in eager mode. Every
-contender runs in every round, in turn, often enough to fill some time. The figures are the median of the rounds by CUDA
-events, the distance of output and gradient from float64, and the peak of the memory. `--out` writes gpu.md and
-gpu.json.
+contender runs in every round, in turn, and repeats its work until some time has passed. The figures are the median of
+the rounds by CUDA events, the distance of output and gradient from float64, and the peak of the memory. `--out` writes
+gpu.md and gpu.json.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ __all__ = ["Case", "main", "row", "series"]
 
 KERNELS, COMPILED, PLAIN = "VARS-D, kernels", "VARS-D, plain, torch.compile", "VARS-D, plain"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-#: Tokens of all images together, and, by the tokens of an image, the goals for our time over softmax attention's.
+#: The number of tokens of a batch, and, for each number of tokens per image, the goal for our time divided by that of
+#: softmax attention.
 ALL_TOKENS, GOALS = 50176, {196: 1.0, 784: math.nan, 3136: 0.25, 12544: math.nan}
-#: The distances from float64 that are wanted. They allow one rounding of bfloat16, and a few roundings of float32.
+#: The largest allowed distances from float64. They allow one rounding of bfloat16, and a few roundings of float32.
 WANTED = {torch.bfloat16: 2e-2, torch.float32: 1e-4}
-#: About how many seconds the runs of a round take, and how many runs a round has at most.
+#: A contender's runs in one round take about ROUND seconds together, and there are at most MOST of them.
 ROUND, MOST = 0.05, 200
 
 
@@ -52,7 +53,7 @@ class Case(NamedTuple):
 
 
 class _Work:
-    """A layer's forward and backward pass on drawn tokens, as one contender does it."""
+    """One contender's forward and backward pass of the layer on random tokens."""
 
     def __init__(self, name: str, case: Case) -> None:
         self.name, self.case = name, case
@@ -82,7 +83,7 @@ class _Work:
         self.x.grad = None
 
     def exact(self) -> tuple[Tensor, Tensor]:
-        """Output and gradient of the first image in float64, from the very same weights and tokens."""
+        """Output and gradient of the first image in float64, from the same weights and tokens."""
         name = SOFTMAX if self.name == SOFTMAX else PLAIN
         one = _Work(name, self.case._replace(images=1, dtype=torch.float64))
         one.layer.load_state_dict(self.layer.state_dict())
@@ -110,7 +111,7 @@ def _findings(work: _Work) -> Findings:
 
 
 def _peak(work: _Work) -> float:
-    """The MiB that a run takes at its peak, without its weights and tokens."""
+    """The MiB that a run needs at its peak, not counting weights and tokens."""
     work.clear()
     torch.cuda.synchronize(work.case.device)
     torch.cuda.reset_peak_memory_stats(work.case.device)
@@ -121,7 +122,7 @@ def _peak(work: _Work) -> float:
 
 
 def row(case: Case) -> Row:
-    """The contenders and the goals of a case. The judge takes the work itself and runs it again."""
+    """The contenders and the goals of a case. The judge gets a contender's work and runs it once more."""
     names = (KERNELS, SOFTMAX, COMPILED, PLAIN)
     kind = str(case.dtype).removeprefix("torch.")
     return Row(
@@ -139,7 +140,7 @@ def row(case: Case) -> Row:
 
 
 def seconds_of(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Seconds that one of `repeats` runs takes, by CUDA events on a GPU."""
+    """Mean seconds of `repeats` runs, by CUDA events on a GPU."""
     if device.type != "cuda":
         began = time.perf_counter()
         for _ in range(repeats):
@@ -157,9 +158,9 @@ def seconds_of(work: Callable[[], Any], repeats: int, device: torch.device) -> f
 
 
 def series(one: Row, rounds: int, device: torch.device) -> list[Measured]:
-    """Every contender's times and findings, by `rounds` rounds of all in turn after untimed runs of each.
+    """Time every contender in `rounds` rounds. In each round all run in turn. Untimed runs come first.
 
-    For a contender that cannot run, or that lacks memory, `failure` says so.
+    If a contender cannot run, or lacks memory, its `failure` says so.
     """
     found: dict[str, Measured] = {}
     ready: dict[str, tuple[Callable[[], Any], int]] = {}
@@ -188,9 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.gpu", description="VARS-D on a GPU.")
-    parser.add_argument("--tokens", type=int, nargs="+", default=list(GOALS), help="tokens of an image")
-    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="of layer and tokens")
-    parser.add_argument("--images", type=int, help=f"images at once; by default {ALL_TOKENS} tokens' worth")
+    parser.add_argument("--tokens", type=int, nargs="+", default=list(GOALS), help="numbers of tokens per image")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="dtypes to measure")
+    parser.add_argument("--images", type=int, help=f"images in a batch (default: as many as have {ALL_TOKENS} tokens)")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each contender, at least 5")
     parser.add_argument("--out", type=Path, help="folder for gpu.md and gpu.json")
     try:
@@ -199,9 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     least = min(*options.tokens, options.images or 1, 10**9)
     if least < 1 or options.rounds < 5:
-        return _refused("at least one token, one image and five rounds are wanted")
+        return _refused("an option is too small; at least one token, one image and five rounds are wanted")
     if not torch.cuda.is_available():
-        return _refused("there is no CUDA device here; this benchmark is of a GPU")
+        return _refused("this machine has no CUDA device; the benchmark needs one")
     try:
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         for name in self.on:
             if name not in SUITES:
-                raise ValueError(f"on has {name!r}; of {', '.join(SUITES)}, separated by commas, is wanted")
+                raise ValueError(f"on has {name!r}; one or more of {', '.join(SUITES)} are wanted, separated by commas")
         for group in dict.fromkeys(group for suite in SUITES.values() for group in suite.groups):
             if hasattr(getattr(self, group), "check"):
                 getattr(self, group).check()

@@ -1,4 +1,4 @@
-"""What options may be: ranges, names, and the sizes of models that configurations and checkpoints may set."""
+"""Limits of options: ranges, known names, and the sizes of models that configurations and checkpoints may set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from experiments.options.plain_data import read
 
 __all__ = ["ACCELERATORS", "PRECISIONS", "SIZES", "between", "checked_sizes", "one_of", "whole"]
 
-#: The arguments of models' constructors that `model.sizes` may have, and the type of each. Other arguments (weights to
-#: fetch or to read, classes to build from) stay out of the reach of configurations and checkpoints.
+#: The arguments of models' constructors that `model.sizes` may have, and the type of each. Configurations and
+#: checkpoints cannot set others, such as weights to fetch or classes to build from.
 SIZES: dict[str, Any] = {
     "patch_size": int,
     "embed_dim": int,
@@ -58,10 +58,10 @@ def one_of(name: str, value: str | None, known: Any) -> None:
 
 
 def checked_sizes(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Return `sizes` as they are. Raises ValueError for one that is not in `SIZES`, has another type, or is absurd."""
+    """Return `sizes` as they are. Raises ValueError for one that is unknown, has another type, or is out of range."""
     for name, value in sizes.items():
         if name not in SIZES:
-            raise ValueError(f"model.sizes has {name!r}; of {', '.join(SIZES)} is wanted")
+            raise ValueError(f"model.sizes has {name!r}; one of {', '.join(SIZES)} is wanted")
         read(SIZES[name], value, f"model.sizes.{name}")
         full = f"model.sizes.{name}"
         if name.endswith("_rate"):

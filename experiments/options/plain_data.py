@@ -1,7 +1,7 @@
-"""Options as plain data, as YAML and JSON hold them. Each is read strictly by the type that it is declared with.
+"""Options as plain data, as YAML and JSON hold them. `read` accepts only values of the declared types.
 
-Only dataclasses of this project are made, from the fields that they declare. No value ever names a class, a module or a
-function, so a file can say what to compute, but not what to run.
+It makes only dataclasses of this project, from the fields that they declare. No value ever names a class, a module or a
+function, so a file can say what to compute, but not which code to run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["as_plain", "check", "read", "within"]
 
-#: The text of an option is a name or a path, not a document. It has at most so many characters and brackets.
+#: The text of an option is a name or a path, not a document. It may have at most this many characters and brackets.
 _LONGEST, _BRACKETS = 4096, 64
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", type(None): "null"}
@@ -116,7 +116,7 @@ def _dataclass(kind: Any, value: Mapping[str, Any], name: str, build: bool) -> A
     for key in value:
         if key not in own:
             where = f"{name} has the option" if name else "there is no option"
-            raise ValueError(f"{where} {key!r:.80}; of {', '.join(own)} is wanted")
+            raise ValueError(f"{where} {key!r:.80}; one of {', '.join(own)} is wanted")
     found = {key: _read(hints[key], item, _inside(name, key), build) for key, item in value.items()}
     if not build:
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def check_refused(capsys: pytest.CaptureFixture[str], status: int, words: str) -
 
 def test_missing_folder(config: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     check_refused(capsys, train.main(config(root="/nowhere")), "/nowhere/train is no folder")
+
+
+def test_without_standard_error_the_line_is_not_printed_as_a_result(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert evaluate.main(["/nowhere"]) == 2
+    assert sys.stderr is None
+    assert capfd.readouterr().out == ""
 
 
 def test_empty_class(config: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,13 +1,10 @@
-"""How the experiments' modules may import each other, read from their sources."""
+"""The top level of the experiments has commands only. tests/test_house.py has the rules that all packages share."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -35,30 +32,3 @@ def test_the_top_level_has_commands_that_import_no_command() -> None:
     for name, path in FILES.items():
         found = {each.split(".")[1] for each in imported(ast.parse(path.read_text())) if "." in each}
         assert not found & COMMANDS, f"{name} imports the command {found & COMMANDS}"
-
-
-def test_no_module_imports_what_imports_it() -> None:
-    """Imports for types alone, and those inside functions, count as well."""
-    # Python always loads the packages above a file first, so imports of those are no circle.
-    graph = {
-        name: {each for each in imported(ast.parse(path.read_text())) if not f"{name}.".startswith(f"{each}.")}
-        for name, path in FILES.items()
-    }
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
-
-
-def test_an_import_inside_a_function_says_what_it_defers() -> None:
-    for name, path in FILES.items():
-        lines = path.read_text().splitlines()
-        for function in ast.walk(ast.parse(path.read_text())):
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                for node in ast.walk(function):
-                    if isinstance(node, ast.Import | ast.ImportFrom):
-                        assert "# deferred" in lines[node.lineno - 1], f"{name}, line {node.lineno}"
-
-
-def test_no_file_is_long() -> None:
-    assert not [name for name, path in FILES.items() if len(path.read_text().splitlines()) > 350]

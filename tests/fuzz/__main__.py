@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     unknown = set(options.targets) - set(targets())
     if unknown:
-        parser.error(f"there is no target {', '.join(sorted(unknown))}; of {', '.join(targets())} is wanted")
+        parser.error(f"there is no target {', '.join(sorted(unknown))}; one of {', '.join(targets())} is wanted")
     began, seed, faults = time.monotonic(), options.seed, 0
     while True:
         for target in options.targets or targets():

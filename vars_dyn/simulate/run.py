@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
+from vars_dyn import _process
 from vars_dyn._files import Workplace, check_place, is_our_picture, replacing, tidy_all
 from vars_dyn._version import __version__
 from vars_dyn.integration import IntegrationError
@@ -26,7 +28,7 @@ from vars_dyn.plotting import summary
 from vars_dyn.recording import Progress, StoreError, facts, is_store
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.recording.record import record
-from vars_dyn.simulate import process, report
+from vars_dyn.simulate import report
 from vars_dyn.simulate.build import device_of, dictionary_of, field_of, integration_of, threads_of, times_of
 from vars_dyn.simulate.cli import FREE, parse, stored
 from vars_dyn.simulate.inputs import read_signals
@@ -53,32 +55,40 @@ class _Begun:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default) and return its exit status."""
     words, threads, begun = sys.argv[1:] if arguments is None else arguments, torch.get_num_threads(), _Begun()
-    with process.streams(), process.terminable():
+    with _process.streams(), _process.terminable():
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *_, **__: process.say(f"warning: {message}")
+                warnings.showwarning = lambda message, *_, **__: _process.say(f"warning: {message}")
                 return _run(parse(words, _stored_options), begun)
         except IntegrationError as error:
-            process.say(f"error: {error}")
+            _process.say(f"error: {error}")
             return _NOT_REACHED
         except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-            process.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
+            _process.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
             return _BAD_INPUT
         except RuntimeError as error:
             if "alloc" not in str(error):
                 raise
-            process.say(f"error: {error}")
+            _process.say(f"error: {error}")
             return _BAD_INPUT
         except KeyboardInterrupt as stop:
-            ended = isinstance(stop, process.Terminated)
+            ended = isinstance(stop, _process.Terminated)
             kept = begun.store if begun.store is not None and is_store(begun.store) else None
             told = "nothing was stored; start anew" if kept is None else f"{kept} is whole up to its last commit; go on"
-            process.say(
-                f"{'terminated' if ended else 'interrupted'}: {told} with: {process.resuming(kept, words, begun.extra)}"
+            _process.say(
+                f"{'terminated' if ended else 'interrupted'}: {told} with: {_resuming(kept, words, begun.extra)}"
             )
             return _TERMINATED if ended else _INTERRUPTED
         finally:
             torch.set_num_threads(threads)
+
+
+def _resuming(store: Path | None, arguments: Sequence[str], extra: Sequence[str]) -> str:
+    """The command, quoted for a shell, that continues `store`; the same command again if nothing was stored."""
+    command = [sys.executable, "-m", "vars_dyn.simulate"]
+    if store is None:
+        return shlex.join([*command, *arguments])
+    return shlex.join([*command, "--resume", "--out", str(store), *extra])
 
 
 def _run(options: Options, begun: _Begun) -> int:
@@ -100,9 +110,9 @@ def _run(options: Options, begun: _Begun) -> int:
     large = demand.check(Path() if recording.out is None else recording.out)
     check_device(device, demand)
     for note in notes:
-        process.say(f"warning: {note}")
+        _process.say(f"warning: {note}")
     for note in large:
-        process.say(note)
+        _process.say(note)
     neurons = field_of(options, signals, dictionary)
     torch.set_num_threads(threads_of(options.run, neurons))
     with _place(options) as (store, figure):
@@ -137,7 +147,7 @@ def _run(options: Options, begun: _Begun) -> int:
     if options.run.json:
         text += "\n" + json.dumps(found.as_json(), allow_nan=False)
     try:
-        process.tell(text)
+        _process.tell(text)
     except OSError as error:
         raise StoreError(
             f"standard output cannot be written: {error.strerror or error}; the store {store} is complete"

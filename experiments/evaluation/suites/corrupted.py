@@ -42,7 +42,7 @@ class Corruptions:
         """Raise ValueError for an unknown corruption or severity."""
         for name in self.names:
             if name not in CORRUPTIONS:
-                raise ValueError(f"corruptions.names has {name!r}; of {', '.join(CORRUPTIONS)} is wanted")
+                raise ValueError(f"corruptions.names has {name!r}; one of {', '.join(CORRUPTIONS)} is wanted")
         if not self.severities:
             raise ValueError("corruptions.severities is empty; integers from 1 to 5 are wanted")
         for severity in self.severities:

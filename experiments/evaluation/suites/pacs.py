@@ -58,10 +58,10 @@ class Pacs:
         """Raise ValueError for an unknown split or domain, or a share that is not between 0 and 1."""
         for name, values, known in (("splits", self.splits, SPLITS), ("targets", self.targets, DOMAINS)):
             if not values:
-                raise ValueError(f"pacs.{name} is empty; of {', '.join(known)} is wanted")
+                raise ValueError(f"pacs.{name} is empty; one of {', '.join(known)} is wanted")
             for value in values:
                 if value not in known:
-                    raise ValueError(f"pacs.{name} has {value!r}; of {', '.join(known)} is wanted")
+                    raise ValueError(f"pacs.{name} has {value!r}; one of {', '.join(known)} is wanted")
         if not 0 < self.held_out < 1:
             raise ValueError(f"pacs.held_out is {self.held_out}; a share between 0 and 1 is wanted")
 

@@ -1,18 +1,16 @@
-"""The process of a run: its standard streams, the signals that end it, and the command that continues the run."""
+"""The process of a command: its standard streams, and the signals that end it."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-__all__ = ["Terminated", "flushed", "resuming", "say", "streams", "tell", "terminable"]
+__all__ = ["Terminated", "flushed", "say", "streams", "tell", "terminable"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -96,11 +94,3 @@ def _closed(stream: TextIO) -> None:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, stream.fileno())
         os.close(sink)
-
-
-def resuming(store: Path | None, arguments: Sequence[str], extra: Sequence[str]) -> str:
-    """The command, quoted for a shell, that continues `store`; the same command again if nothing was stored."""
-    command = [sys.executable, "-m", "vars_dyn.simulate"]
-    if store is None:
-        return shlex.join([*command, *arguments])
-    return shlex.join([*command, "--resume", "--out", str(store), *extra])
