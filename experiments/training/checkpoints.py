@@ -3,13 +3,17 @@
     checkpoints/epoch-0003/model.safetensors    weights and buffers
                            ema.safetensors      their moving average, where there is one
                            optimizer.safetensors  the optimizer's tensors
-                           state.json           configuration, epoch, best score, RNG states, the rest of the optimizer
+                           state.json           configuration, epoch, best score, RNG states, the rest of the
+                                                optimizer, and the SHA-256 of each of the other files
 
-A checkpoint is written under another name, flushed to the disk and renamed. Only then are older ones removed.
+`write` gives a checkpoint another name at first, flushes it to the disk and renames it. Only then does it remove older
+ones. `read` refuses a file that differs from its SHA-256. Earlier versions stored none, and `read` takes their
+checkpoints without the check.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -43,6 +47,8 @@ _NAME = "epoch-{:04d}"
 #: The names of checkpoints, whole and partial. A file or folder of another name is never removed.
 _WHOLE, _OWN = re.compile(r"epoch-\d{4,6}"), re.compile(r"epoch-\d{4,6}|\.epoch-\d{4,6}\.partial")
 _TENSOR = "__tensor__"
+#: The field of state.json with the digests of the other files.
+_DIGESTS = "sha256"
 
 #: The most bytes of a state.json. The states of generators and the optimizer's numbers take some hundred kilobytes.
 _LARGEST = 1 << 28
@@ -101,7 +107,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         if content is not None:
             plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
             save_file(plain, folder / f"{name}.safetensors")
-    (folder / "state.json").write_text(json.dumps({**checkpoint.state, "optimizer": optimizer}, indent=1))
+    digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+    state = {**checkpoint.state, "optimizer": optimizer, _DIGESTS: digests}
+    (folder / "state.json").write_text(json.dumps(state, indent=1))
     for path in [*folder.iterdir(), folder]:
         _flush(path)
 
@@ -136,9 +144,11 @@ def find(path: str | Path) -> Path:
 def read(path: Path, weights_only: bool = False) -> Checkpoint:
     """The checkpoint in the folder `path`, on the CPU. Raises ValueError if it is incomplete or damaged."""
     state = read_state(path)
-    model = read_tensors(path / "model.safetensors")
-    ema = read_tensors(path / "ema.safetensors") if (path / "ema.safetensors").exists() else None
-    tensors = {} if weights_only else read_tensors(path / "optimizer.safetensors")
+    digests = state.pop(_DIGESTS, None)
+    averaged = (path / "ema.safetensors").exists() or (digests is not None and "ema.safetensors" in digests)
+    model = _read_whole(path / "model.safetensors", digests)
+    ema = _read_whole(path / "ema.safetensors", digests) if averaged else None
+    tensors = {} if weights_only else _read_whole(path / "optimizer.safetensors", digests)
     optimizer = state.pop("optimizer", None)
     if weights_only:
         return Checkpoint(model, state, ema, {}, path)
@@ -193,7 +203,24 @@ def _wrong(state: Any) -> str | None:
         return f"has {state['updates']!r:.40} updates; an integer of at least 0 is wanted"
     if not isinstance(state.get("random", []), list):
         return "has no list of generators' states in random"
+    if _DIGESTS in state and not isinstance(state[_DIGESTS], dict):
+        return f"has no digests of files in {_DIGESTS}"
     return None
+
+
+def _read_whole(file: Path, digests: Mapping[str, str] | None) -> dict[str, Tensor]:
+    """The tensors of a file of a checkpoint, after a check of its digest if the checkpoint has any."""
+    if digests is not None and file.is_file() and _digest(file) != digests.get(file.name):
+        raise ValueError(
+            f"{file.parent} is no readable checkpoint ({file.name} differs from its {_DIGESTS} in state.json; "
+            "it was damaged or replaced)"
+        )
+    return read_tensors(file)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from experiments.training import checkpoints
 from experiments.training.checkpoints import Checkpoint
+from tests.experiments.digests import without_digests
 
 
 def _checkpoint(epoch: int, value: float = 0.0) -> Checkpoint:
@@ -43,6 +48,52 @@ def test_round_trip_without_a_pickle(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias]}]
     torch.optim.AdamW(groups).load_state_dict(read.optimizer)
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["model", "ema", "optimizer"]), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_one_flipped_bit_of_a_tensor_file_is_found(name: str, place: float, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = checkpoints.write(Path(folder), _checkpoint(1))
+        checkpoints.read(path)
+        file = path / f"{name}.safetensors"
+        data = bytearray(file.read_bytes())
+        data[int(place * len(data))] ^= 1 << bit
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"no readable checkpoint \({name}\.safetensors differs from its"):
+            checkpoints.read(path)
+        if name == "optimizer":
+            checkpoints.read(path, weights_only=True)
+
+
+def test_a_lost_average_is_found_and_no_other_weights_are_taken_for_it(tmp_path: Path) -> None:
+    path = checkpoints.write(tmp_path, _checkpoint(1))
+    (path / "ema.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"is no readable checkpoint .*ema\.safetensors is no regular file"):
+        checkpoints.read(path, weights_only=True)
+
+
+def test_a_file_that_the_digests_do_not_name_is_refused(tmp_path: Path) -> None:
+    written = _checkpoint(1)
+    written.ema = None
+    path = checkpoints.write(tmp_path, written)
+    assert checkpoints.read(path).ema is None
+    (path / "ema.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"ema\.safetensors differs"):
+        checkpoints.read(path)
+
+
+def test_a_checkpoint_of_a_version_without_digests_is_read(tmp_path: Path) -> None:
+    path = checkpoints.write(tmp_path, _checkpoint(1))
+    digests = json.loads((path / "state.json").read_text())["sha256"]
+    for name, digest in digests.items():
+        assert digest == hashlib.sha256((path / name).read_bytes()).hexdigest()
+    assert set(digests) == {"model.safetensors", "ema.safetensors", "optimizer.safetensors"}
+    whole = checkpoints.read(path)
+    without_digests(path)
+    earlier = checkpoints.read(path)
+    assert earlier.state == whole.state
+    assert all(torch.equal(earlier.model[name], value) for name, value in whole.model.items())
 
 
 def test_random_state_comes_back() -> None:

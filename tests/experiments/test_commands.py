@@ -18,6 +18,7 @@ from experiments.settings import Settings
 from experiments.training.loop import train as train_run
 from experiments.training.networks import build_model
 from experiments.training.parsing import read_settings
+from tests.experiments.digests import without_digests
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 
@@ -107,6 +108,7 @@ def test_pickle_other_model_and_damage(
     check_refused(capsys, evaluate.main([str(tmp_path / "nothing")]), "is no checkpoint")
     path = train_run(settings(epochs=1))
     capsys.readouterr()
+    without_digests(path)
     weights = load_file(path / "model.safetensors")
     save_file({**weights, "head.weight": torch.zeros(6, 99)}, path / "model.safetensors")
     check_refused(capsys, evaluate.main([str(path), "--on", "clean"]), "checkpoint of another model: head.weight")

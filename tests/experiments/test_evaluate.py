@@ -23,6 +23,7 @@ from experiments.report.records import latest
 from experiments.report.summaries import ALL_COLUMNS, VALIDATION_COLUMNS
 from experiments.settings import Data, Optimization, Settings
 from experiments.training.loop import train
+from tests.experiments.digests import without_digests
 
 DATA = Data(image_size=8, crop=1)
 
@@ -134,6 +135,7 @@ def test_the_command_uses_the_moving_average_and_writes_records_table_and_figure
 ) -> None:
     made = settings(epochs=1, optimization=Optimization(batch_size=8, ema=0.5))
     path = train(made)
+    without_digests(path)
     average = load_file(path / "ema.safetensors")
     save_file({**average, "head.bias": torch.tensor([0, 0, 0, 99.0, 0, 0])}, path / "ema.safetensors")
     arguments = [
@@ -220,6 +222,7 @@ def test_suites_measured_one_after_the_other_stand_beside_each_other(
     assert latest(second) == [r for r in second if r.get("radius") != 4 / 255]
     capsys.readouterr()
 
+    without_digests(path)
     weights = load_file(path / "model.safetensors")  # another model with the same label hides the first's records
     save_file({**weights, "head.bias": torch.tensor([0, 0, 0, 99.0, 0, 0])}, path / "model.safetensors")
     assert command.main([made.out, "--on", "clean"]) == 0
