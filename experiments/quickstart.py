@@ -1,6 +1,6 @@
 """`python -m experiments.quickstart`: draw images, train a small VARS-D transformer, measure it, show its attention.
 
-It needs only the package, and takes a minute or two on two CPU cores. If it is stopped, the same command goes on.
+It needs only the package, and takes about a minute of processor time. If it is stopped, the same command goes on.
 """
 
 from __future__ import annotations
