@@ -80,6 +80,8 @@ ALL_COLUMNS = {
     "IN-A": Column("imagenet-a"),
     "IN-R": Column("imagenet-r"),
     "IN-SK": Column("imagenet-sketch"),
+    "CIFAR-10-C (mean error)": Column("cifar-10-c", "mean_corruption_error_unnormalised"),
+    "CIFAR-100-C (mean error)": Column("cifar-100-c", "mean_corruption_error_unnormalised"),
     "PACS (kfold)": Column("pacs", "mean_accuracy", {"split": "kfold"}),
     "PACS (DomainBed)": Column("pacs", "mean_accuracy", {"split": "domainbed"}),
     "VOC IoU": Column("voc-segmentation", "iou"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments.evaluation.suites.attacked import Fgsm, Pgd
+from experiments.evaluation.suites.cifar_c import Cifar10C, Cifar100C
 from experiments.evaluation.suites.classification import Clean
 from experiments.evaluation.suites.corrupted import Corrupted, ImageNetC
 from experiments.evaluation.suites.imagenet import ImageNet, ImageNetA, ImageNetR, ImageNetSketch
@@ -23,6 +24,8 @@ _ALL: tuple[type[Suite], ...] = (
     ImageNetR,
     ImageNetA,
     ImageNetSketch,
+    Cifar10C,
+    Cifar100C,
     PacsTransfer,
     VocSegmentation,
     Mit1003,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -57,11 +57,16 @@ class _Options(Options, Protocol):
 
 
 class Corrupted(Classification):
-    """Validation images, corrupted here with a seed, or those of a folder like ImageNet-C's."""
+    """Validation images, corrupted here with a seed, or those of a folder like ImageNet-C's.
+
+    Attributes:
+        normalised: whether mCE, which divides by AlexNet's errors, is reported for images that are read.
+    """
 
     how: _Options
     name = "corruptions"
     groups = ("corruptions",)
+    normalised: ClassVar[bool] = True
 
     @property
     def folder(self) -> Path | None:
@@ -121,7 +126,7 @@ class Corrupted(Classification):
             record = accuracy(own)
             errors.setdefault(name, []).append(1 - record["value"])
             yield {**record, "corruption": name, "severity": int(severity), "source": source}
-        yield from mean_errors(errors, mce=self.folder is not None)
+        yield from mean_errors(errors, mce=self.normalised and self.folder is not None)
 
 
 def mean_errors(errors: Mapping[str, Sequence[float]], mce: bool = True) -> Iterator[dict[str, Any]]:
