@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import accuracy_score
 
+from experiments import evaluate as command
 from experiments.evaluation.corruptions import CORRUPTIONS
 from experiments.evaluation.run import Corruptions, Evaluation, evaluate_on
 from experiments.evaluation.suites import Subject
 from experiments.evaluation.suites.cifar_c import CIFAR10, CIFAR100
-from experiments.settings import Data
+from experiments.report.records import read
+from experiments.settings import Data, Settings
+from experiments.training.loop import train
 from tests.experiments.trees import Reader
 
 IMAGES = 7
@@ -89,6 +93,25 @@ def test_finished_parts_are_not_measured_again_unless_the_file_is_another(tmp_pa
     np.save(file, images)
     assert _records(subject, **options) == first
     assert subject.model.calls == calls + 2  # two batches have the seven images of severity 1
+
+
+def test_the_command_measures_a_trained_model(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    _written(tmp_path, 10)
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in CIFAR10:
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / split / name / "0.png")
+    made = settings(data=Data(root=str(tmp_path), image_size=32, crop=1), epochs=1)
+    train(made)
+    assert command.main([made.out, "--on", "cifar-10-c", "--data", str(tmp_path), "--corruptions.names", "[fog]"]) == 0
+    found = read([Path(made.out) / "evaluation" / "records.jsonl"])
+    assert [(record["on"], record.get("severity")) for record in found] == [
+        ("cifar-10-c", severity) for severity in (1, 2, 3, 4, 5, None)
+    ]
+    table = (Path(made.out) / "evaluation" / "table.md").read_text()
+    assert "CIFAR-10-C (mean error)" in table
+    assert f"| {100 * found[-1]['value']:.1f} |" in table
 
 
 def test_the_classes_are_those_of_the_data_sets() -> None:
