@@ -137,7 +137,7 @@ def test_potentials_that_are_held_small_have_tolerances_of_their_own(size: float
         (vd.Reduced(vd.DenseDictionary(size * W), x, lam * size), 1.0, 40.0),
         (vd.SparseRecurrent(vd.DenseDictionary(W), x, lam, alpha=2 / size, beta=2.0), 2 / size, None),
     ):
-        # The runs are long enough to come to rest. With the large alpha only z is, since u is slow.
+        # The runs are long enough to come to rest. With the large alpha only z comes to rest, since u is slow.
         found = vd.integrate(field, field.initial_state(), torch.tensor([0.0, end or 40 / alpha]))
         if end:
             u = found.states[-1][-1]

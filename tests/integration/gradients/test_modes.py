@@ -204,7 +204,7 @@ def small_field(leaves: Leaves) -> vd.SparseRecurrent:
 
 
 def path_loss(field: vd.Field, share: float = 1.0, **options: Any) -> Tensor:
-    """A function of the states at all TIMES, scaled by `share`. The first time is among them."""
+    """A function of the states at the times `share` * TIMES, of which the first is the start."""
     return loss_of(vd.integrate(field, field.initial_state(), share * TIMES, **options).states)
 
 

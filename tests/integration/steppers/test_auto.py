@@ -19,7 +19,7 @@ from vars_dyn.integration.steppers.rkc import Rkc
 
 
 def stiff_field() -> vd.SparseRecurrent:
-    """Eigenvalues up to about 24, and a support that takes long to settle."""
+    """A field with eigenvalues up to about 24, whose support takes long to settle."""
     weight = normal(0, 16, 32)
     P = vd.DenseDictionary(weight / weight.norm(dim=0) * 1.5)
     return vd.SparseRecurrent(P, normal(1, 8, 16), 0.2)
