@@ -60,7 +60,7 @@ class Points:
     Attributes:
         kind: grid (all combinations of lists), list (of members), random or latin-hypercube (points in ranges).
         parameters: options of the command, each with a list of values or, for points in ranges, a range.
-        list: the members, if kind is list.
+        listed: the members, if kind is list.
         members: how many points are drawn from ranges.
         seed: the seed of what is drawn.
         seeds: run every member with each of these values of the command's own seed.
@@ -68,7 +68,7 @@ class Points:
 
     kind: Literal["grid", "list", "random", "latin-hypercube"] = "grid"
     parameters: dict[str, list[Value | list[Value]] | Span] = field(default_factory=dict)
-    list: list[dict[str, Value | list[Value]]] = field(default_factory=list)
+    listed: list[dict[str, Value | list[Value]]] = field(default_factory=list)
     members: int | None = None
     seed: int = 0
     seeds: list[int] = field(default_factory=list)
@@ -80,11 +80,14 @@ def design_of(points: Points) -> Design:
     if (points.members is not None) != drawn:
         wanted = "wanted for points that are drawn" if drawn else "for points that are drawn only"
         raise ValueError(f"design.members is {points.members} with kind {points.kind}; a number is {wanted}")
-    if bool(points.list) != (points.kind == "list") or (points.kind == "list" and points.parameters):
-        raise ValueError(f"design has {'a' if points.list else 'no'} list with kind {points.kind}; see --help")
+    if bool(points.listed) != (points.kind == "list") or (points.kind == "list" and points.parameters):
+        has = "members listed" if points.listed else "no members listed"
+        raise ValueError(f"design has {has}, with kind {points.kind}; a list is wanted with kind list, and only there")
+            f"design has {'' if points.listed else 'not '}listed members with kind {points.kind}; see --help"
+        )
     design: Design
     if points.kind == "list":
-        design = Listed(points.list)
+        design = Listed(points.listed)
     elif points.kind == "grid":
         for name, values in points.parameters.items():
             if isinstance(values, Span):
@@ -104,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.parser_for("sweep", "Run a command for every member of a design, into one store.")
     parser.add_option("command", str, default="simulate", help=f"what every member runs: {', '.join(COMMANDS)}")
     parser.add_option("design", dict, checked_as=Points, default={}, help="which members there are: kind, parameters, "
-                      "list, members, seed, seeds")  # fmt: skip
+                      "listed, members, seed, seeds")  # fmt: skip
     parser.add_option("fixed", dict, checked_as=dict[str, Value | list[Value]], default={}, help="options that all "
                       "members share")  # fmt: skip
     parser.add_option("keep", list[str], default=[], help="variables of simulations that are kept at all times")

@@ -29,9 +29,9 @@ def simulation(keep: Sequence[str] = ()) -> Command:
     """The simulation as the work of a sweep.
 
     Each member gives, per signal, `relative_gap_end`, `kkt_residual_end`, `settled_at`, `active_fraction` (of the
-    code's entries) and `reconstruction_error` (|x - P a|^2 / |x|^2), and the counts of its steps. `keep` names variables
-    of `vars_dyn.recording.VARIABLES` that are kept at all times, too. Their dimension `time` is ragged, because a run
-    ends when its signals have settled.
+    code's entries) and `reconstruction_error` (|x - P a|^2 / |x|^2), and the counts of its steps. `keep` names
+    variables of `vars_dyn.recording.VARIABLES` that are kept at all times, too. Their dimension `time` is ragged,
+    because a run ends when its signals have settled.
 
     Raises ValueError for unknown names.
     """
