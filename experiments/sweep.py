@@ -82,9 +82,7 @@ def design_of(points: Points) -> Design:
         raise ValueError(f"design.members is {points.members} with kind {points.kind}; a number is {wanted}")
     if bool(points.listed) != (points.kind == "list") or (points.kind == "list" and points.parameters):
         has = "members listed" if points.listed else "no members listed"
-        raise ValueError(f"design has {has}, with kind {points.kind}; a list is wanted with kind list, and only there")
-            f"design has {'' if points.listed else 'not '}listed members with kind {points.kind}; see --help"
-        )
+        raise ValueError(f"design has {has} with kind {points.kind}; a list is wanted with kind list, and only there")
     design: Design
     if points.kind == "list":
         design = Listed(points.listed)

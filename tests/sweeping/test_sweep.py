@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import time
-import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from tests.sweeping.members import lasting, product, refused, settling
 from vars_dyn._files import StoreError
 from vars_dyn.sweeping import Grid, open_sweep, places
 from vars_dyn.sweeping import store as stores
+from vars_dyn.sweeping.designs import Crossed
+from vars_dyn.sweeping.outputs import as_dataset, outputs_of
 
 
 def test_each_member_is_what_the_function_returns(tmp_path: Path) -> None:
@@ -229,27 +230,32 @@ def test_an_object_store_holds_the_same(tmp_path: Path) -> None:
     (tmp_path / "s.zarr.members" / "member-000001.txt").unlink()
 
 
-def test_ten_thousand_members_open_at_once_and_the_client_stays_small(tmp_path: Path) -> None:
-    """Tiny members share chunks. Memory of the second half must not grow over that of the first."""
-    peaks: list[int] = []
-
-    def member(number: int) -> float:
-        if number in (5000, 9998):
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.reset_peak()
-        return number / 3
-
-    tracemalloc.start()
-    try:
-        vd.sweep(member, Grid({"number": range(10_000)}), tmp_path / "s.zarr")
-    finally:
-        tracemalloc.stop()
+def test_a_store_of_ten_thousand_members_opens_at_once(tmp_path: Path) -> None:
+    """`python -m tests.campaigns.many_members` fills such a store, and watches the client's memory."""
+    outputs = outputs_of(as_dataset({"value": 1.0, "pair": np.zeros(2)}), {})
+    design = Crossed(Grid({"lam": [k / 100 for k in range(100)]}), "seed", list(range(100)))
+    layout = stores.create(places.Place.of(tmp_path / "s.zarr"), design, outputs, 20, {})
+    block = stores.Block(layout, 499)
+    block.put(9999, {"value": 3.0, "status": 1})
+    block.commit()
     began = time.perf_counter()
     found = open_sweep(tmp_path / "s.zarr")
     assert time.perf_counter() - began < 2
-    assert (found["value"].values == np.arange(10_000) / 3).all()
-    assert peaks[1] < peaks[0] + (1 << 20)
-    assert len(list((tmp_path / "s.zarr" / "value" / "c").iterdir())) == 500
+    assert found["value"].values[9999] == 3.0
+    assert np.isnan(found["value"].values[:9999]).all()
+    assert found["lam"].values[150] == 0.01
+    assert found["status"].values.sum() == 1
+
+
+def test_tiny_members_share_chunks_and_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of files, and as many waits for the disk, are what makes tiny members slow."""
+    written: list[Path] = []
+    real = places.write_bytes
+    monkeypatch.setattr(places, "write_bytes", lambda path, content: (written.append(path), real(path, content)))
+    found = vd.sweep(lambda number: number / 3, {"number": list(range(600))}, tmp_path / "s.zarr", block=100)
+    assert (found["value"].values == np.arange(600) / 3).all()
+    assert len(list((tmp_path / "s.zarr" / "value" / "c").iterdir())) == 6
+    assert sum("value" in path.parts for path in written) < 60
 
 
 @pytest.mark.parametrize(

@@ -91,11 +91,11 @@ class Place:
         return FsspecStore.from_url(self.text, read_only=read_only)
 
     def exists(self) -> bool:
-        """Whether anything is there."""
+        """Whether anything is in the place of a folder, or a zarr store at a URL."""
         if not self.url:
             return os.path.lexists(self.path)
         system, path = fsspec.core.url_to_fs(self.text)
-        return bool(system.exists(path))
+        return bool(system.exists(f"{path}/zarr.json"))
 
     @contextmanager
     def claimed(self) -> Iterator[str]:
