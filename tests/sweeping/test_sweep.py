@@ -220,7 +220,7 @@ def test_an_object_store_holds_the_same(tmp_path: Path) -> None:
 
     system, path = fsspec.core.url_to_fs(url)
     for note in ({"token": "x", "host": "elsewhere", "pid": 1, "renewed": time.time() - 61},):
-        system.pipe_file(f"{path}/lease.json", json.dumps(note).encode())
+        system.pipe_file(f"{path}.lease", json.dumps(note).encode())
         again = vd.sweep(product, design, url, resume=True)
         assert again["status"].values.tolist() == [1, 2, 1]
     with pytest.raises(ValueError, match="other processes cannot see"):

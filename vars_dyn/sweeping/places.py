@@ -136,11 +136,11 @@ class Place:
 
 
 class _Lease:
-    """A small file in an object store that says which sweep writes to it."""
+    """A small file beside a store of objects that says which sweep writes to it."""
 
     def __init__(self, url: str, token: str) -> None:
         self._system, path = fsspec.core.url_to_fs(url)
-        self._path, self._url, self._token = f"{path}/lease.json", url, token
+        self._path, self._url, self._token = f"{path}.lease", url, token
 
     def found(self) -> dict[str, Any]:
         try:
