@@ -38,6 +38,7 @@ __all__ = [
     "attempt",
     "record",
     "run_block",
+    "tidy_member",
     "write_traceback",
 ]
 
@@ -171,39 +172,58 @@ def attempt(terms: WorkingTerms, parameters: Mapping[str, Any], folder: Path) ->
 
 def run_block(store: EnsembleStore, terms: WorkingTerms, task: BlockTask) -> Finished:
     """Run the members of a block, and commit each. Members that the store calls done are left as they are."""
-    found, place = Finished(), store.place
-    with held_folder(place.folder / f"block-{task.block:06d}"):
-        block, marked, unsaved = Block(store, task.block), time.monotonic(), False
+    found = Finished()
+    with held_folder(store.place.folder / f"block-{task.block:06d}"):
+        block = Block(store, task.block)
+        book = _Book(store.place, terms, block)
         try:
             for member, parameters in task.members:
                 at = member - block.first
                 while block["status"][at] == WAITING:
                     if block["attempts"][at] >= task.allowed[member]:
                         _ended(block, terms, member, parameters)
-                        unsaved = True
+                        book.unsaved = True
                         break
                     block["attempts"][at] += 1
-                    if task.careful or time.monotonic() - marked > _SOON:
-                        _check_ours(place, terms)
-                        block.commit(results=unsaved)
-                        marked, unsaved = time.monotonic(), False
+                    book.save(mark=True, now=task.careful)
                     last = bool(block["attempts"][at] >= task.allowed[member])
                     _once(store, block, terms, member, parameters, last=last)
-                    unsaved = True
+                    book.unsaved = True
                 if block["status"][at] == DONE:
                     found.done += 1
+                    book.done.append(member)
                 else:
                     found.failed += 1
                     found.errors = found.errors or [f"member {member}: {block['error'][at]}"]
-                if time.monotonic() - marked > _SOON or task.careful:
-                    _check_ours(place, terms)
-                    block.commit()
-                    marked, unsaved = time.monotonic(), False
+                book.save(now=task.careful)
         finally:
-            if unsaved:
-                _check_ours(place, terms)
-                block.commit()
+            if book.unsaved:
+                book.save(now=True)
     return found
+
+
+@dataclass
+class _Book:
+    """When a block is committed: at once if asked for, and else if the last commit was a while ago."""
+
+    place: Place
+    terms: WorkingTerms
+    block: Block
+    unsaved: bool = False
+    done: list[int] = field(default_factory=list)
+    saved: float = field(default_factory=time.monotonic)
+
+    def save(self, *, now: bool, mark: bool = False) -> None:
+        """Commit. A mark before a member is begun writes no more than that if there is no more."""
+        if not now and time.monotonic() - self.saved < _SOON:
+            return
+        if not self.place.is_ours(self.terms.token):
+            raise StoreError(f"{self.place.text} is being written by another sweep, which took it over")
+        self.block.commit(results=self.unsaved or not mark)
+        self.saved, self.unsaved = time.monotonic(), False
+        # Only now: a process that is killed meanwhile must not leave half of what a member would go on from.
+        while self.done:
+            tidy_member(self.place.folder / f"member-{self.done.pop():06d}", self.terms.work)
 
 
 def _once(
@@ -220,9 +240,6 @@ def _once(
     if tried.result is not None:
         record(block, terms, member, parameters, tried)
         block.put(member, {**values, "status": DONE})
-        folder.with_name(f"{folder.name}.txt").unlink(missing_ok=True)  # the traceback of an earlier sweep
-        if not terms.work.keep:
-            shutil.rmtree(folder, ignore_errors=True)
     elif last or not tried.again:
         record(block, terms, member, parameters, tried)
 
@@ -258,9 +275,11 @@ def write_traceback(place: Place, member: int, parameters: Mapping[str, Any], te
     write_bytes(file, f"member {member}\n{json.dumps(dict(parameters), indent=1)}\n\n{text}".encode())
 
 
-def _check_ours(place: Place, terms: WorkingTerms) -> None:
-    if not place.is_ours(terms.token):
-        raise StoreError(f"{place.text} is being written by another sweep, which took it over")
+def tidy_member(folder: Path, work: Work) -> None:
+    """Remove what a member that is done has left: its folder, and the traceback of an earlier sweep."""
+    folder.with_name(f"{folder.name}.txt").unlink(missing_ok=True)
+    if not work.keep:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

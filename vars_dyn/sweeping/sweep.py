@@ -29,6 +29,7 @@ from vars_dyn.sweeping.members import (
     attempt,
     record,
     run_block,
+    tidy_member,
     write_traceback,
 )
 from vars_dyn.sweeping.outputs import outputs_of
@@ -175,6 +176,8 @@ class _Sweep:
         if tried.result is not None:
             block.put(member, {**layout.outputs.padded(tried.result), "status": DONE})
         block.commit()
+        if tried.result is not None:
+            tidy_member(self.place.folder / f"member-{member:06d}", self.terms.work)
 
     def _identity(self) -> dict[str, Any]:
         return {
