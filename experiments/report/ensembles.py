@@ -20,6 +20,10 @@ _PANELS = {
     "active_fraction": "active encoding neurons",
     "reconstruction_error": "$|x - P a|^2 / |x|^2$",
 }
+#: Results that tell how far from rest a run ended. They may be zero, and are drawn as at least the rounding of float64.
+_RESIDUALS, _ROUNDING = ("relative_gap_end", "kkt_residual_end"), 1e-16
+#: With fewer values of the parameter than these, each has its tick.
+_TICKS = 9
 
 
 def draw(dataset: xr.Dataset, path: Path, *, along: str | None = None, panels: Sequence[str] = ()) -> None:
@@ -40,6 +44,8 @@ def draw(dataset: xr.Dataset, path: Path, *, along: str | None = None, panels: S
     figure, axes = plt.subplots(1, len(names), figsize=(3.3 * len(names), 3.0), squeeze=False, layout="constrained")
     for panel, name in zip(axes.flat, names, strict=True):
         values = done[name].values.astype(np.float64).reshape(len(at), -1)
+        if name in _RESIDUALS:
+            values = np.maximum(values, _ROUNDING)
         levels, shown = _levels(at, values)
         for low, high, strength in ((0, 4, 0.15), (1, 3, 0.3)):
             panel.fill_between(levels, shown[:, low], shown[:, high], color="C0", alpha=strength, lw=0)
@@ -47,6 +53,9 @@ def draw(dataset: xr.Dataset, path: Path, *, along: str | None = None, panels: S
         panel.set(xlabel=axis, ylabel=_PANELS.get(name, name.replace("_", " ")))
         if len(levels) > 2 and (levels > 0).all() and levels[-1] / levels[0] > 20:
             panel.set_xscale("log")
+            if len(levels) < _TICKS:
+                panel.set_xticks(levels, [f"{level:g}" for level in levels])
+                panel.minorticks_off()
         if np.nanmin(shown) > 0 and np.nanmax(shown) / np.nanmin(shown) > 100:
             panel.set_yscale("log")
     save(figure, path)

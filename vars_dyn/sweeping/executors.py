@@ -81,14 +81,14 @@ class Dask(Executor):
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self._labels: dict[str, tuple[Any, Future]] = {}
+        self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self._labels: dict[Any, tuple[Any, Future[Any]]] = {}
         self._numbers = itertools.count()
         self._prefix = f"sweep-{time.time_ns():x}"
         self._silent: float | None = None
         self.parallel = _AHEAD * max(1, self._threads())
         address = client.dashboard_link
-        self.about = f"the Dask cluster at {client.scheduler.address}, dashboard {address}"
+        self.about = f"the Dask cluster at {client.scheduler_info()['address']}, dashboard {address}"
 
     def _threads(self) -> int:
         return sum(int(each["nthreads"]) for each in self._client.scheduler_info(n_workers=-1)["workers"].values())
@@ -111,7 +111,7 @@ class Dask(Executor):
         label, _ = self._labels.pop(future.key)
         return label, lambda: self._result(future)
 
-    def _result(self, future: Future) -> Any:
+    def _result(self, future: Future[Any]) -> Any:
         # deferred: distributed is the extra `cluster`
         from distributed import KilledWorker
 

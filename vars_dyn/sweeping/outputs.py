@@ -150,7 +150,7 @@ def as_dataset(found: Any) -> xr.Dataset:
     if isinstance(found, xr.Dataset):
         return found
     if isinstance(found, xr.DataArray):
-        return found.to_dataset(name=found.name or "value")
+        return found.to_dataset(name="value" if found.name is None else found.name)
     if not isinstance(found, Mapping):
         found = {"value": found}
     arrays: dict[str, Any] = {}
