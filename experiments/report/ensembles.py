@@ -81,5 +81,5 @@ def _parameter(dataset: xr.Dataset) -> str:
 
 
 def _numbers(dataset: xr.Dataset) -> list[str]:
-    books = ("status", "attempts", "seconds")
+    books = ("status", "attempts", "member_seconds")
     return [str(n) for n, v in dataset.data_vars.items() if v.dtype.kind in "fiub" and n not in books]

@@ -190,7 +190,7 @@ def test_a_commit_that_was_cut_off_is_not_called_done(tmp_path: Path, monkeypatc
 
     def write(path: Path, content: bytes) -> None:
         written.append(path.relative_to(store).parts[0])
-        if written[-1] == "seconds":
+        if written[-1] == "member_seconds":
             raise OSError(errno.EIO, "the process ended here")
         real(path, content)
 

@@ -29,14 +29,13 @@ _CONNECT = "10s"
 
 
 @contextmanager
-def connected(workers: int, scheduler: Any, *, memory: int | None, losses: int) -> Iterator[Client]:
+def connected(workers: int, scheduler: Any, *, memory: int | None) -> Iterator[Client]:
     """A Dask client. What is started here is ended with it; ValueError if there is no such cluster.
 
     Args:
         workers: how many worker processes to start, locally or by the batch system.
         scheduler: an address such as tcp://host:8786, a YAML file of dask-jobqueue, a client or cluster; None: local.
         memory: bytes that each local worker may use before Dask ends it; None: no limit.
-        losses: how many processes a task may lose before the scheduler gives it back.
     """
     try:
         # deferred: distributed is the extra `cluster`
@@ -50,7 +49,7 @@ def connected(workers: int, scheduler: Any, *, memory: int | None, losses: int) 
         yield scheduler
         return
     settings = {
-        "distributed.scheduler.allowed-failures": losses,
+        "distributed.scheduler.allowed-failures": 0,  # the sweep itself counts, and marks members from then on
         "distributed.comm.timeouts.connect": _CONNECT,
         "distributed.admin.low-level-log-length": 100,  # the scheduler's memory stays flat
     }

@@ -142,18 +142,17 @@ class Dask(Executor):
 
 
 @contextmanager
-def executor_for(workers: int, scheduler: Any, retries: int) -> Iterator[Executor]:
+def executor_for(workers: int, scheduler: Any) -> Iterator[Executor]:
     """The executor that a user asked for.
 
     Args:
         workers: how many local processes; 0: this one. With a cluster of dask-jobqueue, how many workers it starts.
         scheduler: the address of a Dask scheduler, a YAML file of dask-jobqueue, a Dask client or cluster, or None.
-        retries: how many processes a task may lose before the scheduler gives it back.
     """
     if workers == 0 and scheduler is None:
         yield Here()
         return
-    with connected(workers, scheduler, memory=_share(workers), losses=retries) as client:
+    with connected(workers, scheduler, memory=_share(workers)) as client:
         yield Dask(client)
 
 

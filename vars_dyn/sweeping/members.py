@@ -255,7 +255,7 @@ def record(block: Block, terms: WorkingTerms, member: int, parameters: Mapping[s
         "torch_threads": terms.threads,
         **_versions(),
     }
-    books: dict[str, Any] = {"seconds": tried.seconds, "error": tried.error, "provenance": json.dumps(origin)}
+    books: dict[str, Any] = {"member_seconds": tried.seconds, "error": tried.error, "provenance": json.dumps(origin)}
     if tried.result is None:
         books["status"] = FAILED
         write_traceback(block.place, member, given, tried.traceback)

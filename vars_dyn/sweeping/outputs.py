@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["Output", "Outputs", "as_dataset", "fill_of", "length_name", "outputs_of"]
 
 #: Names that the store uses itself.
-RESERVED = ("member", "status", "attempts", "seconds", "error", "provenance")
+RESERVED = ("member", "status", "attempts", "member_seconds", "error", "provenance")
 
 
 @dataclass(frozen=True)

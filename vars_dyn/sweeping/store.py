@@ -37,7 +37,7 @@ _STATES = {"flag_values": [WAITING, DONE, FAILED], "flag_meanings": "waiting don
 _BOOKS = (
     Output("status", (), (), "uint8", {**_STATES, "long_name": "state of the member"}),
     Output("attempts", (), (), "int64", {"units": "1", "long_name": "how often the member was begun"}),
-    Output("seconds", (), (), "float64", {"units": "s", "long_name": "time that the member took"}),
+    Output("member_seconds", (), (), "float64", {"units": "s", "long_name": "time that the member took"}),
     Output("error", (), (), "text", {"units": "1", "long_name": "why the member failed"}),
     Output("provenance", (), (), "text", {"units": "1", "long_name": "where the member's results come from, JSON"}),
 )
@@ -112,7 +112,9 @@ class Block:
         """Write the block. The states go last, after all that they speak of."""
         names = [each.name for each in self._results] if results else []
         with explained(self._store.place.path):
-            for name in [*names, "seconds", "error", "provenance", "attempts", "status"] if results else ["attempts"]:
+            for name in (
+                [*names, "member_seconds", "error", "provenance", "attempts", "status"] if results else ["attempts"]
+            ):
                 _array(self._group, name)[self.first : self.end] = self._values[name]
 
     def _read(self, name: str) -> NDArray[Any]:

@@ -103,7 +103,7 @@ def sweep(
     work.check([*shared, *members.names])
     if place.exists() and not resume:
         raise StoreError(f"{place.text} exists; resume, or another store is wanted")
-    with place.claimed() as token, executor_for(workers, scheduler, retries) as executor:
+    with place.claimed() as token, executor_for(workers, scheduler) as executor:
         run = _Sweep(place, members, executor, WorkingTerms(work, shared, threads, retries, token))
         _LOG.info("%d members of %s on %s", len(members), work.name, executor.about)
         layout = run.resumed() if place.exists() else run.begun(ragged, block)
