@@ -35,6 +35,7 @@ ORDER = (
     ("vars_dyn.integration",),
     ("vars_dyn.solvers",),
     ("vars_dyn.recording",),
+    ("vars_dyn.sweeping",),
     ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting"),
     ("vars_dyn.simulate",),
 )

@@ -21,6 +21,7 @@ from vars_dyn.recording.record import record
 from vars_dyn.solvers.equilibrium import equilibrium
 from vars_dyn.solvers.implicit import differentiability
 from vars_dyn.solvers.solve import Solution, solve
+from vars_dyn.sweeping.sweep import sweep
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ __all__ = [
     "record",
     "replace_attention",
     "solve",
+    "sweep",
     "to_dataset",
 ]
 

@@ -1,0 +1,77 @@
+"""How well a sweep uses workers: `python -m experiments.benchmark.sweeping [--members N] [--seconds S] [--workers N]`.
+
+Runs the same members, each of about a second of work on one thread, in one process and on local worker processes.
+Compares the results bit for bit, and prints the efficiency, which is serial time / (workers x wall time), as JSON. The
+time of the workers includes their start. The load of the machine before each run is part of the result, because a busy
+machine measures something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
+import torch
+
+import vars_dyn as vd
+from experiments.benchmark.machine import machine
+
+__all__ = ["main", "member"]
+
+
+def member(seed: int, products: int) -> dict[str, Any]:
+    """Multiply matrices, a fixed number of times: work whose time depends on the machine alone."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(256, 256, generator=generator, dtype=torch.float64) / 16
+    x = matrix
+    for _ in range(products):
+        x = torch.tanh(x @ matrix)
+    return {"mean": x.mean(), "row": x[0]}
+
+
+def main() -> int:
+    """Measure, and return the exit status, which is 1 if results differ."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.sweeping", allow_abbrev=False)
+    parser.add_argument("--members", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=1.0, help="processor time of one member, about")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    began = time.process_time()
+    member(0, 20)
+    products = max(1, round(20 * options.seconds / (time.process_time() - began)))
+    design = {"seed": list(range(options.members)), "products": [products]}
+    found, spent, load = {}, {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for workers in (0, options.workers):
+            load[workers] = os.getloadavg()[0]
+            start = time.perf_counter()
+            dataset = vd.sweep(member, design, Path(folder) / f"{workers}.zarr", workers=workers)
+            spent[workers] = time.perf_counter() - start
+            found[workers] = dataset[["mean", "row"]].load()
+    same = all(
+        found[0][name].values.tobytes() == found[options.workers][name].values.tobytes() for name in ("mean", "row")
+    )
+    result = {
+        "members": options.members,
+        "workers": options.workers,
+        "seconds_serial": spent[0],
+        "seconds_workers": spent[options.workers],
+        "efficiency": spent[0] / (options.workers * spent[options.workers]),
+        "same_bits": same,
+        "load_before": list(load.values()),
+        **machine("cpu"),
+    }
+    print(json.dumps(result, indent=1))
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Designs of the experiments, run by `vars_dyn.sweep`."""
