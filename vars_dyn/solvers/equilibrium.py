@@ -126,4 +126,5 @@ def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float,
 def _neurons_of(problem: SparseProblem) -> SparseRecurrent:
     """The VARS neurons whose equilibrium solves `problem`: alpha = 1, gamma = 2, beta = 2 + ridge."""
     beta = 2.0 + problem.ridge
-    return SparseRecurrent(problem.dictionary, problem.x, problem.lam, beta=beta, threshold=problem.penalty)
+    more = {"threshold": problem.penalty, "weights": problem.weights, "bias": problem.bias}
+    return SparseRecurrent(problem.dictionary, problem.x, problem.lam, beta=beta, **more)
