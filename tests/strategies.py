@@ -99,7 +99,7 @@ def unions(draw: st.DrawFn) -> vd.UnionDictionary:
 @st.composite
 def hierarchies(draw: st.DrawFn) -> vd.HierarchyDictionary:
     """One to three layers, the first a grid or a row."""
-    layers: list[vd.Dictionary] = [draw(st.one_of(conv(max_side=3), dense(max_atoms=6)))]
+    layers: list[vd.Dictionary] = [draw(st.one_of(conv(max_side=4), dense(max_atoms=6)))]
     for _ in range(draw(st.integers(0, 2))):
         below = layers[-1].code_size
         layers.append(vd.DenseDictionary(normal(draw(seeds), below, draw(st.integers(1, 5))) / below**0.5))

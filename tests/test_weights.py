@@ -14,6 +14,7 @@ from torch import Tensor
 
 import vars_dyn as vd
 from tests import strategies
+from tests.campaigns import weights as campaign
 from tests.references import ones, rows
 from tests.strategies import codes_for, normal, seeds
 
@@ -279,3 +280,9 @@ P, x = vd.DenseDictionary(normal(0, 4, 3)), normal(1, 2, 4)
 def test_what_makes_no_problem_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_sample_of_the_campaign_holds() -> None:
+    counts, failures = campaign.campaign(40, 7)
+    assert not failures, failures[0]
+    assert counts["solved"] == 40

@@ -23,7 +23,7 @@ __all__ = ["Anchor", "Unpenalised", "anchor_of", "unpenalised_of"]
 #: The anchor's bias is brought inside this share of the box, and must be found inside the second.
 _AIM, _INSIDE = 0.9, 0.95
 #: Steps that look for an anchor, and steps between looks.
-_STEPS, _LOOK = 20_000, 25
+_STEPS, _LOOK = 5_000, 25
 #: Atoms without a penalty must be at least this well conditioned: the least eigenvalue over the largest.
 _CONDITION = 1e-10
 
@@ -124,17 +124,20 @@ def anchor_of(
     if bias is None:
         return Anchor(None, None, None, found, own)
     with torch.no_grad():
-        inside = _within(penalty, bias.expand(shape), weight if own is None else _INSIDE * weight, own, dims)
+        # A bias at the border of its box leaves no margin for the residual's share, so it is brought inside too.
+        inside = _within(penalty, bias.expand(shape), _INSIDE * weight, own, dims)
         idle = (weight.expand(shape) == 0).flatten(-dims).all(-1)
         if bool((inside | idle).all()):
             return Anchor(None, None, bias, found, own)
         code = _searched(dictionary, penalty, weight, bias.expand(shape), ridge, own)
-        code = torch.where((inside | idle).reshape(*batch, *(1,) * dims), 0.0, code)
+        e = bias - dictionary.gram(code) - ridge * code
+        # Where the search found nothing, the bias may still lie in the box as it is.
+        kept = inside | idle | ~_within(penalty, e, weight if own is None else _INSIDE * weight, own, dims)
+        code = torch.where(kept.reshape(*batch, *(1,) * dims), 0.0, code)
     shift = dictionary.decode(code)
     e = bias - dictionary.encode(shift) - ridge * code
     with torch.no_grad():
         found = idle | _within(penalty, e, weight if own is None else _INSIDE * weight, own, dims)
-        found |= inside
     return Anchor(code, shift, e, found, own)
 
 

@@ -24,7 +24,7 @@ class HierarchyDictionary(Dictionary):
 
         B = [[P_1, 0, ...], [-sqrt(mu_2) I, sqrt(mu_2) P_2, 0, ...], ...]
 
-    (docs/mathematics.md, "Hierarchies"). Signals are flat, (*any, d + m_1 + ... + m_{L-1}): `joined` puts zeros behind x.
+    (docs/mathematics.md, "Hierarchies"). Signals are flat, (*any, d + m_1 + ... + m_{L-1}); `joined` appends the zeros.
     Codes are flat, (*any, m_1 + ... + m_L), with each layer's code flattened in row-major order; `split` takes them
     apart. L is exact where B is small enough to be written out; elsewhere it is bounded by the layers' norms.
 
