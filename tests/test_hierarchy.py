@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tests.strategies import normal, seeds
 
 
 def layers(seed: int, *sizes: int) -> list[vd.DenseDictionary]:
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    pairs = pairwise(sizes)
     return [vd.DenseDictionary(normal(seed + k, d, m) / d**0.5) for k, (d, m) in enumerate(pairs)]
 
 
@@ -59,8 +61,8 @@ def test_a_weak_coupling_gives_the_stack_of_feedforward_solves() -> None:
 
 def test_a_strong_coupling_makes_a_layer_what_the_one_above_predicts() -> None:
     stack, x = layers(0, 6, 8, 5), normal(9, 3, 6)
-    found = vd.Hierarchy(stack, [0.0, 0.2], [1e6]).solve(x, tol=1e-7)
-    torch.testing.assert_close(found.codes[0], stack[1].decode(found.codes[1]), rtol=0, atol=1e-5)
+    found = vd.Hierarchy(stack, [0.0, 0.2], [1e4]).solve(x, tol=1e-5)
+    torch.testing.assert_close(found.codes[0], stack[1].decode(found.codes[1]), rtol=0, atol=1e-3)
 
 
 def test_the_field_comes_to_rest_at_the_joint_code_and_its_energy_falls() -> None:

@@ -32,26 +32,26 @@ class Unpenalised(NamedTuple):
     """The atoms U that bear no penalty; the same for all signals.
 
     Attributes:
-        index: their numbers among flattened codes.
+        atoms: their numbers among flattened codes.
         gram: P_U^T P_U + ridge I, (|U|, |U|); for a batched dictionary (*elements, 1, |U|, |U|), or one per signal
             where each has its own ridge.
         least: a lower bound on the smallest eigenvalue of `gram`.
     """
 
-    index: Tensor
+    atoms: Tensor
     gram: Tensor
     least: Tensor
 
     def step(self, c: Tensor, held: Tensor | None) -> Tensor:
         """The step of the entries of U to the minimum on U, from the descent c, (*any, n); zero for entries `held`."""
-        own = c[..., self.index]
+        own = c[..., self.atoms]
         gram = self.gram
         if held is not None:
-            free = (~held[..., self.index]).to(own.dtype)
+            free = (~held[..., self.atoms]).to(own.dtype)
             own = own * free
             gram = gram * free[..., None] * free[..., None, :] + torch.diag_embed(1 - free)
         by = torch.linalg.solve(gram.expand(*own.shape, own.shape[-1]), own[..., None]).squeeze(-1)
-        return torch.zeros_like(c).index_copy(-1, self.index, by)
+        return torch.zeros_like(c).index_copy(-1, self.atoms, by)
 
 
 class Anchor(NamedTuple):
@@ -146,7 +146,7 @@ def _within(penalty: Penalty, e: Tensor, weight: Tensor, own: Unpenalised | None
     outside = penalty.excess(e.clone(), weight.expand(e.shape)).flatten(-dims)
     if own is not None:
         size = e.abs().flatten(-dims).amax(-1, keepdim=True)
-        outside[..., own.index] -= 1e3 * torch.finfo(e.dtype).eps * (size + own.least.sqrt().max())
+        outside[..., own.atoms] -= 1e3 * torch.finfo(e.dtype).eps * (size + own.least.sqrt().max())
     return (outside <= 0).all(-1)
 
 

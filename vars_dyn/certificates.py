@@ -218,7 +218,7 @@ def _shifted(of: Evaluated, shifted: Shifted, loose: Tensor, rounding: Rounding)
     shares = torch.where(shares < 1, (1 - 8 * u) * shares, shares)
     own = shifted.unpenalised
     if own is not None:
-        shares = shares.index_fill(-1, own.index, 1.0)
+        shares = shares.index_fill(-1, own.atoms, 1.0)
     s = shares.amin(-1)
     # Without any penalty only the KKT residual certifies; a bias then has no dual point at all.
     none = torch.zeros_like(s) * s
@@ -228,11 +228,11 @@ def _shifted(of: Evaluated, shifted: Shifted, loose: Tensor, rounding: Rounding)
         slack = torch.where(of.lam < _DENSE, math.inf, slack)
     if own is not None:
         low, high = of.penalty.bounds(inside)
-        margin = high - bias if low is None else torch.minimum(high - bias, bias - low)  # type: ignore[operator]
+        margin = high - bias if low is None else torch.minimum(high - bias, bias - low)
         size = torch.linalg.vector_norm(target, dim=-1).square() + anchor
         norms = rounding.norms.expand(margin.shape)
         ratio = torch.where(margin > 0, norms / torch.where(margin > 0, margin, 1.0), math.inf)
-        ratio = ratio.index_fill(-1, own.index, 0.0).amax(-1)
+        ratio = ratio.index_fill(-1, own.atoms, 0.0).amax(-1)
         left = (s[..., None] * of.penalty.excess(c.clone(), torch.zeros_like(c))).clamp(min=0)
         left = (
             left
@@ -240,7 +240,7 @@ def _shifted(of: Evaluated, shifted: Shifted, loose: Tensor, rounding: Rounding)
             + loose
             + off
         )
-        left = left.expand(c.shape)[..., own.index].sum(-1)
+        left = left.expand(c.shape)[..., own.atoms].sum(-1)
         root = own.least.sqrt()
         # |a_U| <= (|P a| + |P_S a_S|) / sigma, |P a| <= 2 |x|, and m.|a_S| <= |x|^2 / 2 with the margins m.
         reach = 1.1 * (2 * size.sqrt() + ratio * (0.5 * size)) / root

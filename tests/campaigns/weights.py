@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,14 +95,14 @@ def hierarchical(rng: np.random.Generator) -> Outcome:
     """A random hierarchy; coordinate descent over its layers is the reference."""
     levels = int(rng.integers(2, 4))
     sizes = [int(rng.integers(2, 8)) for _ in range(levels + 1)]
-    matrices = [rng.standard_normal((a, b)) / np.sqrt(a) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    matrices = [rng.standard_normal((a, b)) / np.sqrt(a) for a, b in pairwise(sizes)]
     x = rng.standard_normal(sizes[0])
     lam = [float(10.0 ** rng.uniform(-2, 0) * np.abs(matrices[0].T @ x).max()) for _ in range(levels)]
     coupling = [float(10.0 ** rng.uniform(-1, 1)) for _ in range(levels - 1)]
     stack = Layers(matrices, lam, coupling, bool(rng.random() < 0.5))
     dictionaries = [vd.DenseDictionary(torch.from_numpy(P)) for P in matrices]
     problem = vd.hierarchy_problem(torch.from_numpy(x)[None], dictionaries, lam, coupling, stack.nonnegative)
-    return _outcome(problem, str(rng.choice(["auto", "fista", "admm"])), stack.energy(x, stack.solved(x, 2000)))
+    return _outcome(problem, str(rng.choice(["auto", "fista", "admm"])), stack.energy(x, stack.solved(x, 100_000)))
 
 
 def _outcome(problem: vd.SparseProblem, method: str, best: float) -> Outcome:

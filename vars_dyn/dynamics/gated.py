@@ -158,8 +158,8 @@ class Gated(Field):
         if _checks.plain(c) > 0 and _checks.plain(ridge) >= 0:
             return self._elastic_net()
         if _checks.plain(c) == 0 and _checks.plain(ridge) == 0:
-            own = {"penalty": self.penalty, "weights": self.weights, "bias": self.bias}
-            return SparseProblem(self.dictionary, self.x / self.alpha, self.lam, **own)
+            x, w, q = self.x / self.alpha, self.weights, self.bias
+            return SparseProblem(self.dictionary, x, self.lam, penalty=self.penalty, weights=w, bias=q)
         b = self._biased(self.dictionary.encode(self.x) / self.alpha)
         shape = self.dictionary.code_shape
         if _checks.plain(c) == 0:
@@ -169,9 +169,15 @@ class Gated(Field):
     def _elastic_net(self) -> SparseProblem:
         """The problem for c > 0 and beta >= gamma."""
         c = self._curvature
-        x, bias = self.x / (self.alpha * c), None if self.bias is None else self.bias / c
-        own = {"penalty": self.penalty, "weights": self.weights, "bias": bias}
-        return SparseProblem(self.dictionary, x, self.lam / c, self._ridge / c, **own)
+        return SparseProblem(
+            self.dictionary,
+            self.x / (self.alpha * c),
+            self.lam / c,
+            self._ridge / c,
+            penalty=self.penalty,
+            weights=self.weights,
+            bias=None if self.bias is None else self.bias / c,
+        )
 
     def _quadratic_form(self) -> Tensor:
         """Q = c G + (beta - gamma) I, written out."""
