@@ -19,21 +19,61 @@ Array = NDArray[Any]
 
 
 class One(NamedTuple):
-    """The problem of one signal: 1/2 |P a - x|^2 + lam |a|_1 + ridge/2 |a|^2."""
+    """The problem of one signal: 1/2 |P a - x|^2 + lam sum_i w_i |a_i| - q.a + ridge/2 |a|^2.
+
+    Without weights or a bias, w = 1 and q = 0.
+    """
 
     P: Array
     x: Array
     lam: float
     ridge: float
     nonnegative: bool
+    weights: Array | None = None
+    bias: Array | None = None
+
+    @property
+    def threshold(self) -> Array:
+        """lam w_i; infinite for a silenced atom."""
+        if self.weights is None:
+            return np.full(self.P.shape[1], self.lam)
+        return np.where(np.isinf(self.weights), np.inf, self.lam * np.where(np.isinf(self.weights), 0, self.weights))
 
     def objective(self, a: Array) -> float:
-        residual = self.x - self.P @ a
-        return 0.5 * residual @ residual + self.lam * np.abs(a).sum() + 0.5 * self.ridge * a @ a
+        residual, size = self.x - self.P @ a, np.abs(a)
+        paid = (self.threshold[size > 0] * size[size > 0]).sum()
+        linear = 0.0 if self.bias is None else self.bias @ a
+        return 0.5 * residual @ residual + paid - linear + 0.5 * self.ridge * a @ a
 
     def pull(self, a: Array) -> Array:
         """The negative gradient of the smooth part."""
-        return self.P.T @ (self.x - self.P @ a) - self.ridge * a
+        bias = 0.0 if self.bias is None else self.bias
+        return self.P.T @ (self.x - self.P @ a) + bias - self.ridge * a
+
+    def rescaled_argmin(self) -> Array:
+        """scikit-learn's solution with columns P_i / w_i; for weights above zero, no ridge and no bias."""
+        busy = np.isfinite(self.weights)
+        scale = np.where(busy, self.weights, 1.0)
+        P = np.where(busy, self.P / scale, 0.0)
+        return One(P, self.x, self.lam, 0.0, self.nonnegative).argmin() / scale
+
+    def descended(self, sweeps: int = 20_000) -> Array:
+        """The argmin by cyclic coordinate descent."""
+        a, r, level = np.zeros(self.P.shape[1]), self.x.copy(), self.threshold
+        curvature = (self.P**2).sum(0) + self.ridge
+        bias = np.zeros_like(a) if self.bias is None else self.bias
+        for _ in range(sweeps):
+            moved = 0.0
+            for i in np.flatnonzero(np.isfinite(level) & (curvature > 0)):
+                aim = self.P[:, i] @ r + bias[i] - self.ridge * a[i] + curvature[i] * a[i]
+                low = 0.0 if self.nonnegative else max(-aim - level[i], 0)
+                step = (max(aim - level[i], 0) - low) / curvature[i] - a[i]
+                r -= self.P[:, i] * step
+                a[i] += step
+                moved = max(moved, abs(step))
+            if moved < 1e-15:
+                break
+        return a
 
     def gap(self, a: Array) -> float:
         """E(a) minus the dual at the scaled residual, which is feasible. A ridge adds rows to the dictionary."""
@@ -47,11 +87,11 @@ class One(NamedTuple):
 
     def kkt(self, a: Array) -> float:
         worst = 0.0
-        for a_i, c_i in zip(a, self.pull(a), strict=True):
+        for a_i, c_i, level in zip(a, self.pull(a), self.threshold, strict=True):
             if a_i != 0:
-                worst = max(worst, abs(c_i - self.lam * np.sign(a_i)))
+                worst = max(worst, abs(c_i - level * np.sign(a_i)))
             else:
-                worst = max(worst, (c_i if self.nonnegative else abs(c_i)) - self.lam)
+                worst = max(worst, (c_i if self.nonnegative else abs(c_i)) - level)
             if self.nonnegative:
                 worst = max(worst, -a_i)
         return worst
@@ -97,8 +137,18 @@ def ones(problem: vd.SparseProblem) -> Iterator[One]:
     x = problem.x.detach().numpy().reshape(-1, problem.dictionary.signal_size)
     lam = problem.lam.detach().numpy().reshape(-1)
     each = max(len(x) // len(written), 1)
+    weights, bias = (_per_signal(value, problem, len(x)) for value in (problem.weights, problem.bias))
     for i in range(len(x)):
-        yield One(written[i // each], x[i], float(lam[i]), float(problem.ridge), problem.nonnegative)
+        parts = written[i // each], x[i], float(lam[i]), float(problem.ridge), problem.nonnegative
+        yield One(*parts, weights[i] if weights else None, bias[i] if bias else None)
+
+
+def _per_signal(value: torch.Tensor | None, problem: vd.SparseProblem, count: int) -> list[Array] | None:
+    """Weights or a bias, one flattened row for every signal."""
+    if value is None:
+        return None
+    whole = value.detach().expand(*problem.batch_shape, *problem.dictionary.code_shape)
+    return list(whole.numpy().reshape(count, -1))
 
 
 def rows(value: torch.Tensor, problem: vd.SparseProblem) -> Array:

@@ -96,6 +96,17 @@ def unions(draw: st.DrawFn) -> vd.UnionDictionary:
     return vd.UnionDictionary(*parts)
 
 
+@st.composite
+def hierarchies(draw: st.DrawFn) -> vd.HierarchyDictionary:
+    """One to three layers, the first a grid or a row."""
+    layers: list[vd.Dictionary] = [draw(st.one_of(conv(max_side=4), dense(max_atoms=6)))]
+    for _ in range(draw(st.integers(0, 2))):
+        below = layers[-1].code_size
+        layers.append(vd.DenseDictionary(normal(draw(seeds), below, draw(st.integers(1, 5))) / below**0.5))
+    coupling = [draw(st.sampled_from([1e-2, 0.3, 1.0, 4.0])) for _ in layers[1:]]
+    return vd.HierarchyDictionary(*layers, coupling=coupling)
+
+
 KINDS: dict[str, Callable[[], st.SearchStrategy[vd.Dictionary]]] = {
     "dense": dense,
     "batched dense": batched_dense,
@@ -103,6 +114,7 @@ KINDS: dict[str, Callable[[], st.SearchStrategy[vd.Dictionary]]] = {
     "fourier": fourier,
     "random features": random_features,
     "union": unions,
+    "hierarchy": hierarchies,
 }
 
 
@@ -127,6 +139,35 @@ def problems(
     critical = vd.SparseProblem(dictionary, x, 1.0, nonnegative=nonnegative).critical_lam()
     lam = share * critical.clamp(min=1e-3) if draw(st.booleans()) else share * float(critical.max().clamp(min=1e-3))
     return vd.SparseProblem(dictionary, x, lam, ridge, nonnegative)
+
+
+def weighted(
+    problem: vd.SparseProblem, seed: int, *, silenced: bool = False, free: bool = False, bias: float = 0.0
+) -> vd.SparseProblem:
+    """The problem with random weights, one atom silenced or free of penalty, and a bias of a size relative to lam.
+
+    Shared and per signal by turns. The first atom is silenced and the last one is free.
+    """
+    shape = problem.dictionary.code_shape
+    generator = torch.Generator().manual_seed(seed)
+    lead = problem.batch_shape if seed % 2 else ()
+    weights = 0.3 + 2 * torch.rand((*lead, problem.dictionary.code_size), generator=generator, dtype=torch.float64)
+    if silenced:
+        weights[..., 0] = torch.inf
+    if free:
+        weights[..., -1] = 0.0
+    lam = problem.lam.max() if not lead else problem.lam[..., None]
+    q = bias * lam * torch.where(weights.isinf(), 1.0, weights)
+    q = q * (2 * torch.rand(q.shape, generator=generator, dtype=torch.float64) - 1)
+    return vd.SparseProblem(
+        problem.dictionary,
+        problem.x,
+        problem.lam,
+        problem.ridge,
+        problem.nonnegative,
+        weights=weights.reshape(*lead, *shape),
+        bias=q.reshape(*lead, *shape) if bias else None,
+    )
 
 
 @st.composite

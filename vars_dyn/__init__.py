@@ -9,10 +9,12 @@ from vars_dyn.dictionaries import (
     DenseDictionary,
     Dictionary,
     FourierDictionary,
+    HierarchyDictionary,
     RandomFeatureDictionary,
     UnionDictionary,
 )
 from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
+from vars_dyn.hierarchy import Hierarchy, hierarchy_problem
 from vars_dyn.integration import IntegrationError, Trajectory
 from vars_dyn.integration.integrate import integrate
 from vars_dyn.problems import SparseProblem
@@ -37,6 +39,8 @@ __all__ = [
     "Field",
     "FourierDictionary",
     "GeluThreshold",
+    "Hierarchy",
+    "HierarchyDictionary",
     "IntegrationError",
     "NonNegativeSoftThreshold",
     "PerformerAttention",
@@ -55,6 +59,7 @@ __all__ = [
     "differentiability",
     "equilibrium",
     "facts",
+    "hierarchy_problem",
     "integrate",
     "open_dataset",
     "record",

@@ -4,9 +4,10 @@ A problem's penalty is lam sum_i r(a_i), with one lam per signal. A `Penalty` is
 lam r(a) = max over c in `bounds(lam)` of c a. So the conjugate of lam r is zero on the box and infinite elsewhere, the
 proximal operator subtracts from v its projection onto the box, and a dual point is feasible inside the box.
 
-Parameters that differ from atom to atom, such as weights, belong to a subclass. It returns them from `tensors`, and its
-`flattened` says how they follow flattened codes. A linear term -q.a belongs to the smooth part of a problem and not to
-r, because it changes the gradient but neither the gate nor the proximal operator.
+One r serves all atoms; a weight per atom belongs to the problem, which multiplies lam by it. Other parameters that
+differ from atom to atom belong to a subclass. It returns them from `tensors`, and its `flattened` says how they follow
+flattened codes. A linear term -q.a belongs to the smooth part of a problem and not to r, because it changes the
+gradient but neither the gate nor the proximal operator.
 """
 
 from __future__ import annotations
@@ -86,6 +87,19 @@ class Penalty(ABC):
         With `loose`, it is the largest value possible if entry i of c is off by up to loose_i; the last dimension of
         `loose` is that of c, or one.
         """
+
+    def share(self, c: Tensor, weight: Tensor, bias: Tensor | float = 0.0, loose: Tensor | float = 0.0) -> Tensor:
+        """The largest s in [0, 1] for which s c + (1 - s) bias lies in the box, entry by entry; `bias` must lie in it.
+
+        With `loose` it is the least such s if c is off by up to `loose`. Where `bias` lies outside, s is zero.
+        """
+        low, high = self.bounds(weight)
+        above = c + loose > high
+        s = torch.where(above, (high - bias) / torch.where(above, c + loose - bias, 1.0), 1.0)
+        if low is not None:
+            below = c - loose < low
+            s = torch.minimum(s, torch.where(below, (bias - low) / torch.where(below, bias - c + loose, 1.0), 1.0))
+        return s.clamp(0, 1)
 
     def cost(self, size: Tensor) -> Tensor:
         """r of entries of magnitude `size`, where r is finite."""

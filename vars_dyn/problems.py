@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks, _scaling
-from vars_dyn.certificates import Certificate, Evaluated, certify, least_pull
+from vars_dyn.certificates import Certificate, Evaluated, Shifted, certify, improved, least_pull
 from vars_dyn.dictionaries.base import Dictionary, Rounding
 from vars_dyn.penalties import L1, NonNegativeL1, Penalty
-from vars_dyn.raw_problems import RawProblem, Residuals
-from vars_dyn.shapes import expand_trailing, per_signal
+from vars_dyn.raw_problems import RawProblem, Residuals, unchanged, versions
+from vars_dyn.shapes import expand_trailing, per_atom, per_signal
 from vars_dyn.units import Units, flat_rounding, narrowed, units
 
-__all__ = ["Prepared", "SparseProblem"]
+__all__ = ["Prepared", "SparseProblem", "checked_weights"]
 
 
 class Prepared(NamedTuple):
@@ -33,10 +33,10 @@ class Prepared(NamedTuple):
 
 
 class SparseProblem(RawProblem):
-    """minimise over a:  E(a) = 1/2 |P a - x|^2 + lam |a|_1 + ridge/2 |a|^2, with a >= 0 if `nonnegative`.
+    """minimise over a:  E(a) = 1/2 |P a - x|^2 + lam sum_i w_i |a_i| - q.a + ridge/2 |a|^2, a >= 0 if `nonnegative`.
 
-    LASSO, elastic net (ridge > 0) and their non-negative forms, one problem per signal. Where `penalty` gives
-    another r, lam sum_i r(a_i) takes the place of lam |a|_1.
+    LASSO, elastic net (ridge > 0) and their non-negative forms, one problem per signal, with weights w and a bias q
+    where they are given. Where `penalty` gives another r, r(a_i) takes the place of |a_i|.
 
     Args:
         dictionary: P, which maps codes to signals.
@@ -45,10 +45,17 @@ class SparseProblem(RawProblem):
         ridge: weight of |a|^2 / 2, a number of at least zero.
         nonnegative: whether codes must not be negative.
         penalty: r, a `vars_dyn.penalties.Penalty`; None for the l1 norm, non-negative where asked for.
+        weights: w, one per atom (of `code_shape`, or broadcastable to it), or one per signal and atom, at least zero.
+            An atom of weight zero bears no penalty; which atoms these are is the same for all signals, and they must be
+            linearly independent. An infinite weight silences an atom. None: ones.
+        bias: q, one per atom, or one per signal and atom. None: zeros.
 
     Every method takes codes of shape (*any, *code_shape) and returns one value per signal. Raises ValueError for
     signals that do not fit the dictionary, NaN or infinity, a negative lam or ridge, and `nonnegative` with a penalty
-    that allows negative codes.
+    that allows negative codes. Certificates and `solve` raise it for atoms without a penalty that are dependent.
+
+    A bias that is larger than the penalty of its atom may leave E unbounded below. Then `bounded` is False, the gap is
+    infinite, and `solve` refuses.
 
     The gap, the relative gap and the KKT residual are upper bounds that include rounding: rounding errors are bounded
     and added, and narrower dtypes are evaluated in float64. They are computed on signals and dictionaries that powers
@@ -68,6 +75,8 @@ class SparseProblem(RawProblem):
         nonnegative: bool = False,
         *,
         penalty: Penalty | None = None,
+        weights: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         _checks.floating_tensor("x", x)
         _checks.trailing("x", x, dictionary.signal_shape, dictionary.batch_shape)
@@ -81,6 +90,11 @@ class SparseProblem(RawProblem):
         elif nonnegative and not penalty.nonnegative:
             raise ValueError(f"nonnegative is True, but penalty is {penalty}; a penalty on a >= 0 only is wanted")
         self.penalty = penalty
+        code_shape = dictionary.code_shape
+        if weights is not None:
+            self.weights = checked_weights(weights, code_shape, self.batch_shape, x)
+        if bias is not None:
+            self.bias = per_atom("bias", bias, code_shape, self.batch_shape, x)
 
     def __repr__(self) -> str:
         name = "elastic net" if _checks.plain(self.ridge) else "LASSO"
@@ -88,9 +102,19 @@ class SparseProblem(RawProblem):
         return f"SparseProblem({sign}{name} of {math.prod(self.batch_shape)} signals with {self.dictionary})"
 
     def critical_lam(self) -> Tensor:
-        """The smallest lam at which the code is zero: max_i |P^T x|_i, or max(0, max_i (P^T x)_i) for a >= 0."""
+        """The smallest lam at which the code is zero: max_i |P^T x + q|_i / w_i; for a >= 0 without the modulus.
+
+        Where atoms bear no penalty it is the smallest lam at which no other atom is active.
+        """
         twin, own = self.normalised()
-        return own.descent(twin.dual_norm(twin.dictionary.encode(twin.x)))
+        drive, anchor = twin.drive(), twin.anchor() if twin.weights is not None else None
+        if anchor is not None and anchor.unpenalised is not None:
+            return own.descent(twin.dual_norm(twin.residuals(twin.on_unpenalised(torch.zeros_like(drive), drive)).code))
+        return own.descent(twin.dual_norm(drive))
+
+    def bounded(self) -> Tensor:
+        """Whether E is proved to be bounded below, one per signal; it always is without a bias."""
+        return self.prepared().problem.anchor().found
 
     def objective(self, a: Float[Tensor, "*shape"]) -> Tensor:
         """E(a); infinite where a code that must not be negative is."""
@@ -100,7 +124,12 @@ class SparseProblem(RawProblem):
         value = own.units.energy(0.5 * own.problem.sum_signal(own.problem.residual(code).square()))
         if self._has_ridge:
             value = value + own.units.energy(0.5 * own.problem.ridge * own.problem.sum_code(code.square()))
-        value = value + own.units.penalty(self.lam, own.problem.sum_code(self.penalty.cost(code.abs())))
+        cost = self.penalty.cost(code.abs())
+        if self.weights is not None:
+            cost = self.weights.masked_fill(self.weights.isinf(), 0.0).to(code.dtype) * cost
+        value = value + own.units.penalty(self.lam, own.problem.sum_code(cost))
+        if own.problem.bias is not None:
+            value = value - own.units.energy(own.problem.sum_code(own.problem.bias * code))
         return self._where_feasible(a, value.to(a.dtype))
 
     def gap(self, a: Float[Tensor, "*shape"]) -> Tensor:
@@ -109,9 +138,10 @@ class SparseProblem(RawProblem):
         With r = x - P a, c = P^T r - ridge a and s = min(1, lam / |c|), the point s (r, -sqrt(ridge) a) is dual
         feasible and the gap is 1/2 (1 - s)^2 (|r|^2 + ridge |a|^2) + lam |a|_1 - s a.c. None of its terms is negative,
         so it is free of the cancellation in E - D. For another penalty r, its dual norm takes the place of |c|, and
-        sum_i r(a_i) that of |a|_1. A bound on the rounding errors of these terms is added. The gap is of first order in
-        the error of a. At lam = 0 it is E(a) itself, which never becomes small, so there the KKT residual is the
-        certificate. The gap is differentiable in a and in every tensor of the problem.
+        sum_i r(a_i) that of |a|_1. With weights, a bias, or atoms without a penalty the dual point is that of
+        docs/mathematics.md, "Weights and a bias". A bound on the rounding errors of these terms is added. The gap is of
+        first order in the error of a. At lam = 0 it is E(a) itself (with a bias, infinite), which never becomes small,
+        so there the KKT residual is the certificate. The gap is differentiable in a and in every tensor of the problem.
         """
         own, code, residuals, found = self._evaluate(a)
         value = _through(own.problem.raw_gap(code, residuals), found.gap)
@@ -120,9 +150,9 @@ class SparseProblem(RawProblem):
     def kkt_residual(self, a: Float[Tensor, "*shape"]) -> Tensor:
         """The largest violation of the optimality conditions, in units of P^T x; zero at the argmin only.
 
-        With c = P^T (x - P a) - ridge a: |c_i - lam sgn a_i| where a_i is not zero, max(|c_i| - lam, 0) where it is;
-        for a >= 0, max(c_i - lam, 0) where a_i is zero, and -a_i where it is negative. A bound on rounding errors is
-        added.
+        With c = P^T (x - P a) + q - ridge a: |c_i - lam w_i sgn a_i| where a_i is not zero, max(|c_i| - lam w_i, 0)
+        where it is; for a >= 0, max(c_i - lam w_i, 0) where a_i is zero, and -a_i where it is negative. A bound on
+        rounding errors is added.
         """
         own, code, residuals, found = self._evaluate(a)
         return self._kkt_of(own, a, _through(own.problem.raw_violation(code, residuals), found.kkt), found.kkt)
@@ -133,8 +163,10 @@ class SparseProblem(RawProblem):
     def relative_gap(self, a: Float[Tensor, "*shape"]) -> Tensor:
         """The gap over 1/2 |x|^2, zero for x = 0 and a = 0: the certificate on which solvers and integrations stop.
 
-        Where lam = 0 the gap does not become small, so there it is the KKT residual over max_i |P^T x|_i, or over
-        max_i |P_i| |x| where x is orthogonal to every atom P_i up to rounding.
+        A bias that exceeds its atom's penalty acts like a signal of its own, P b of docs/mathematics.md, "Weights and a
+        bias"; then the gap is over 1/2 (|x|^2 + |P b|^2 + ridge |b|^2). Where lam = 0 the gap does not become small, so
+        there it is the KKT residual over max_i |P^T x + q|_i, or over max_i |P_i| |x| where that is zero up to
+        rounding.
         """
         own, code, residuals, found = self._evaluate(a)
         relative = _through(own.problem.raw_relative_gap(code, residuals), found.relative_gap)
@@ -178,32 +210,54 @@ class SparseProblem(RawProblem):
             x = self.x.detach().flatten(-signal)
             pull = None
             if not bool((self.lam > 0).all()):
-                pull = least_pull(x, self.dictionary.encode(self.x.detach()).flatten(-event), rounding)
+                bias = None if self.bias is None else self.bias.detach().flatten(-event)
+                pull = least_pull(x, self.dictionary.encode(self.x.detach()).flatten(-event), rounding, bias)
             ridge = self.ridge.detach() if isinstance(self.ridge, Tensor) else self.ridge
-            return certify(
-                Evaluated(
-                    a.detach().flatten(-event),
-                    torch.zeros_like(self.lam, dtype=torch.bool) if lost is None else lost > 0,
-                    residuals.signal.detach().flatten(-signal),
-                    residuals.code.detach().flatten(-event),
-                    self.lam.detach(),
-                    ridge,
-                    x.square().sum(-1),
-                    pull,
-                    self.penalty.flattened(self.dictionary.code_shape),
-                ),
-                rounding,
+            evaluated = Evaluated(
+                a.detach().flatten(-event),
+                torch.zeros_like(self.lam, dtype=torch.bool) if lost is None else lost > 0,
+                residuals.signal.detach().flatten(-signal),
+                residuals.code.detach().flatten(-event),
+                self.lam.detach(),
+                ridge,
+                x.square().sum(-1),
+                pull,
+                self.penalty.flattened(self.dictionary.code_shape),
             )
+            if self.weights is None and self.bias is None:
+                return certify(evaluated, rounding)
+            return self._certify_shifted(a.detach(), evaluated, rounding)
+
+    def _certify_shifted(self, a: Tensor, evaluated: Evaluated, rounding: Rounding) -> Certificate:
+        """The certificate of a problem with weights or a bias."""
+        signal, event = len(self.dictionary.signal_shape), len(self.dictionary.code_shape)
+        anchor = self.anchor()
+        shape = (*self.batch_shape, *self.dictionary.code_shape)
+        shifted = Shifted(
+            self.weight.detach().expand(shape).flatten(-event),
+            self.x.detach().flatten(-signal),
+            None if anchor.bias is None else anchor.bias.detach().expand(shape).flatten(-event),
+            None if anchor.code is None else anchor.code.detach().flatten(-event),
+            None if anchor.shift is None else anchor.shift.detach().flatten(-signal),
+            anchor.found,
+            anchor.unpenalised,
+        )
+        evaluated = evaluated._replace(shifted=shifted)
+        found = certify(evaluated, rounding)
+        if anchor.unpenalised is None:
+            return found
+        moved = self.on_unpenalised(a, evaluated.c.unflatten(-1, self.dictionary.code_shape))
+        after, step = self.residuals(moved), moved - a
+        there = evaluated._replace(
+            a=moved.flatten(-event), r=after.signal.flatten(-signal), c=after.code.flatten(-event)
+        )
+        image = self.dictionary.decode(step).flatten(-signal)
+        return improved(found, there, step.flatten(-event), image, rounding)
 
     def prepared(self) -> Prepared:
         """What certificates of this problem need, kept while its tensors stay the same."""
-        tensors = self.tensors()
-        try:
-            key = [(t, t._version) for t in tensors]
-        except RuntimeError:  # inference tensors do not count their changes
-            key = []
-        kept = self._kept
-        if kept and key and all(a is b and v == w for (a, v), (b, w) in zip(kept.key, key, strict=True)):
+        key, kept = versions(self.tensors()), self._kept
+        if kept and key and unchanged(kept.key, key):
             return kept
         wide = self if self.x.dtype == torch.float64 else self.to(dtype=torch.float64)
         twin, own = wide.normalised()
@@ -215,12 +269,15 @@ class SparseProblem(RawProblem):
 
     def normalised(self) -> tuple[SparseProblem, Units]:
         """The problem in units in which nothing underflows or overflows, and the units; itself where it needs none."""
-        own = units(self.x, self.dictionary, self.ridge)
+        own = units(self.x, self.dictionary, self.ridge, self.bias)
         if own.plain:
             return self, own
         x = _scaling.scaled(self.x, -expand_trailing(own.e, len(self.dictionary.signal_shape)))
         ridge = own.ridge(torch.as_tensor(self.ridge, dtype=x.dtype, device=x.device)) if self._has_ridge else 0.0
-        return self.with_parts(self.dictionary.scaled(-own.own), x, own.weight(self.lam), ridge), own
+        bias = None
+        if self.bias is not None:
+            bias = own.bias(self.bias.expand(self.batch_shape + self.dictionary.code_shape))
+        return self.with_parts(self.dictionary.scaled(-own.own), x, own.weight(self.lam), ridge, bias=bias), own
 
     def with_parts(
         self,
@@ -229,8 +286,10 @@ class SparseProblem(RawProblem):
         lam: Tensor,
         ridge: float | Tensor,
         penalty: Penalty | None = None,
+        weights: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Self:
-        twin = super().with_parts(dictionary, x, lam, ridge, penalty)
+        twin = super().with_parts(dictionary, x, lam, ridge, penalty, weights, bias)
         twin._kept = None
         return twin
 
@@ -240,6 +299,18 @@ class SparseProblem(RawProblem):
         if kept and kept.problem is self:
             some._kept = kept._replace(key=[(t, t._version) for t in some.tensors()], problem=some)
         return some
+
+
+def checked_weights(weights: Tensor, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor) -> Tensor:
+    """`weights` as `per_atom` expands them; ValueError where they are negative, or zero for some signals only."""
+    weights, dims = per_atom("weights", weights, code_shape, batch, like, finite=False), len(code_shape)
+    if bool((weights.detach() < 0).any()):
+        raise ValueError("weights holds negative entries; numbers of at least zero are wanted")
+    if weights.ndim > dims:
+        none = (weights.detach() == 0).flatten(-dims).flatten(0, -2)
+        if bool((none != none[:1]).any()):
+            raise ValueError("weights is zero for an atom at some signals only; zero at all signals or none is wanted")
+    return weights
 
 
 def _through(value: Tensor, bound: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Problems 1/2 a.Q a - b.a + lam |a|_1 for a given Q, written as sparse reconstruction: Q = R^T R, signal R^-T b.
+"""Problems 1/2 a.Q a - b.a + lam sum_i w_i |a_i| for a given Q, as sparse reconstruction: Q = R^T R, signal R^-T b.
 
 `SparseProblem` itself takes any Q that a dictionary gives.
 """
@@ -17,15 +17,25 @@ __all__ = ["identity_problem", "matrix_problem"]
 
 
 def identity_problem(
-    scale: float | Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, penalty: Penalty | None = None
+    scale: float | Tensor,
+    b: Tensor,
+    shape: tuple[int, ...],
+    lam: float | Tensor,
+    penalty: Penalty | None = None,
+    weights: Tensor | None = None,
 ) -> SparseProblem:
     """The problem with Q = scale I, scale > 0, and codes of event shape `shape`."""
     root = torch.as_tensor(scale, dtype=b.dtype, device=b.device).sqrt()
-    return SparseProblem(ScaledIdentity(root, shape), b / root, lam, penalty=penalty)
+    return SparseProblem(ScaledIdentity(root, shape), b / root, lam, penalty=penalty, weights=weights)
 
 
 def matrix_problem(
-    q: Tensor, b: Tensor, shape: tuple[int, ...], lam: float | Tensor, penalty: Penalty | None = None
+    q: Tensor,
+    b: Tensor,
+    shape: tuple[int, ...],
+    lam: float | Tensor,
+    penalty: Penalty | None = None,
+    weights: Tensor | None = None,
 ) -> SparseProblem:
     """The problem with positive definite Q of shape (*batch, n, n); b has the shape of the codes, (..., *shape).
 
@@ -37,4 +47,4 @@ def matrix_problem(
     flat = b.flatten(-len(shape))
     rows = flat if flat.ndim > 1 else flat[None]
     x = torch.linalg.solve_triangular(lower, rows.mT, upper=False).mT
-    return SparseProblem(FactoredForm(lower.mT, shape), x.reshape(flat.shape), lam, penalty=penalty)
+    return SparseProblem(FactoredForm(lower.mT, shape), x.reshape(flat.shape), lam, penalty=penalty, weights=weights)

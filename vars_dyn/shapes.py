@@ -10,7 +10,7 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary
 
-__all__ = ["expand_trailing", "flat_lead", "per_signal"]
+__all__ = ["expand_trailing", "flat_lead", "flat_per_atom", "per_atom", "per_signal"]
 
 
 def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int, ...], Dictionary]:
@@ -37,6 +37,36 @@ def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: T
         return value
     _checks.number(name, value, nonnegative=True)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(batch)
+
+
+def per_atom(
+    name: str, value: Tensor, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor, *, finite: bool = True
+) -> Tensor:
+    """`value`, expanded to `code_shape`, or to (*batch, *code_shape) where it has more dimensions.
+
+    Anything else raises ValueError. Where `finite` is False, entries may be infinite, but not NaN.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ValueError(f"{name} is {_checks.describe(value)}; a floating tensor with one number per atom is wanted")
+    _checks.same_kind(name, value, like, "x")
+    bad = value.detach().isnan() if not finite else ~value.detach().isfinite()
+    if bool(bad.any()):
+        raise ValueError(f"{name} holds NaN{' or infinite' if finite else ''} entries; numbers are wanted")
+    wanted = code_shape if value.ndim <= len(code_shape) else (*batch, *code_shape)
+    try:
+        return value.expand(wanted)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; one number per atom, {code_shape}, or one per signal and atom, "
+            f"{(*batch, *code_shape)}, is wanted"
+        ) from None
+
+
+def flat_per_atom(value: Tensor | None, code_shape: tuple[int, ...], lead: tuple[int, ...]) -> Tensor | None:
+    """A value of `per_atom` for signals whose batch is flattened to `lead`."""
+    if value is None or value.ndim == len(code_shape):
+        return value
+    return value.reshape(*lead, *code_shape)
 
 
 def expand_trailing(value: Tensor, dims: int) -> Tensor:

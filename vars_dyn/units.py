@@ -63,6 +63,13 @@ class Units(NamedTuple):
         own = torch.frexp(lam.detach()).exponent
         return _scaling.scaled(_scaling.scaled(lam, -own) * length, own + self.e - self.f)
 
+    def bias(self, q: Tensor) -> Tensor:
+        """A bias, shaped like the signals' codes: from the original units to these."""
+        if self.plain:
+            return q
+        exponent = self.e + self.f
+        return _scaling.scaled(q, -exponent.reshape(*exponent.shape, *(1,) * self.code_dims))
+
     def weight(self, lam: Tensor) -> Tensor:
         """lam in these units, at most the dtype's largest number; not zero unless it is zero."""
         number = torch.finfo(lam.dtype)
@@ -74,8 +81,10 @@ class Units(NamedTuple):
         return self._by(ridge, -2 * (self.f if self.own.ndim else self.own))
 
 
-def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor) -> Units:
+def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor, bias: Tensor | None = None) -> Units:
     """Units for signals x and P. The size of P is the larger of its largest entry and the square root of the ridge.
+
+    The size of a signal is the larger of its largest entry and that of its bias over the size of P.
 
     Raises ValueError where x or P are not finite.
     """
@@ -89,6 +98,10 @@ def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor) -> Units:
         if not bool(torch.isfinite(both).all()) and not bool(torch.isfinite(own).all() & torch.isfinite(size).all()):
             raise ValueError("the dictionary or x holds NaN or infinite entries; finite numbers are wanted")
         e, f = torch.frexp(size).exponent, torch.frexp(torch.maximum(own.double(), root)).exponent
+        if bias is not None:
+            largest = _scaling.largest(bias, len(dictionary.code_shape))
+            by_bias = torch.frexp(largest).exponent - (f[..., None] if f.ndim else f)
+            e = torch.where((largest > 0) & ((by_bias > e) | (size == 0)), by_bias, e)
         plain = _scaling.within(torch.cat([e.flatten(), f.flatten()]), x.dtype)
     per_signal = f[..., None].expand(batch) if f.ndim else f.expand(batch)
     return Units(e, per_signal, f, len(dictionary.code_shape), plain)

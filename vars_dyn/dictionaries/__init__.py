@@ -4,6 +4,7 @@ from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.dictionaries.convolutional import ConvDictionary
 from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.dictionaries.fourier import FourierDictionary
+from vars_dyn.dictionaries.hierarchy import HierarchyDictionary
 from vars_dyn.dictionaries.positive_features import RandomFeatureDictionary, random_features
 from vars_dyn.dictionaries.union import UnionDictionary
 
@@ -12,6 +13,7 @@ __all__ = [
     "DenseDictionary",
     "Dictionary",
     "FourierDictionary",
+    "HierarchyDictionary",
     "RandomFeatureDictionary",
     "UnionDictionary",
     "random_features",

@@ -11,8 +11,10 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
 from vars_dyn.penalties import L1, Penalty
-from vars_dyn.problems import SparseProblem
+from vars_dyn.problems import SparseProblem, checked_weights
 from vars_dyn.quadratic import identity_problem, matrix_problem
+from vars_dyn.raw_problems import weight_of
+from vars_dyn.shapes import flat_per_atom, per_atom
 from vars_dyn.thresholds import ProximalThreshold
 
 __all__ = ["Gated"]
@@ -25,11 +27,17 @@ class Gated(Field):
     """What the fields with encoding neurons share: the gate, and the problem that an equilibrium solves.
 
     With c = gamma - 1/alpha the code at rest is a stationary point of
-    F(a) = c/2 |P a|^2 - (1/alpha) x.P a + (beta - gamma)/2 |a|^2 + lam |a|_1, theta = lam / beta.
+    F(a) = c/2 |P a|^2 - (1/alpha) x.P a - q.a + (beta - gamma)/2 |a|^2 + lam sum_i w_i |a_i|, theta_i = lam w_i / beta.
+
+    Attributes:
+        weights: w, shaped like a code, or like the signals' codes; an infinite one silences its unit. None: ones.
+        bias: q, the bias currents of the encoding neurons, shaped as `weights` is. None: zeros.
     """
 
     #: r, whose proximal operator is the gate.
     penalty: Penalty = L1()
+    weights: Tensor | None = None
+    bias: Tensor | None = None
     #: The gate's threshold, where `prepared` has computed it.
     _theta: float | Tensor | None = None
 
@@ -40,21 +48,60 @@ class Gated(Field):
 
     @property
     def gate(self) -> ProximalThreshold:
-        """g, with theta = lam / beta."""
-        return ProximalThreshold(self.penalty, self.per_code(self.lam) / self.beta)
+        """g, with theta_i = lam w_i / beta."""
+        return ProximalThreshold(self.penalty, self.weight / self.beta)
+
+    @property
+    def weight(self) -> Tensor:
+        """lam w_i, the weight of |a_i| in the objective, shaped to broadcast against codes."""
+        return weight_of(self.per_code(self.lam), self.weights)
+
+    def _with_atoms(self, weights: Tensor | None, bias: Tensor | None) -> None:
+        """Take the weights and the bias; ValueError as in `SparseProblem`."""
+        shapes = self.dictionary.code_shape, self.signal_batch
+        if weights is not None:
+            self.weights = checked_weights(weights, *shapes, self.x)
+        if bias is not None:
+            self.bias = per_atom("bias", bias, *shapes, self.x)
+
+    def _biased(self, current: Tensor) -> Tensor:
+        return current if self.bias is None else current + self.bias
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*super().tensors(), *(t for t in (self.weights, self.bias) if t is not None))
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
+        own = [name for name in ("weights", "bias") if getattr(self, name) is not None]
+        twin = super().with_tensors(tensors[: len(tensors) - len(own)])
+        for name, value in zip(own, tensors[len(tensors) - len(own) :], strict=True):
+            setattr(twin, name, value)
+        return twin
+
+    def flat(self) -> Self:
+        twin = super().flat()
+        lead = twin.signal_batch
+        twin.weights, twin.bias = (
+            flat_per_atom(t, self.dictionary.code_shape, lead) for t in (self.weights, self.bias)
+        )
+        return twin
+
+    def select(self, index: Tensor) -> Self:
+        twin, dims = super().select(index), len(self.dictionary.code_shape)
+        twin.weights, twin.bias = (t if t is None or t.ndim == dims else t[index] for t in (self.weights, self.bias))
+        return twin
 
     def prepared(self) -> Self:
         twin = copy.copy(self)
-        theta = (self.lam / self.beta).detach()
+        theta = (self.weight / self.beta).detach()
         alike = theta.numel() > 0 and bool(theta.min() == theta.max())
         # One number, or one for every entry, because elementwise operations that broadcast take four times as long.
         codes = (*self.signal_batch, *self.dictionary.code_shape)
-        twin._theta = float(theta.min()) if alike else self.per_code(theta).expand(codes).contiguous()
+        twin._theta = float(theta.min()) if alike else theta.expand(codes).contiguous()
         return twin
 
     def _gated(self, u: Tensor) -> Tensor:
         """g(u), without the checks that building a gate makes, because this runs at every evaluation of f."""
-        theta = self.per_code(self.lam / self.beta) if self._theta is None else self._theta
+        theta = self.weight / self.beta if self._theta is None else self._theta
         return self.penalty.prox(u, theta)
 
     @property
@@ -71,9 +118,9 @@ class Gated(Field):
         return (self.dictionary.decode(code) + self.x) / self.alpha
 
     def _rest_encoders(self, code: Tensor) -> Tensor:
-        """u with u' = 0 at rest: beta u = gamma a + P^T (x / alpha - c P a)."""
+        """u with u' = 0 at rest: beta u = gamma a + P^T (x / alpha - c P a) + q."""
         drive = self.x / self.alpha - self._curvature * self.dictionary.decode(code)
-        return (self.gamma * code + self.dictionary.encode(drive)) / self.beta
+        return (self.gamma * code + self._biased(self.dictionary.encode(drive))) / self.beta
 
     def _potential(self, a: Tensor) -> Tensor:
         """F(a) plus a constant.
@@ -87,8 +134,14 @@ class Gated(Field):
         else:
             smooth = c * half_square(reconstruction, event) - sum_event(self.x * reconstruction, event) / self.alpha
             smooth = smooth + half_square(self.x, event) / self.alpha
-        penalty = self.lam * sum_event(self.penalty.cost(a.abs()), self.dictionary.code_shape)
-        return smooth + ridge * half_square(a, self.dictionary.code_shape) + penalty
+        shape = self.dictionary.code_shape
+        if self.weights is None:
+            penalty = self.lam * sum_event(self.penalty.cost(a.abs()), shape)
+        else:
+            penalty = sum_event(self.weight * self.penalty.cost(a.abs()), shape)
+        if self.bias is not None:
+            penalty = penalty - sum_event(self.bias * a, shape)
+        return smooth + ridge * half_square(a, shape) + penalty
 
     def problem(self) -> SparseProblem:
         """The convex problem F(a) as a `SparseProblem` (docs/mathematics.md, "What an equilibrium solves").
@@ -103,15 +156,28 @@ class Gated(Field):
             raise ValueError(reason)
         c, ridge = self._curvature, self._ridge
         if _checks.plain(c) > 0 and _checks.plain(ridge) >= 0:
-            x = self.x / (self.alpha * c)
-            return SparseProblem(self.dictionary, x, self.lam / c, ridge / c, penalty=self.penalty)
+            return self._elastic_net()
         if _checks.plain(c) == 0 and _checks.plain(ridge) == 0:
-            return SparseProblem(self.dictionary, self.x / self.alpha, self.lam, penalty=self.penalty)
-        b = self.dictionary.encode(self.x) / self.alpha
+            x, w, q = self.x / self.alpha, self.weights, self.bias
+            return SparseProblem(self.dictionary, x, self.lam, penalty=self.penalty, weights=w, bias=q)
+        b = self._biased(self.dictionary.encode(self.x) / self.alpha)
         shape = self.dictionary.code_shape
         if _checks.plain(c) == 0:
-            return identity_problem(ridge, b, shape, self.lam, self.penalty)
-        return matrix_problem(self._quadratic_form(), b, shape, self.lam, self.penalty)
+            return identity_problem(ridge, b, shape, self.lam, self.penalty, self.weights)
+        return matrix_problem(self._quadratic_form(), b, shape, self.lam, self.penalty, self.weights)
+
+    def _elastic_net(self) -> SparseProblem:
+        """The problem for c > 0 and beta >= gamma."""
+        c = self._curvature
+        return SparseProblem(
+            self.dictionary,
+            self.x / (self.alpha * c),
+            self.lam / c,
+            self._ridge / c,
+            penalty=self.penalty,
+            weights=self.weights,
+            bias=None if self.bias is None else self.bias / c,
+        )
 
     def _quadratic_form(self) -> Tensor:
         """Q = c G + (beta - gamma) I, written out."""
@@ -134,7 +200,7 @@ class Gated(Field):
         """
         c, ridge = _checks.plain(self._curvature), _checks.plain(self._ridge)
         if c >= 0 and ridge >= 0 and (c > 0 or ridge > 0):
-            return None
+            return self._drifting() if self.bias is not None and ridge == 0 else None
         linear = c == 0 and ridge == 0
         if not linear and ridge > 0 and ridge + c * float(self.dictionary.lipschitz().max()) > 0:
             return None
@@ -163,13 +229,23 @@ class Gated(Field):
         )
 
     def rests_without_code(self) -> Tensor:
-        """Whether the code zero is an equilibrium, one value per signal: |P^T x| <= alpha lam for every atom, or
-        P^T x <= alpha lam where codes are non-negative. The equilibrium is stable where the inequality is strict.
+        """Whether the code zero is an equilibrium, one value per signal: |P^T x / alpha + q| <= lam w for every atom,
+        or P^T x / alpha + q <= lam w where codes are non-negative. Where the inequality is strict it is stable.
         """
         with torch.no_grad():
             shape = self.dictionary.code_shape
-            drive = self.penalty.flattened(shape).dual_norm(self.dictionary.encode(self.x).flatten(-len(shape)))
-            return drive <= _checks.plain(self.alpha) * self.lam.detach()
+            drive = self._biased(self.dictionary.encode(self.x) / _checks.plain(self.alpha))
+            return (self.penalty.excess(drive, self.weight.expand(drive.shape)) <= 0).flatten(-len(shape)).all(-1)
+
+    def _drifting(self) -> str | None:
+        """Why the bias currents may leave no equilibrium; None where F is bounded below for every signal."""
+        bounded = self._elastic_net().detach().bounded()
+        if bool(bounded.all()):
+            return None
+        return (
+            f"for {self._named()} no stable equilibrium is proved: bias currents exceed the penalties of their units, "
+            f"and for {int((~bounded).sum())} of {bounded.numel()} signals no lower bound of the objective was found"
+        )
 
     def _grows(self, values: Tensor) -> bool:
         """Whether a signal grows for certain.
@@ -182,7 +258,8 @@ class Gated(Field):
         rounding = 8 * values.shape[-1] * torch.finfo(values.dtype).eps * values.abs().amax(-1)
         negative = values[..., 0] < -rounding
         per_signal = negative.reshape((*negative.shape, *(1,) * (self.lam.ndim - negative.ndim)))
-        return bool(((self.lam.detach() == 0) & per_signal).any())
+        free = (self.weight.detach() == 0).flatten(-len(self.dictionary.code_shape)).all(-1)
+        return bool((free & per_signal).any())
 
     def _none(self, why: str) -> str:
         return f"{self._named()} has no stable equilibrium: {why}"

@@ -29,6 +29,10 @@ class SparseRecurrent(Gated):
         gamma: weight of the inhibition between encoding neurons.
         tau_z, tau_u: time constants, above zero.
         threshold: the gate: "soft", "nonnegative", or the `vars_dyn.penalties.Penalty` whose proximal operator it is.
+        weights: w, one per atom, or one per signal and atom, at least zero: lam w_i takes the place of lam. Infinity
+            silences a unit. None: ones.
+        bias: q, a current into each encoding neuron, one per atom, or one per signal and atom: tau_u u' gains q, and
+            the objective -q.a. None: zeros.
 
     At the defaults the equilibrium is the LASSO's solution, E(a) = 1/2 |P a - x|^2 + lam |a|_1. The paper's text
     writes the same gate with theta = lam / 2 (Eq. 10). Its appendix writes theta = lam, which means 2 lam in the
@@ -48,10 +52,13 @@ class SparseRecurrent(Gated):
         tau_z: float | Tensor = 1.0,
         tau_u: float | Tensor = 1.0,
         threshold: str | Penalty = "soft",
+        weights: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         positive = {"alpha": alpha, "beta": beta, "tau_z": tau_z, "tau_u": tau_u}
         super().__init__(dictionary, x, lam, positive, gamma=gamma)
         self.penalty = penalty_of("threshold", threshold)
+        self._with_atoms(weights, bias)
 
     def _derivative(self, state: State) -> State:
         if not torch.is_grad_enabled() and not any(isinstance(v, Tensor) for v in self.constants.values()):
@@ -60,8 +67,8 @@ class SparseRecurrent(Gated):
         a, encode = self._gated(u), self.dictionary.encode_unchecked
         reconstruction = self.dictionary.decode_unchecked(a)
         dz = (reconstruction + self.x - self.alpha * z) / self.tau_z
-        du = (encode(z - self.gamma * reconstruction) + self.gamma * a - self.beta * u) / self.tau_u
-        return dz, du
+        current = self._biased(encode(z - self.gamma * reconstruction))
+        return dz, (current + self.gamma * a - self.beta * u) / self.tau_u
 
     def _derivative_in_place(self, state: State) -> State:
         """`_derivative` where no gradient is wanted, in half the operations."""
@@ -72,6 +79,8 @@ class SparseRecurrent(Gated):
         reconstruction = self.dictionary.decode_unchecked(a)
         dz = torch.add(reconstruction, self.x).sub_(z, alpha=alpha)
         du = encode(torch.sub(z, reconstruction, alpha=gamma)).add_(a, alpha=gamma).sub_(u, alpha=beta)
+        if self.bias is not None:
+            du += self.bias
         return dz if tau_z == 1 else dz.div_(tau_z), du if tau_u == 1 else du.div_(tau_u)
 
     def neurons(self, state: State) -> Tensor:
@@ -130,7 +139,7 @@ class EncoderDecoder(SparseRecurrent):
 class Reduced(Gated):
     """Eq. 8-9 with z at rest at every moment, z = (P a + x) / alpha (Eq. 20-21); the state is u alone:
 
-        tau_u u' = -beta u + gamma a - (gamma - 1/alpha) P^T P a + P^T x / alpha,   a = g(u)
+        tau_u u' = -beta u + gamma a - (gamma - 1/alpha) P^T P a + P^T x / alpha + q,   a = g(u)
 
     With the defaults u' = -2 (u - a) - G a + b, and one Euler step of length 1/2 is one ISTA step with L = 2. The
     arguments are those of `SparseRecurrent` without tau_z.
@@ -148,15 +157,19 @@ class Reduced(Gated):
         gamma: float | Tensor = 2.0,
         tau_u: float | Tensor = 1.0,
         threshold: str | Penalty = "soft",
+        weights: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         super().__init__(dictionary, x, lam, {"alpha": alpha, "beta": beta, "tau_u": tau_u}, gamma=gamma)
         self.penalty = penalty_of("threshold", threshold)
+        self._with_atoms(weights, bias)
 
     def _derivative(self, state: State) -> State:
         (u,) = state
         a = self._gated(u)
         drive = self.x / self.alpha - self._curvature * self.dictionary.decode_unchecked(a)
-        return ((self.dictionary.encode_unchecked(drive) + self.gamma * a - self.beta * u) / self.tau_u,)
+        current = self._biased(self.dictionary.encode_unchecked(drive))
+        return ((current + self.gamma * a - self.beta * u) / self.tau_u,)
 
     def neurons(self, state: State) -> Tensor:
         """z = (P a + x) / alpha."""

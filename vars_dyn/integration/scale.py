@@ -1,8 +1,8 @@
 """How large a field's signals are: what tolerances are relative to, and the power of two that a run is scaled by.
 
-The fields are homogeneous: (s x, s lam) has s times the trajectory of (x, lam). To make the integration homogeneous
-too, the absolute tolerance of a signal is relative to the signal's own size. Numbers far from one are brought near it
-by a power of two before the integration, and brought back after it. This loses no digits.
+The fields are homogeneous: (s x, s lam, s q) has s times the trajectory of (x, lam, q), q the bias. To make the
+integration homogeneous too, the absolute tolerance of a signal is relative to the signal's own size. Numbers far from
+one are brought near it by a power of two before the integration, and brought back after it. This loses no digits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vars_dyn._scaling import scaled
 from vars_dyn.dynamics.base import Field, State
+from vars_dyn.dynamics.gated import Gated
 
 __all__ = ["Tolerance", "field_times", "power_of", "state_times", "tolerances"]
 
@@ -48,6 +49,8 @@ def field_times(field: Field, power: int) -> Field:
         return field
     twin = copy.copy(field)
     (twin.x, twin.lam) = state_times((field.x, field.lam), power)
+    if isinstance(field, Gated) and isinstance(twin, Gated) and field.bias is not None:
+        (twin.bias,) = state_times((field.bias,), power)
     return twin
 
 

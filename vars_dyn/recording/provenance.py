@@ -20,6 +20,7 @@ from vars_dyn.problems import SparseProblem
 from vars_dyn.recording.json_facts import Facts
 
 __all__ = [
+    "atoms_of",
     "command_line",
     "digest",
     "facts_of_field",
@@ -50,8 +51,15 @@ def facts_of_field(field: Field, state: State) -> Facts:
         "dictionary_sha256": digest(dictionary.tensors()),
         "signals_sha256": digest([field.x]),
         "lam_sha256": digest([field.lam]),
+        **{f"{name}_sha256": digest([value]) for name, value in atoms_of(field).items()},
         "start_sha256": digest(state),
     }
+
+
+def atoms_of(field: Field) -> dict[str, Tensor]:
+    """The weights and the bias of a field, by name, where it has them."""
+    found = {name: getattr(field, name, None) for name in ("weights", "bias")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _uniform(field: Field) -> dict[str, float]:
@@ -73,11 +81,13 @@ def _described(field: Field, problem: SparseProblem | None) -> str:
     alpha, beta, gamma = (float(parameters[name]) for name in ("alpha", "beta", "gamma"))
     c, ridge = gamma - 1 / alpha, beta - gamma
     sign = ", a >= 0" if problem.nonnegative else ""
+    l1 = "sum_i w_i |a_i|" if problem.weights is not None else "|a|_1"
+    linear = "" if "bias" not in atoms_of(field) else " - q.a" if c == 1 or c <= 0 or ridge < 0 else f" - q.a / {c:g}"
     if c <= 0 or ridge < 0:
-        return f"{c / 2:g} |P a|^2 - {1 / alpha:g} x.P a + {ridge / 2:g} |a|^2 + lam |a|_1{sign}"
+        return f"{c / 2:g} |P a|^2 - {1 / alpha:g} x.P a + {ridge / 2:g} |a|^2 + lam {l1}{linear}{sign}"
     name = f"{'non-negative ' if sign else ''}{'elastic net' if ridge else 'LASSO'}"
     target = "x" if alpha * c == 1 else f"x / {alpha * c:g}"
-    penalty = "lam |a|_1" if c == 1 else f"lam / {c:g} |a|_1"
+    penalty = (f"lam {l1}" if c == 1 else f"lam / {c:g} {l1}") + linear
     square = f" + {ridge / c / 2:g} |a|^2" if ridge else ""
     return f"{name}: 1/2 |P a - {target}|^2 + {penalty}{square}{sign}"
 

@@ -15,6 +15,7 @@ from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, FourierDictio
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording.layout import Layout, Population, as_numpy, meaning
+from vars_dyn.recording.provenance import atoms_of
 from vars_dyn.recording.store import Array
 
 __all__ = [
@@ -134,9 +135,22 @@ def static_arrays(layout: Layout) -> list[Array]:
     return [
         Array("signals", ("signal", *layout.neurons.all_dims), x, meaning("input signals, x")),
         Array("lam", ("signal",), lam, meaning("weight of |a|_1 in the objective, lambda")),
+        *_atom_arrays(layout),
         *_dictionary_arrays(layout),
         *layout.coordinates(),
     ]
+
+
+def _atom_arrays(layout: Layout) -> list[Array]:
+    """The weights and the bias of a field that has them: one per atom, or one per signal and atom."""
+    meanings = {"weights": "weight of an atom's penalty, as a multiple of lambda", "bias": "bias current of an atom"}
+    found = []
+    for name, value in atoms_of(layout.field).items():
+        values, dims = as_numpy(value), layout.atoms.all_dims
+        if value.ndim > len(layout.field.dictionary.code_shape):
+            values, dims = values.reshape(layout.signals, *layout.atoms.shape), ("signal", *dims)
+        found.append(Array(name, dims, values, meaning(meanings[name])))
+    return found
 
 
 def _dictionary_arrays(layout: Layout) -> list[Array]:

@@ -42,7 +42,7 @@ def polish(problem: SparseProblem, a: Tensor, *, max_steps: int | None = None) -
 def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: int | None) -> Tensor:
     eps = torch.finfo(a.dtype).eps
     limit = 4 * problem.dictionary.code_size + 20 if max_steps is None else max_steps
-    scale = problem.max_code(problem.dictionary.encode(problem.x).abs()) + problem.lam
+    scale = problem.size_of_descent()
     out = a.clone()
     rows = torch.arange(len(a), device=a.device)
     best = torch.full_like(problem.lam, math.inf)
@@ -71,7 +71,7 @@ def _polish(problem: SparseProblem, a: Tensor, gram: Tensor | None, max_steps: i
 def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Tensor | None) -> Tensor:
     """One Newton step on the support; the worst violator joins first where the code is at the support's minimum."""
     eps = torch.finfo(a.dtype).eps
-    lam = problem.per_code(problem.lam)
+    lam = problem.weight
     sign = a.sign()
     within = problem.max_code(torch.where(sign != 0, (c - problem.penalty.slope(sign, lam)).abs(), 0.0))
     violation = torch.where(sign == 0, problem.penalty.excess(c, lam), -math.inf)
@@ -80,7 +80,7 @@ def _step(problem: SparseProblem, a: Tensor, c: Tensor, scale: Tensor, gram: Ten
     join = (worst > 4 * eps * scale) & (within <= torch.maximum(16 * eps * scale, 1e-3 * worst))
     joins = problem.per_code(join) & (violation == problem.per_code(worst))
     sign = torch.where(joins, c.sign(), sign)
-    unbound = problem.per_code(free(problem))
+    unbound = free(problem)
     support = (sign != 0) | unbound
     direction = support_system(problem, support, gram).solve(
         torch.where(support, c - problem.penalty.slope(sign, lam), 0.0)

@@ -94,6 +94,10 @@ class Supports(NamedTuple):
         """The entries of `value`, (n, d' + 1), on the supports: (n, k)."""
         return value.gather(1, self.atoms)
 
+    def own(self, lam: Tensor) -> Tensor:
+        """`lam`, (n, 1), or its entries on the supports where it has one for every atom."""
+        return lam if lam.shape[1] == 1 else self.gather(lam)
+
 
 class Systems:
     """The Cholesky factors of the supports' Gram matrices; `gram` is (d' + 1, d' + 1)."""
@@ -140,7 +144,7 @@ def settle(
     Whole groups of atoms join and leave, and the objective is not computed. A signal that does not settle within
     `limit` steps is left; all that have not settled are left once a support outgrows `widest`.
 
-    `gram` is (d' + 1, d' + 1), `drive` (n, d' + 1) and `lam` (n, 1).
+    `gram` is (d' + 1, d' + 1), `drive` (n, d' + 1) and `lam` (n, 1), or (n, d' + 1) with weights.
     """
     out, rows, steps = supports, torch.arange(len(drive), device=drive.device), 0
     c, changed = drive, torch.zeros_like(supports.sign, dtype=torch.bool)
@@ -151,7 +155,8 @@ def settle(
     while len(rows):
         violation = penalty.excess(c, lam).scatter_(1, supports.atoms, -1.0)
         worst = violation.amax(1, keepdim=True)
-        done = ((worst <= _SLACK * lam) & ~changed.any(1, keepdim=True)).squeeze(-1)
+        within = worst <= _SLACK * lam if lam.shape[1] == 1 else (violation <= _SLACK * lam).all(1, keepdim=True)
+        done = (within & ~changed.any(1, keepdim=True)).squeeze(-1)
         finished = int(done.sum())
         if finished == len(rows) or 8 * finished > len(rows) or steps >= limit:
             out = out.put(rows, supports)
@@ -177,7 +182,7 @@ def _solved(
     """The supports without the atoms whose sign changed in the solutions, P^T (x - P a) there, and which changed."""
     sign = supports.sign
     systems = Systems(gram, supports)
-    y = systems.solve(supports.gather(drive) - penalty.slope(sign, lam))
+    y = systems.solve(supports.gather(drive) - penalty.slope(sign, supports.own(lam)))
     # The factor of linearly dependent atoms is useless, so all atoms of such a signal leave.
     changed = (y * sign < 0) | systems.singular[:, None]
     image = F.embedding_bag(supports.atoms, gram, per_sample_weights=y.masked_fill_(changed, 0.0), mode="sum")

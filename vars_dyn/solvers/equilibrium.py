@@ -126,4 +126,5 @@ def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float,
 def _neurons_of(problem: SparseProblem) -> SparseRecurrent:
     """The VARS neurons whose equilibrium solves `problem`: alpha = 1, gamma = 2, beta = 2 + ridge."""
     beta = 2.0 + problem.ridge
-    return SparseRecurrent(problem.dictionary, problem.x, problem.lam, beta=beta, threshold=problem.penalty)
+    p = problem
+    return SparseRecurrent(p.dictionary, p.x, p.lam, beta=beta, threshold=p.penalty, weights=p.weights, bias=p.bias)

@@ -22,16 +22,24 @@ _HANDOVER, _TIGHTER = 1e-4, 1e-2
 _CHECK_EVERY = 10
 
 
-def ista_step(problem: SparseProblem, a: Tensor, curvature: Tensor, descent: Tensor | None = None) -> Tensor:
-    """One step of Eq. 12 from `a`: prox(a + (P^T (x - P a) - ridge a) / L), with L = `curvature` shaped to broadcast.
+def ista_step(
+    problem: SparseProblem,
+    a: Tensor,
+    curvature: Tensor,
+    descent: Tensor | None = None,
+    threshold: Tensor | None = None,
+) -> Tensor:
+    """One step of Eq. 12 from `a`: prox(a + (P^T (x - P a) + q - ridge a) / L), with L = `curvature`.
 
-    `descent` is P^T (x - P a), where the caller has it.
+    `curvature` is shaped to broadcast against codes.
+    `descent` is P^T (x - P a), and
+    `threshold` is lam w / L, where the caller has them.
     """
     if descent is None:
         descent = problem.dictionary.encode_unchecked(problem.x - problem.dictionary.decode_unchecked(a))
-    v = a + (descent - problem.ridge_of(a)) / curvature
-    threshold = problem.per_code(problem.lam) / curvature
-    return problem.penalty.prox(v, threshold)
+    descent = descent - problem.ridge_of(a) if problem.bias is None else problem.with_smooth(descent, a)
+    v = a + descent / curvature
+    return problem.penalty.prox(v, problem.weight / curvature if threshold is None else threshold)
 
 
 class ProximalStep(NamedTuple):
@@ -42,12 +50,14 @@ class ProximalStep(NamedTuple):
         curvature: L + ridge, shaped to broadcast against codes.
         drive: P^T x.
         gram: the Gram matrix where P^T x - G a costs less than P^T (x - P a); otherwise None.
+        threshold: lam w / (L + ridge), shaped to broadcast against codes, one per signal at least.
     """
 
     problem: SparseProblem
     curvature: Tensor
     drive: Tensor
     gram: Tensor | None
+    threshold: Tensor
 
     @classmethod
     def of(cls, problem: SparseProblem) -> ProximalStep:
@@ -57,18 +67,19 @@ class ProximalStep(NamedTuple):
         gram = gram_matrix(dictionary) if dense and is_small(dictionary) else None
         if gram is not None and not dictionary.batch_shape:
             gram = gram[0]
-        return cls(problem, _curvature(problem), dictionary.encode(problem.x), gram)
+        curvature = _curvature(problem)
+        return cls(problem, curvature, dictionary.encode(problem.x), gram, problem.weight / curvature)
 
     def __call__(self, a: Tensor) -> Tensor:
         """The code one step from `a`."""
         descent = None if self.gram is None else self.drive - a @ self.gram
-        return ista_step(self.problem, a, self.curvature, descent)
+        return ista_step(self.problem, a, self.curvature, descent, self.threshold)
 
     def select(self, index: Tensor) -> ProximalStep:
         """The step for the rows `index` of the problem's first dimension."""
         gram = self.gram[index] if self.gram is not None and self.problem.dictionary.batch_shape else self.gram
         curvature = self.curvature[index] if self.curvature.ndim else self.curvature
-        return ProximalStep(self.problem.select(index), curvature, self.drive[index], gram)
+        return ProximalStep(self.problem.select(index), curvature, self.drive[index], gram, self.threshold[index])
 
 
 def _curvature(problem: SparseProblem) -> Tensor:
@@ -121,6 +132,7 @@ class FirstOrder(Method):
         """Codes for every signal, from `start` or the method's own first code."""
         code = self.first_code(problem) if start is None else start.clone()
         code = code if problem.penalty.outside(code) is None else problem.penalty.prox(code, 0.0)
+        code = code if problem.weights is None else code.masked_fill(problem.weights.isinf(), 0.0)
         return Found.certified(problem, *self.continued(problem, code, no_steps(problem), goal))
 
     def continued(self, problem: SparseProblem, code: Tensor, iterations: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
@@ -128,7 +140,7 @@ class FirstOrder(Method):
         if not goal.polish:
             return self._iterated(problem, code, iterations, goal)
         eps = torch.finfo(code.dtype).eps
-        scale = problem.critical_lam() + problem.lam
+        scale = problem.size_of_descent()
         handover = max(goal.tol, _HANDOVER)
         while True:
             code, iterations = self._iterated(problem, code, iterations, goal._replace(tol=handover))

@@ -22,7 +22,7 @@ REFUSED = 'The implicit gradient of an equilibrium (gradient="implicit")'
 def unproven_supports(problem: SparseProblem, solution: Solution) -> Tensor:
     """Where the KKT residual is larger than rounding explains, by the same measure as in `solve`; one per signal."""
     with torch.no_grad():
-        scale = problem.critical_lam() + problem.lam
+        scale = problem.size_of_descent()
         rounding = problem.rounding(solution.code.detach())
     return solution.kkt_residual > ROUNDING * torch.finfo(scale.dtype).eps * scale + rounding
 
@@ -42,7 +42,7 @@ class WithGradient(NamedTuple):
 def with_gradient(problem: SparseProblem, code: Tensor) -> WithGradient:
     """A problem's solution `code`, made differentiable in all that the problem depends on.
 
-    On the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) - ridge a_A - lam sgn a_A).
+    On the support A, (G_A + ridge I) da_A = d(P_A^T (x - P a) + q_A - ridge a_A - lam w_A sgn a_A).
     """
     flat, own = problem.flat().normalised()
     a = own.code(code.reshape(*flat.batch_shape, *flat.dictionary.code_shape))
@@ -51,14 +51,14 @@ def with_gradient(problem: SparseProblem, code: Tensor) -> WithGradient:
         system = support_system(flat.detach(), support)
         dependent = int(system.singular().sum())
     descent = flat.residuals(a).code
-    residual = torch.where(support, descent - flat.penalty.slope(a.sign(), flat.per_code(flat.lam)), 0.0)
+    residual = torch.where(support, descent - flat.penalty.slope(a.sign(), flat.weight), 0.0)
     moving = own.code(_OnSupport.apply(residual, a, system), back=True)
     return WithGradient(moving.reshape(code.shape), dependent)
 
 
 def _support(problem: SparseProblem, a: Tensor) -> Tensor:
     """The entries of a code that may move: the non-zero ones, or all where nothing holds entries at zero."""
-    return (a != 0) | problem.per_code(free(problem))
+    return (a != 0) | free(problem)
 
 
 class _OnSupport(torch.autograd.Function):
@@ -81,8 +81,8 @@ class Differentiability(NamedTuple):
 
     Attributes:
         smallest_active: the smallest |a_i| on the support (infinite where it is empty).
-        smallest_slack: the smallest lam - |c_i| off the support (lam - c_i for non-negative codes), with
-            c = P^T (x - P a) - ridge a. It says how far the nearest idle unit is from its threshold (infinite where
+        smallest_slack: the smallest w_i lam - |c_i| off the support (w_i lam - c_i for non-negative codes), with
+            c = P^T (x - P a) + q - ridge a. It says how far the nearest idle unit is from its threshold (infinite where
             none is idle).
         condition: the condition number of G_A + ridge I, which bounds how much errors in the gradient are multiplied.
     """
@@ -102,7 +102,7 @@ def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability
         a = own.code(code.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
         support = _support(flat, a)
         c = flat.residuals(a).code
-        slack = -flat.penalty.excess(c, flat.per_code(flat.lam))
+        slack = -flat.penalty.excess(c, flat.weight)
         infinite = torch.full_like(a, torch.inf)
         values = (
             own.amplitude(-flat.max_code(-torch.where(support, a.abs(), infinite))),

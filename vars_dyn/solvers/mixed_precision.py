@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers.batched_supports import SettledSupports, Supports, Systems, padded, settle
@@ -106,7 +107,10 @@ def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Te
         ridge = problem.ridge
         if isinstance(ridge, Tensor) and ridge.ndim:
             ridge = ridge[index][:, None]
-        return problem.with_parts(dictionary, problem.x[index][:, None], problem.lam[index][:, None], ridge), index
+        dims = len(dictionary.code_shape)
+        atoms = (t if t is None or t.ndim == dims else t[:, None] for t in problem.atoms_of(index))
+        x, lam = problem.x[index][:, None], problem.lam[index][:, None]
+        return problem.with_parts(dictionary, x, lam, ridge, None, *atoms), index
     index = (index[0].unique(),)
     return problem.select(index[0]), index
 
@@ -167,8 +171,8 @@ def _supports(
 
     `gram` and `drive` are the `padded` Gram matrix and P^T x.
     """
-    lam = single.lam[0]
-    left = (single.critical()[0] > lam).squeeze(-1).nonzero().squeeze(-1)
+    lam = _padded_lam(single)
+    left = (single.share()[0] < 1).squeeze(-1).nonzero().squeeze(-1)
     supports = Supports.empty(len(drive), len(gram) - 1, drive)
     iterations = torch.zeros(len(drive), dtype=torch.long, device=drive.device)
 
@@ -194,6 +198,12 @@ def _supports(
     return supports, iterations
 
 
+def _padded_lam(single: SinglePrecision) -> Tensor:
+    """lam of the one element; with one more column where every atom has its own."""
+    lam = single.lam[0]
+    return lam if lam.shape[1] == 1 else F.pad(lam, (0, 1), value=1.0)
+
+
 class _OnSupports:
     """The conditions on given supports, in the problem's own precision, and their systems in single precision."""
 
@@ -202,13 +212,17 @@ class _OnSupports:
         self.systems = Systems(gram, supports)
         self.index = supports.atoms.clamp(max=supports.padding - 1)
         self.sign = supports.sign.to(problem.x.dtype)
-        self.pull = problem.penalty.slope(self.sign, problem.lam[:, None])
+        weight = problem.lam[:, None]
+        if problem.weights is not None:
+            whole = problem.weight.expand(problem.batch_shape + problem.dictionary.code_shape)
+            weight = whole.reshape(len(whole), -1).gather(1, self.index)
+        self.pull = problem.penalty.slope(self.sign, weight)
 
     def first_code(self, drive: Tensor) -> Tensor:
         """The codes that solve the systems, to single precision; `drive` is the `padded` P^T x."""
         single, supports = self.single, self.supports
         code = self.problem.x.new_zeros(len(self.index), *self.problem.dictionary.code_shape)
-        missing = supports.gather(drive) - single.penalty.slope(supports.sign, single.lam[0])
+        missing = supports.gather(drive) - single.penalty.slope(supports.sign, supports.own(_padded_lam(single)))
         return self.correct(code, missing * single.descent_scale[0])
 
     def miss(self, c: Tensor) -> Tensor:
@@ -263,7 +277,10 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Prop
         own, c = single.select(rows), residuals.code.reshape(len(rows), *a.shape[1:])
         a = code[rows].reshape(c.shape)
         # In double precision, because in single precision the difference of c and lam would be rounding.
-        missing = (c - some.penalty.slope(a.sign(), some.lam[..., None])).masked_fill_(a == 0, 0.0)
+        weight = some.lam[..., None]
+        if some.weights is not None:
+            weight = some.weight.expand(some.batch_shape + shape).reshape(c.shape)
+        missing = (c - some.penalty.slope(a.sign(), weight)).masked_fill_(a == 0, 0.0)
         failing = missing.abs().amax(-1)
         wanting = failing > _ROUNDING * torch.finfo(code.dtype).eps * scale[rows]
         wanting = wanting if tol is None else wanting & (gap[rows] > tol)

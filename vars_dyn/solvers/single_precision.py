@@ -23,8 +23,8 @@ class SinglePrecision(NamedTuple):
 
     Attributes:
         gram: G + ridge I, (elements, d', d').
-        drive: P^T x, (elements, n, d').
-        lam: (elements, n, 1).
+        drive: P^T x + q, (elements, n, d').
+        lam: lam w, (elements, n, d'), or (elements, n, 1) without weights.
         scale: the unit of codes, (elements, n, 1), in the problem's dtype: a code here times `scale` is a code there.
         descent_scale: the same for P^T x.
         penalty: the problem's penalty.
@@ -47,12 +47,20 @@ class SinglePrecision(NamedTuple):
         descent_scale = largest * size
         ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device) / largest / largest
         gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
+        codes = (*problem.batch_shape, *dictionary.code_shape)
+        if problem.bias is not None:
+            drive = drive + (problem.bias.expand(codes).reshape(drive.shape) / descent_scale).float()
+        lam = problem.lam.reshape(*x.shape[:-1], 1)
+        if problem.weights is not None:
+            lam = problem.weight.expand(codes).reshape(drive.shape)
         # A signal of zeros may have a lam beyond single precision. It must stay finite, as infinity times zero is NaN.
-        lam = (problem.lam.reshape(*x.shape[:-1], 1) / descent_scale).clamp(max=_IDLE).float()
+        lam = (lam / descent_scale).clamp(max=_IDLE).float()
         return cls(gram, drive, lam, size / largest, descent_scale, problem.penalty)
 
     def rounding_scale(self, problem: SparseProblem) -> Tensor:
         """About |P^T x| + lam of each signal, by which rounding in P^T (x - P a) is measured."""
+        if problem.weights is not None:
+            return problem.size_of_descent()
         return ((self.critical() + self.lam) * self.descent_scale).reshape(problem.batch_shape)
 
     def select(self, rows: Tensor) -> SinglePrecision:
@@ -71,9 +79,18 @@ class SinglePrecision(NamedTuple):
         return _conjugate_gradients(self.gram, mask, missing * mask)
 
     def critical(self) -> Tensor:
-        """The smallest lam at which the code is zero, (elements, n, 1)."""
+        """The smallest lam at which the code is zero, (elements, n, 1); only without weights."""
         largest = self.penalty.dual_norm(self.drive)[..., None]
         return largest.clamp(min=torch.finfo(largest.dtype).tiny)
+
+    def share(self) -> Tensor:
+        """The penalty over the smallest multiple of it at which the code is zero, (elements, n, 1)."""
+        if self.lam.shape[-1] == 1:
+            return self.lam / self.critical()
+        tiny = torch.finfo(self.lam.dtype).tiny
+        return 1 / self.penalty.dual_norm((self.drive / self.lam.clamp(min=1e-30)).clamp(-1e30, 1e30))[..., None].clamp(
+            min=tiny
+        )
 
 
 def _in_units(value: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -93,8 +110,8 @@ class Admm:
     def __init__(self, problem: SinglePrecision, least: float) -> None:
         # With this rho the threshold is about as large as the codes, where few steps were found to be enough. Signals
         # whose codes are zero do not count: the lam of a signal of zeros may be any number in these units.
-        share = problem.lam / problem.critical()
-        busy = (problem.critical() > problem.lam) & (problem.drive != 0).any(-1, keepdim=True)
+        share = problem.share()
+        busy = (share < 1) & (problem.drive != 0).any(-1, keepdim=True)
         count = busy.sum((-2, -1), keepdim=True).clamp(min=1)
         size = torch.where(busy, share, 0.0).sum((-2, -1), keepdim=True) / count
         diagonal = problem.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]

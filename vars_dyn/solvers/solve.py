@@ -74,7 +74,8 @@ def solve(
     first scaled near one by powers of two, so that units do not matter.
 
     Raises ValueError for a target that is no problem, an unknown method, a tolerance that is not above zero or that the
-    dtype cannot verify, a count that is not above zero, a start of another shape, and a dictionary that is not finite.
+    dtype cannot verify, a count that is not above zero, a start of another shape, a dictionary that is not finite, a
+    bias that may leave the objective unbounded, and atoms of weight zero that are linearly dependent.
     """
     if not isinstance(problem, SparseProblem):
         raise ValueError(
@@ -100,6 +101,7 @@ def solve(
             flat, own = prepared.problem, prepared.units
         else:
             flat, own = whole.normalised()
+        _refuse_unbounded(flat)
         if start is not None:
             start = own.code(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
             _checks.floating_tensor("start, in units of the solution,", start)
@@ -109,6 +111,15 @@ def solve(
             found = Found.certified(whole, code, found.iterations)
         gap, kkt, iterations = (part.reshape(problem.batch_shape) for part in found[1:])
         return Solution(found.code.reshape(code_shape), gap, kkt, iterations, gap <= tol)
+
+
+def _refuse_unbounded(problem: SparseProblem) -> None:
+    """ValueError for a flat problem whose bias may leave the objective without a minimum."""
+    if problem.bias is not None and not bool((proved := problem.bounded()).all()):
+        raise ValueError(
+            f"bias exceeds the penalty of its atoms, and for {int((~proved).sum())} of {proved.numel()} signals no "
+            "lower bound of the objective was found; a smaller bias, a larger lam or a ridge is wanted"
+        )
 
 
 def tolerance(tol: float | None, dtype: torch.dtype) -> float:

@@ -1,6 +1,7 @@
 """The linear system on a code's support.
 
-On the support A of a code, with signs s, the argmin of a sparse problem obeys (G_A + ridge I) a_A = P_A^T x - lam s.
+On the support A of a code, with signs s, the argmin of a sparse problem obeys
+(G_A + ridge I) a_A = P_A^T x + q_A - lam w_A s.
 The polish of a code solves this system, and so does the implicit gradient.
 """
 
@@ -231,5 +232,5 @@ def _least(value: Tensor) -> Tensor:
 
 
 def free(problem: SparseProblem) -> Tensor:
-    """Whether no penalty and no sign constraint holds entries of a signal's code at zero: one per signal."""
-    return (problem.lam == 0) & (not problem.nonnegative)
+    """Whether no penalty and no sign constraint holds an entry of a code at zero; it broadcasts against codes."""
+    return (problem.weight == 0) & (not problem.nonnegative)
