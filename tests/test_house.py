@@ -35,7 +35,7 @@ ORDER = (
     ("vars_dyn.integration",),
     ("vars_dyn.solvers",),
     ("vars_dyn.recording",),
-    ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting"),
+    ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting", "vars_dyn.spiking"),
     ("vars_dyn.simulate",),
 )
 #: Lines of ORDER whose modules may import one another.

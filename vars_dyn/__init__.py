@@ -21,6 +21,7 @@ from vars_dyn.recording.record import record
 from vars_dyn.solvers.equilibrium import equilibrium
 from vars_dyn.solvers.implicit import differentiability
 from vars_dyn.solvers.solve import Solution, solve
+from vars_dyn.spiking import SpikingLCA, open_spikes, spike
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = [
     "Solution",
     "SparseProblem",
     "SparseRecurrent",
+    "SpikingLCA",
     "Threshold",
     "Trajectory",
     "UnionDictionary",
@@ -56,9 +58,11 @@ __all__ = [
     "facts",
     "integrate",
     "open_dataset",
+    "open_spikes",
     "record",
     "replace_attention",
     "solve",
+    "spike",
     "to_dataset",
 ]
 
