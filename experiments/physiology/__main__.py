@@ -47,7 +47,8 @@ class Options:
         figure: the file of the figure; None: no figure.
         bank: the dictionary whose atoms are the cells' receptive fields.
         lam: weight of the l1 penalty. Stimuli of contrast one have amplitude one, and atoms norm one.
-        cells: how many cells are taken, those nearest to the middle of the patch; gabors and gratings take all.
+        cells: how many cells are taken, those nearest to the middle of the patch. gabors and gratings take
+            all, and size, length and completion only those with small receptive fields.
         r_squared: the least R^2 of a cell's Gabor fit.
         contrasts: contrasts of the gratings in contrast and latency, and of the mask in cross.
         tau: membrane time constant in milliseconds, for latency.
@@ -81,22 +82,24 @@ def _sizes(cells: Population) -> list[float]:
     return [float(s) for s in range(2, 2 * cells.side, 2) if s <= 1.5 * cells.side]
 
 
-def _chosen(cells: Population, options: Options) -> list[int]:
-    return cells.cells(options.cells, options.r_squared)
+def _chosen(cells: Population, options: Options, *, small: bool = False) -> list[int]:
+    return cells.cells(options.cells, options.r_squared, small=small)
 
 
 #: The name of an experiment to the function that measures it.
 EXPERIMENTS: dict[str, Callable[[Population, Options], xr.Dataset]] = {
     "gabors": lambda cells, options: cells.fits,
     "gratings": lambda cells, options: tuning.grating_tuning(cells),
-    "size": lambda cells, options: surround.size_tuning(cells, _chosen(cells, options), _sizes(cells)),
-    "length": lambda cells, options: surround.length_tuning(cells, _chosen(cells, options), _sizes(cells)),
+    "size": lambda cells, options: surround.size_tuning(cells, _chosen(cells, options, small=True), _sizes(cells)),
+    "length": lambda cells, options: surround.length_tuning(cells, _chosen(cells, options, small=True), _sizes(cells)),
     "cross": lambda cells, options: surround.cross_orientation(cells, _chosen(cells, options), options.contrasts),
     "contrast": lambda cells, options: tuning.contrast_tuning(cells, _chosen(cells, options), options.contrasts),
     "latency": lambda cells, options: latency.latency(
         cells, _chosen(cells, options), options.contrasts, tau=options.tau
     ),
-    "completion": lambda cells, options: surround.completion(cells, _chosen(cells, options), _sizes(cells)[:4]),
+    "completion": lambda cells, options: surround.completion(
+        cells, _chosen(cells, options, small=True), _sizes(cells)[:4]
+    ),
 }
 
 #: The number by which an experiment is summarised, with what it means.

@@ -22,14 +22,15 @@ def latency(
 ) -> xr.Dataset:
     """Responses over time to a grating on the receptive field, switched on at rest (z = u = 0) at time zero.
 
-    The neurons are `vars_dyn.SparseRecurrent`. `latency` is the time at which the response is half of that at t_max,
-    in milliseconds, for a membrane time constant of `tau` milliseconds. t_max is in time constants.
+    The neurons are `vars_dyn.SparseRecurrent`. `latency` is the time at which the response first reaches a fixed
+    criterion, a tenth of the cell's last response to the highest contrast; `half_rise` that of half of its own last
+    response. Both are in milliseconds, for a membrane time constant of `tau` milliseconds. t_max is in time constants.
     """
     levels = np.asarray(contrasts, dtype=np.float64)
     shown = []
     for cell in chosen:
         place = cells.place(cell)
-        window = disc(cells.side, place, 4.0 * float(max(cells.fits.width[cell], cells.fits.length[cell])))
+        window = disc(cells.side, place, cells.extent(cell))
         shown.append([grating(cells.side, place, c) * window for c in levels])
     x = torch.from_numpy(np.array(shown)).flatten(-2)
     field = vd.SparseRecurrent(cells.dictionary, x, cells.lam)
@@ -41,15 +42,18 @@ def latency(
     responses = field.penalty.prox(u, cells.lam / float(field.beta)).clamp(min=0)
     values = responses.permute(0, 2, 1).numpy()
     at = tau * times.numpy()
+    half = measures.half_rise_time(values, at)
+    first = measures.criterion_time(values, at, 0.1 * values[:, -1:, -1])
     return of_cells(
         chosen,
         {
             "response": (("cell", "contrast", "time"), values, about("1", "response to the grating")),
             "latency": (
                 ("cell", "contrast"),
-                measures.half_rise_time(values, at),
-                about("ms", "time of half the last response"),
+                first,
+                about("ms", "time of a tenth of the response to the top contrast"),
             ),
+            "half_rise": (("cell", "contrast"), half, about("ms", "time of half of the last response")),
         },
         {
             "contrast": ("contrast", levels, about("1", "contrast of the grating")),

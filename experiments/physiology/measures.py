@@ -16,6 +16,7 @@ __all__ = [
     "NakaRushton",
     "bandwidth",
     "circular_variance",
+    "criterion_time",
     "cross_orientation_suppression",
     "direction_selectivity_index",
     "half_rise_time",
@@ -153,20 +154,30 @@ def naka_rushton(responses: ArrayLike, contrasts: ArrayLike) -> NakaRushton:
 
 
 def half_rise_time(responses: ArrayLike, times: ArrayLike) -> Array:
-    """The first time at which the response is half of its last value, linear between the times: the latency.
+    """The first time at which the response is half of its last value, linear between the times.
 
     NaN where the last response is zero.
     """
+    r, _ = _checked(responses, times)
+    return criterion_time(r, times, 0.5 * r[..., -1])
+
+
+def criterion_time(responses: ArrayLike, times: ArrayLike, criterion: ArrayLike) -> Array:
+    """The first time at which the response reaches a criterion, one for all or one per cell; linear between the times.
+
+    NaN where it never does, and where the criterion is zero.
+    """
     r, t = _checked(responses, times)
+    levels = np.broadcast_to(np.asarray(criterion, dtype=np.float64), r.shape[:-1]).ravel()
     found = []
-    for row in r.reshape(-1, r.shape[-1]):
-        k = int((row >= row[-1] / 2).argmax())
-        if not row[-1] > 0:
+    for row, level in zip(r.reshape(-1, r.shape[-1]), levels, strict=True):
+        k = int((row >= level).argmax())
+        if not level > 0 or row[k] < level:
             found.append(np.nan)
         elif k == 0:
             found.append(t[0])
         else:
-            found.append(t[k - 1] + (t[k] - t[k - 1]) * (row[-1] / 2 - row[k - 1]) / (row[k] - row[k - 1]))
+            found.append(t[k - 1] + (t[k] - t[k - 1]) * (level - row[k - 1]) / (row[k] - row[k - 1]))
     return np.array(found).reshape(r.shape[:-1])
 
 

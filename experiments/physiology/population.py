@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import vars_dyn as vd
 from experiments.physiology.drawings import Place
-from experiments.physiology.gabors import fit_gabors
+from experiments.physiology.gabors import PARAMETERS, fit_gabor, fit_gabors
 from vars_dyn.dictionaries.gabor import GaborBank
 from vars_dyn.simulate.inputs import real_array
 
@@ -62,6 +62,7 @@ class Population:
         if not lam > 0 or not math.isfinite(lam):
             raise ValueError(f"lam is {lam}; a number above zero is wanted")
         self.side, self.lam, self.tol = side, lam, tol
+        self._single: dict[int, list[float]] = {}
         self.dictionary = vd.DenseDictionary(torch.from_numpy(weight / norms))
 
     @property
@@ -87,16 +88,17 @@ class Population:
             )
         return solution.code.clamp(min=0).numpy()
 
-    def cells(self, count: int, r_squared: float = 0.7) -> list[int]:
-        """The `count` cells nearest to the middle of the patch whose atoms are small Gabor functions.
+    def cells(self, count: int, r_squared: float = 0.7, *, small: bool = True) -> list[int]:
+        """The `count` cells nearest to the middle of the patch whose atoms are Gabor functions to `r_squared`.
 
-        They are Gabor functions to `r_squared`, with standard deviations of at most a quarter of the side, so that the
-        patch has a surround, and centres within a third of the side of the middle. ValueError where there is none.
+        Their centres lie within a third of the side of the middle. `small` wants standard deviations of at most a
+        quarter of the side, so that the patch has a surround. ValueError where there is none.
         """
         fits, side = self.fits, self.side
         far = np.hypot(fits.row - (side - 1) / 2, fits.column - (side - 1) / 2).values
-        small = np.maximum(fits.width, fits.length).values <= side / 4
-        fine = (fits.r_squared.values >= r_squared) & small & (fits.frequency.values > 0.5 / side) & (far < side / 3)
+        fine = (fits.r_squared.values >= r_squared) & (fits.frequency.values > 0.5 / side) & (far < side / 3)
+        if small:
+            fine &= np.maximum(fits.width, fits.length).values <= side / 4
         order = [int(k) for k in np.lexsort((np.arange(len(far)), far)) if fine[k]]
         if not order:
             raise ValueError("no atom is a small Gabor function near the middle of its patch; such atoms are wanted")
@@ -104,8 +106,20 @@ class Population:
 
     def place(self, cell: int) -> Place:
         """The receptive field of a cell."""
-        names = ("row", "column", "orientation", "frequency", "phase")
-        return Place(*(float(self.fits[name][cell]) for name in names))
+        _, row, column, orientation, frequency, phase, _, _ = self._fit(cell)
+        return Place(row, column, orientation, frequency, phase)
+
+    def extent(self, cell: int) -> float:
+        """The diameter of a cell's receptive field in pixels: four times the larger standard deviation of its envelope."""
+        return 4.0 * max(self._fit(cell)[-2:])
+
+    def _fit(self, cell: int) -> list[float]:
+        """The parameters of a cell's Gabor function, without those of all others unless they are known."""
+        if "fits" in self.__dict__:
+            return [float(self.fits[name][cell]) for name in PARAMETERS]
+        if cell not in self._single:
+            self._single[cell] = [float(v) for v in fit_gabor(self.atoms[cell])[0]]
+        return self._single[cell]
 
 
 def population(bank: Bank, lam: float) -> Population:

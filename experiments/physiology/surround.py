@@ -72,7 +72,7 @@ def _over_sizes(
 
 
 def cross_orientation(
-    cells: Population, chosen: Sequence[int], contrasts: Sequence[float], contrast: float = 0.5, phases: int = 8
+    cells: Population, chosen: Sequence[int], contrasts: Sequence[float], contrast: float = 0.25, phases: int = 8
 ) -> xr.Dataset:
     """Responses to a grating on the receptive field with an orthogonal mask over it, over the mask's contrast.
 
@@ -80,25 +80,17 @@ def cross_orientation(
     `mask_alone` the response to that mask alone.
     """
     levels = np.asarray(contrasts, dtype=np.float64)
-    values, alone = [], []
+    values, alone, bare = [], [], []
     for cell in chosen:
         place = cells.place(cell)
-        extent = 4.0 * float(max(cells.fits.width[cell], cells.fits.length[cell]))
+        extent = cells.extent(cell)
         window, own = disc(cells.side, place, extent), grating(cells.side, place, contrast)
         masks = np.array([grating(cells.side, place, 1.0, 90.0, 360.0 * k / phases) for k in range(phases)])
         shown = (own + levels[:, None, None, None] * masks) * window
         values.append(cells.responses(shown)[..., cell].mean(-1))
+        bare.append(cells.responses(own * window)[cell])
         alone.append(cells.responses(levels[-1] * masks * window)[..., cell].mean())
-    responses = np.array(values)
-    baseline = np.array(
-        [
-            cells.responses(
-                grating(cells.side, cells.place(c), contrast)
-                * disc(cells.side, cells.place(c), 4.0 * float(max(cells.fits.width[c], cells.fits.length[c])))
-            )[c]
-            for c in chosen
-        ]
-    )
+    responses, baseline = np.array(values), np.array(bare)
     index = measures.cross_orientation_suppression(baseline, responses[:, -1])
     return of_cells(
         chosen,

@@ -86,7 +86,7 @@ def contrast_tuning(
     responses = []
     for cell in chosen:
         place = cells.place(cell)
-        window = disc(cells.side, place, _extent(cells, cell))
+        window = disc(cells.side, place, cells.extent(cell))
         shown = [[grating(cells.side, place, c, turn) * window for turn in turns] for c in levels]
         responses.append(cells.responses(np.array(shown))[..., cell])
     values = np.array(responses)  # (cell, contrast, orientation)
@@ -116,8 +116,3 @@ def contrast_tuning(
             "turn": ("turn", turns, about("degree", "angle between the grating and the cell's own orientation")),
         },
     )
-
-
-def _extent(cells: Population, cell: int) -> float:
-    """The diameter of the receptive field: four standard deviations of its envelope."""
-    return 4.0 * float(max(cells.fits.width[cell], cells.fits.length[cell]))

@@ -72,6 +72,13 @@ def test_the_half_rise_of_an_exponential_is_log_two() -> None:
     np.testing.assert_allclose(measures.half_rise_time(curves, times), [np.log(2), 3 * np.log(2), np.nan], rtol=1e-3)
 
 
+def test_a_criterion_is_reached_when_it_is() -> None:
+    times = np.linspace(0, 10, 101)
+    ramps = np.stack([times, 2 * times, 0 * times])
+    np.testing.assert_allclose(measures.criterion_time(ramps, times, 4.03), [4.03, 2.015, np.nan])
+    np.testing.assert_allclose(measures.criterion_time(ramps, times, [0.0, 99.0, 1.0]), [np.nan] * 3)
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
