@@ -39,6 +39,7 @@ ORDER = (
     ("vars_dyn.recording",),
     ("vars_dyn.sweeping",),
     ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting"),
+    ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting", "vars_dyn.spiking"),
     ("vars_dyn.simulate",),
 )
 #: Lines of ORDER whose modules may import one another.

@@ -24,6 +24,7 @@ from vars_dyn.solvers.equilibrium import equilibrium
 from vars_dyn.solvers.implicit import differentiability
 from vars_dyn.solvers.solve import Solution, solve
 from vars_dyn.sweeping.sweep import sweep
+from vars_dyn.spiking import SpikingLCA, open_spikes, spike
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ __all__ = [
     "Solution",
     "SparseProblem",
     "SparseRecurrent",
+    "SpikingLCA",
     "Threshold",
     "Trajectory",
     "UnionDictionary",
@@ -62,10 +64,12 @@ __all__ = [
     "hierarchy_problem",
     "integrate",
     "open_dataset",
+    "open_spikes",
     "record",
     "replace_attention",
     "solve",
     "sweep",
+    "spike",
     "to_dataset",
 ]
 

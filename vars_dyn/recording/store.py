@@ -23,7 +23,11 @@ from numpy.typing import NDArray
 from vars_dyn._files import StoreError, Workplace, lock, sync, write_bytes
 from vars_dyn.recording.chunks import ENCODING, read_chunk, write_chunk
 
-__all__ = ["Array", "Writer"]
+__all__ = ["Array", "Length", "Writer"]
+
+#: The dimensions along which arrays gain entries during a run, and their lengths: one for all, or one for each.
+GROWING = ("time", "spike")
+Length = int | Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Writer:
         self.carries = any(is_carried(metadata) for metadata in self._metadata.values())
 
     @classmethod
-    def create(cls, path: Path, arrays: Sequence[Array], *, planned: int, chunk: int) -> Self:
+    def create(cls, path: Path, arrays: Sequence[Array], *, planned: Length, chunk: Length) -> Self:
         """A new store of `arrays` at `path`, where nothing may be; growing arrays get chunks of `chunk` entries."""
         path.mkdir()
         held = lock(path)
@@ -66,12 +70,16 @@ class Writer:
                     (path / array.name).mkdir()
                     (path / array.name / "zarr.json").write_bytes(_as_bytes(_carrying(array)))
                     continue
-                shape = (planned, *array.values.shape[1:]) if array.growing else array.values.shape
+                shape = array.values.shape
+                first = shape[:1]
+                if array.growing:
+                    shape = (_along(array.dims[0], planned), *shape[1:])
+                    first = (_along(array.dims[0], chunk),)
                 text = array.values.dtype.kind in "UOT"
                 group.create_array(
                     array.name,
                     shape=shape,
-                    chunks=tuple(max(1, n) for n in ((chunk, *shape[1:]) if array.growing else shape)),
+                    chunks=tuple(max(1, n) for n in (*first, *shape[1:])),
                     dtype=str if text else array.values.dtype,
                     fill_value="" if text else _fill(array.values.dtype),
                     dimension_names=array.dims,
@@ -147,11 +155,11 @@ class Writer:
             write_chunk(folder, metadata, number, piece, inside)
             done += len(piece)
 
-    def set_planned_length(self, length: int) -> None:
+    def set_planned_length(self, length: Length) -> None:
         """Put the length that the run is planned to reach into the metadata of each growing array."""
         for name, metadata in self._metadata.items():
-            if grows(metadata) and metadata["shape"][0] != length:
-                metadata["shape"][0] = length
+            if grows(metadata) and metadata["shape"][0] != (own := _along(metadata["dimension_names"][0], length)):
+                metadata["shape"][0] = own
                 write_bytes(self.path / name / "zarr.json", _as_bytes(metadata))
 
     def settle(self, values: Mapping[str, NDArray[np.generic]]) -> None:
@@ -163,7 +171,7 @@ class Writer:
 
     def commit(
         self,
-        length: int,
+        length: Length,
         attributes: Mapping[str, Any],
         values: Mapping[str, NDArray[np.generic]],
         *,
@@ -183,7 +191,7 @@ class Writer:
                 continue
             seen = dict(metadata)
             if grows(metadata):
-                seen["shape"] = [length, *metadata["shape"][1:]]
+                seen["shape"] = [_along(metadata["dimension_names"][0], length), *metadata["shape"][1:]]
             if name in values:
                 seen["fill_value"] = as_fill(values[name])
             if metadata["node_type"] == "group":
@@ -201,7 +209,11 @@ class Writer:
 
 def grows(metadata: Mapping[str, Any]) -> bool:
     """Whether an array gains entries during a run."""
-    return (metadata.get("dimension_names") or [None])[0] == "time"
+    return (metadata.get("dimension_names") or [None])[0] in GROWING
+
+
+def _along(dimension: str, length: Length) -> int:
+    return length if isinstance(length, int) else length[dimension]
 
 
 def is_carried(metadata: Mapping[str, Any]) -> bool:

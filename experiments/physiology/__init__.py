@@ -1,0 +1,1 @@
+"""Physiology of sparse-coding neurons: receptive fields, tuning curves, and effects from beyond the receptive field."""
