@@ -15,6 +15,8 @@ from vars_dyn.dictionaries import (
 from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
 from vars_dyn.integration import IntegrationError, Trajectory
 from vars_dyn.integration.integrate import integrate
+from vars_dyn.learning.results import Learned
+from vars_dyn.learning.training import learn
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import facts, open_dataset, to_dataset
 from vars_dyn.recording.record import record
@@ -37,6 +39,7 @@ __all__ = [
     "FourierDictionary",
     "GeluThreshold",
     "IntegrationError",
+    "Learned",
     "NonNegativeSoftThreshold",
     "PerformerAttention",
     "RandomFeatureDictionary",
@@ -55,6 +58,7 @@ __all__ = [
     "equilibrium",
     "facts",
     "integrate",
+    "learn",
     "open_dataset",
     "record",
     "replace_attention",
