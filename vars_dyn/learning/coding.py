@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Coded(NamedTuple):
     problem: SparseProblem
 
 
+@runtime_checkable
 class Codes(Protocol):
     """A way to codes. `differentiable` says whether they carry a gradient to the dictionary."""
 

@@ -6,7 +6,7 @@ A step's `apply` returns the changed array and what it took away; `invert` puts 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +26,7 @@ class Prepared(NamedTuple):
     kept: dict[str, Array]
 
 
+@runtime_checkable
 class Preparation(Protocol):
     """A step on an image (colour, row, column), or on patches (n, colour, row, column)."""
 

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Running(ABC):
         """Take over what `state` returned."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A rule of learning."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ ON_BAD = ("refuse", "skip")
 _CHUNKS = 8
 
 
+@runtime_checkable
 class Source(Protocol):
     """A supply of batches."""
 
