@@ -230,7 +230,7 @@ def test_a_bad_image_is_named_and_skipped_or_refused(tmp_path: Path) -> None:
     Image.fromarray(good[:4]).save(tmp_path / "d.png")
     with pytest.raises(ValueError, match=r"b\.tif holds NaN"):
         Patches([tmp_path], 8).batch(0, 4, 0)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="skipped: ") as told:
         batch = Patches([tmp_path], 8, on_bad="skip").batch(0, 4, 0)
     names = [str(each.message) for each in told]
     assert all(any(name in text for text in names) for name in ("b.tif", "c.png", "d.png"))

@@ -68,12 +68,14 @@ class Store:
             name, before, now = difference
             raise StoreError(f"{self.path} cannot be resumed with another {name}: it has {before}, this run has {now}")
         table = tensors.pop("course")
-        steps = [Step(*row[:4], int(row[4]), int(row[5])) for row in table.tolist()]
+        steps = [Step(*row[:-2], int(row[-2]), int(row[-1])) for row in table.tolist()]
         return Checkpoint(tensors, steps, old)
 
     def write(self, state: Mapping[str, Tensor], steps: Sequence[Step], facts: Mapping[str, Any]) -> None:
         """Make this the checkpoint, in one renaming."""
-        table = torch.tensor([tuple(step) for step in steps], dtype=torch.float64).reshape(len(steps), 6)
+        table = torch.tensor([tuple(step) for step in steps], dtype=torch.float64).reshape(
+            len(steps), len(Step._fields)
+        )
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         with explained(self.path):
             write_bytes(self.path / _FILE, save({**tensors, "course": table}, {"facts": json.dumps(facts)}))

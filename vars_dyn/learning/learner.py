@@ -23,6 +23,7 @@ class Step(NamedTuple):
 
     Attributes:
         objective: the mean over the batch of 1/2 |x - P a|^2 + lam |a|_1.
+        magnitude: the mean over the batch of |a|_1.
         relative_gap: the largest relative gap of the batch's codes.
         active_fraction: the share of entries of the codes that are not zero.
         signal_to_noise: the batch's energy over that of its residuals, in decibels.
@@ -31,6 +32,7 @@ class Step(NamedTuple):
     """
 
     objective: float
+    magnitude: float
     relative_gap: float
     active_fraction: float
     signal_to_noise: float
@@ -90,7 +92,8 @@ class Learner:
             code = coded.code.detach()
             residual = x - self.dictionary.decode(code)
             noise = residual.flatten(1).square().sum(1)
-            objective = (0.5 * noise + self.lam * code.abs().flatten(1).sum(1)).mean()
+            magnitude = code.abs().flatten(1).sum(1)
+            objective = (0.5 * noise + self.lam * magnitude).mean()
             changed = self.running.update(current, x, coded).detach()
             used = (per_atom(code) != 0).any(-1)
             # The signals since an atom was last used; within this batch, those after its last use.
@@ -110,7 +113,8 @@ class Learner:
         ratio = torch.tensor(max(energy, tiny) / max(float(noise.sum()), tiny), dtype=torch.float64)
         active = float((code != 0).double().mean())
         decibels = float(10 * ratio.log10())
-        return Step(float(objective), float(coded.relative_gap.max()), active, decibels, len(dead), renewed)
+        gap = float(coded.relative_gap.max())
+        return Step(float(objective), float(magnitude.mean()), gap, active, decibels, len(dead), renewed)
 
     def state(self) -> dict[str, Tensor]:
         """All that the next step depends on, by name, for `restore`."""

@@ -25,6 +25,7 @@ __all__ = ["Learned", "dictionary_facts", "load_dictionary", "read_tensors", "sa
 #: The course of a training run: name, unit and meaning.
 _COURSE = {
     "objective": ("", "mean over the batch of 1/2 |x - P a|^2 + lam |a|_1"),
+    "magnitude": ("", "mean over the batch of |a|_1"),
     "relative_gap": ("", "largest relative gap of the batch's codes"),
     "active_fraction": ("", "share of entries of the codes that are not zero"),
     "signal_to_noise": ("dB", "energy of the batch over that of its residuals"),

@@ -233,6 +233,8 @@ class _Descent(Running):
             misfit = 0.5 * (x - dictionary.with_tensors((weight,)).decode_unchecked(code)).square().flatten(1).sum(1)
             loss = (misfit + self.rule.share * coded.problem.lam.detach() * code.abs().flatten(1).sum(1)).mean()
             (slope,) = torch.autograd.grad(loss, weight)
+        if self.atoms.norm == "sphere":
+            slope = self._tangent(dictionary.detach(), slope)
         with torch.no_grad():
             self.weight.copy_(weight)
         self.weight.grad = slope
@@ -243,6 +245,14 @@ class _Descent(Running):
         moved = dictionary.with_tensors((self.weight.detach().clone(),))
         before = atoms_of(dictionary.detach())
         return with_atoms(moved, self.atoms.project(atoms_of(moved), before))
+
+    @staticmethod
+    def _tangent(dictionary: Dictionary, slope: Tensor) -> Tensor:
+        """The gradient without its part along the atoms, which the projection would take back."""
+        rows, along = atoms_of(dictionary), atoms_of(dictionary.with_tensors((slope,)))
+        found = along - (along * rows).sum(1, keepdim=True) * rows
+        (tangent,) = with_atoms(dictionary, found).tensors()
+        return tangent
 
     def forget(self, dead: Tensor) -> None:
         """The optimizer's averages of a replaced atom fade by themselves."""
