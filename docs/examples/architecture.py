@@ -40,6 +40,8 @@ ORDER = (
     "images",
     "plotting",
     "simulate",
+    "learning",
+    "learn",
     "models",
     "experiments",
 )

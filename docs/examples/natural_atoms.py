@@ -20,9 +20,9 @@ from scipy.optimize import least_squares
 
 from vars_dyn.learning import load_dictionary
 from vars_dyn.plotting.pictures import mosaic
-from vars_dyn.plotting.style import BLUE, ORANGE, bare_axes, tidy_axes
+from vars_dyn.plotting.style import BLUE, bare_axes, tidy_axes
 
-#: Spatial-frequency bandwidths and frequencies come from the fitted envelope; an octave is a factor of two.
+#: The share of an atom's variance that a Gabor function must explain to count as its fit.
 GOOD = 0.7
 
 
@@ -132,13 +132,13 @@ def draw(atoms: np.ndarray, fits: list[dict[str, float]], path: Path) -> None:
     tidy_axes(ax)
     ax = figure.add_subplot(grid[1, 2])
     octaves = [min(each["octaves"], 6.0) for each in good]
-    ax.scatter([each["frequency"] for each in good], octaves, s=8, color=BLUE)
-    ax.axvspan(0.1, 0.35, color=ORANGE, alpha=0.12, linewidth=0)
+    ax.scatter([max(each["frequency"], 0.031) for each in good], octaves, s=8, color=BLUE)
     ax.set_xscale("log")
+    ax.set_xlim(0.03, 0.5)
     ax.set_xticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
     ax.minorticks_off()
     ax.set_xlabel("frequency (cycles a pixel)")
-    ax.set_ylabel("bandwidth (octaves)")
+    ax.set_ylabel("bandwidth (octaves; 6 is low-pass)")
     tidy_axes(ax)
     figure.savefig(path, dpi=110)
 

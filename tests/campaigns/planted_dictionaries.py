@@ -1,8 +1,8 @@
 """Planted dictionaries over many seeds: `python -m tests.campaigns.planted_dictionaries [SEEDS]`.
 
 For every seed it plants atoms, learns from random ones, and prints the share of planted atoms that a learned one
-matches with a cosine above .98. Convolutional templates of 5 x 5 pixels are learned as 9 x 9, in which a template may lie
-anywhere, and are compared at all shifts. The last line has the medians and the least.
+matches with a cosine above .98. Convolutional templates of 5 x 5 pixels are learned as 9 x 9, in which a template may
+lie anywhere, and are compared at all shifts. The last line has the median and the least.
 """
 
 from __future__ import annotations
