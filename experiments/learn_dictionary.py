@@ -2,6 +2,7 @@
 
 Signals are sparse combinations of planted atoms. The dictionary is learned on  1/2 |x - P a|^2 + share lam |a|_1, where
 a = a(P, x) is the certified equilibrium for lam (for gradients through trajectories, the neurons' code at a horizon).
+The steps are those of `vars_dyn.learning` with its gradient rule, Adam, and atoms on the unit sphere.
 With share = 1 the gradient through a would vanish (the envelope theorem). With any other share a wrong gradient of the
 code gives a wrong gradient of the loss.
 """
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 import vars_dyn as vd
 from experiments import cli
+from vars_dyn.learning import Atoms, Equilibrium, Gradient, Integrate, Learner
 
 __all__ = ["SMALL", "Learning", "learn", "main"]
 
@@ -87,25 +89,18 @@ def learn(options: Learning) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(options.seed)
     planted, x = _planted(options, generator)
     first = torch.randperm(len(x), generator=generator)[: options.atoms]
-    weight = torch.nn.functional.normalize(x[first].T, dim=0).requires_grad_()
-    optimizer = torch.optim.Adam([weight], options.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
+    learner = Learner(
+        vd.DenseDictionary(x[first].T), options.lam, _rule(options), _codes(options), Atoms(patience=None)
+    )
     began, losses = time.perf_counter(), []
     with tqdm(total=options.steps, desc=options.gradient, disable=None) as bar:
         for _ in range(options.steps):
             batch = x[torch.randint(0, len(x), (options.batch,), generator=generator)]
-            dictionary = vd.DenseDictionary(torch.nn.functional.normalize(weight, dim=0))
-            code = _code(options, dictionary, batch)
-            misfit = 0.5 * (batch - dictionary.decode(code)).square().sum(-1)
-            loss = (misfit + options.share * options.lam * code.abs().sum(-1)).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
+            losses.append(_loss(learner, options, batch))
             bar.update()
             bar.set_postfix(loss=losses[-1])
-    cosine = _cosines(weight.detach(), planted)
+    (weight,) = learner.dictionary.tensors()
+    cosine = _cosines(weight, planted)
     return {
         **asdict(options),
         "recovered": float((cosine > 0.98).double().mean()),
@@ -116,14 +111,24 @@ def learn(options: Learning) -> dict[str, Any]:
     }
 
 
-def _code(options: Learning, dictionary: vd.DenseDictionary, batch: Tensor) -> Tensor:
+def _rule(options: Learning) -> Gradient:
+    return Gradient(
+        lambda tensors: torch.optim.Adam(tensors, options.lr),
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps),
+        options.share,
+    )
+
+
+def _codes(options: Learning) -> Equilibrium | Integrate:
     if options.gradient == "implicit":
-        return vd.equilibrium(vd.SparseProblem(dictionary, batch, options.lam), tol=options.tol).code
-    neurons = vd.SparseRecurrent(dictionary, batch, options.lam)
-    times = torch.tensor([0.0, options.horizon], dtype=torch.float64)
-    start, rtol = neurons.initial_state(), options.rtol
-    path = vd.integrate(neurons, start, times, rtol=rtol, atol=rtol / 100, gradient=options.gradient)
-    return neurons.code(tuple(part[-1] for part in path.states))
+        return Equilibrium(options.tol)
+    return Integrate(options.horizon, rtol=options.rtol, gradient=options.gradient)
+
+
+def _loss(learner: Learner, options: Learning, batch: Tensor) -> float:
+    """Take a step, and return the batch's loss before it."""
+    step = learner.step(batch)
+    return step.objective - (1 - options.share) * options.lam * step.magnitude
 
 
 def _planted(options: Learning, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -38,9 +38,10 @@ ORDER = (
     ("vars_dyn.hierarchy",),
     ("vars_dyn.recording",),
     ("vars_dyn.sweeping",),
-    ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting"),
     ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting", "vars_dyn.spiking"),
     ("vars_dyn.simulate",),
+    ("vars_dyn.learning",),
+    ("vars_dyn.learn",),
 )
 #: Lines of ORDER whose modules may import one another.
 TOGETHER = (
@@ -71,6 +72,11 @@ MANY_PARAMETERS = {
     "models.rvt.RobustVisionTransformer.__init__": "a layer's constructor, with timm's names",
     "vars_dyn.recording.record.record": "a public call whose keywords are those of `integrate` and its own",
 }
+
+#: Modules that carry the name of a public function of their package, since users type `python -m vars_dyn.NAME` for the
+#: command and `vars_dyn.NAME` for the function. An import of such a module gives the function: its last line must be
+#: `sys.modules[__name__] = NAME`.
+COMMANDS = {"vars_dyn.learn"}
 
 #: Methods that CONTRIBUTING asks of subclasses. Callers that have checked their arguments may call them directly.
 HOOKS = {"_encode", "_decode", "_derivative", "_largest", "_scaled", "_rounding"}
@@ -360,9 +366,15 @@ def shadows(tree: Tree) -> list[str]:
             f"{module.at(line)}: binds {name}, and hides its own module {module.name}.{name}; "
             "rename the module, or let users import the name from the module"
             for name, line in bound.items()
-            if f"{module.name}.{name}" in tree.modules
+            if f"{module.name}.{name}" in tree.modules and not gives_its_function(tree.modules[f"{module.name}.{name}"])
         ]
     return wrong
+
+
+def gives_its_function(module: Module) -> bool:
+    """Whether a module is one of COMMANDS, and puts the function of its name in its own place when it is imported."""
+    last = ast.unparse(module.syntax.body[-1]) if module.syntax.body else ""
+    return module.name in COMMANDS and last == f"sys.modules[__name__] = {module.name.rpartition('.')[2]}"
 
 
 def underscores(tree: Tree) -> list[str]:
@@ -495,6 +507,15 @@ WRONG: tuple[tuple[Callable[[Tree], list[str]], Mapping[str, str], str], ...] = 
         {"models/__init__.py": "from models.a import b as solve", "models/solve.py": "", "models/a.py": ""},
         "solve",
     ),
+    (
+        shadows,
+        {
+            "vars_dyn/__init__.py": "from vars_dyn.learning import learn",
+            "vars_dyn/learn.py": "",
+            "vars_dyn/learning.py": "",
+        },
+        "binds learn",
+    ),
     (underscores, {"models/a.py": "from models import b\nb._c()", "models/b.py": ""}, "takes _c of models.b"),
     (underscores, {"models/a.py": "from models.b import _c", "models/b.py": ""}, "imports _c of models.b"),
     (underscores, {"models/a.py": "from models.b import C\nC._d", "models/b.py": ""}, "takes _d of C"),
@@ -507,7 +528,10 @@ WRONG: tuple[tuple[Callable[[Tree], list[str]], Mapping[str, str], str], ...] = 
 
 # A small tree that keeps every rule, but resembles what the checks refuse.
 RIGHT = {
-    "vars_dyn/__init__.py": "from vars_dyn.solvers.solve import solve\nfrom vars_dyn._version import __version__",
+    "vars_dyn/__init__.py": "from vars_dyn.solvers.solve import solve\nfrom vars_dyn._version import __version__\n"
+    "from vars_dyn.learning import learn",
+    "vars_dyn/learning.py": "def learn(): ...",
+    "vars_dyn/learn.py": "import sys\nfrom vars_dyn.learning import learn\nsys.modules[__name__] = learn",
     "vars_dyn/_version.py": "__version__ = '1'",
     "vars_dyn/problems.py": "from vars_dyn import _version\nfrom vars_dyn.units import u\nv = _version.__version__",
     "vars_dyn/units.py": "from vars_dyn._version import __version__",

@@ -17,6 +17,8 @@ from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Rec
 from vars_dyn.hierarchy import Hierarchy, hierarchy_problem
 from vars_dyn.integration import IntegrationError, Trajectory
 from vars_dyn.integration.integrate import integrate
+from vars_dyn.learning.results import Learned
+from vars_dyn.learning.training import learn
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import facts, open_dataset, to_dataset
 from vars_dyn.recording.record import record
@@ -43,6 +45,7 @@ __all__ = [
     "Hierarchy",
     "HierarchyDictionary",
     "IntegrationError",
+    "Learned",
     "NonNegativeSoftThreshold",
     "PerformerAttention",
     "RandomFeatureDictionary",
@@ -63,6 +66,7 @@ __all__ = [
     "facts",
     "hierarchy_problem",
     "integrate",
+    "learn",
     "open_dataset",
     "open_spikes",
     "record",

@@ -42,6 +42,8 @@ ORDER = (
     "images",
     "plotting",
     "simulate",
+    "learning",
+    "learn",
     "models",
     "experiments",
 )

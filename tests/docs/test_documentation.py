@@ -44,6 +44,13 @@ def test_the_measurements_of_integration_run() -> None:
     assert names["settle"]("rkc", 1e-3, gap=1e-2) < names["settle"]("rkc", 1e-3, gap=1e-3)
 
 
+def test_the_page_on_learning_runs() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("docs/learning.md"), names)
+    assert names["learned"].history.sizes["step"] == 20
+    assert bool((names["local"].dictionary.tensors()[0] >= 0).all())
+
+
 def test_the_contributors_dictionary_is_one() -> None:
     names: dict[str, object] = {}
     exec(python_of("CONTRIBUTING.md"), names)
