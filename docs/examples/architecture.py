@@ -23,6 +23,9 @@ PICTURES = ROOT / "docs" / "_static" / "architecture"
 #: The order of the packages. Each imports only those before it.
 ORDER = (
     "basics (vars_dyn/_*.py)",
+    "images",
+    "movies",
+    "sounds",
     "dictionaries",
     "shapes",
     "penalties",
@@ -37,7 +40,6 @@ ORDER = (
     "solvers",
     "recording",
     "attention",
-    "images",
     "plotting",
     "simulate",
     "models",
