@@ -73,6 +73,7 @@ class MovieReader:
         rate: frames per second; None where the file does not say.
         shape: the shape (colour, row, column) of a frame.
         depth: the stored number that stands for white.
+        transparent: whether a frame that was read so far had transparent pixels.
 
     Which frames were asked for before changes nothing. A file of a camera is read through once, without decoding it, to
     find the time of each frame; these times take 16 bytes a frame. Raises ValueError, in one sentence, for what cannot
@@ -94,6 +95,7 @@ class MovieReader:
         self._colour, self._crop, self._size = colour, crop, size
         self._background, self._full_scale, self._most = background, full_scale, cache
         self._kept: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
+        self.transparent = False
         self._source = _source(self.path)
         self.count, self.rate = self._source.count, self._source.rate
         first = self._source.picture(0, colour=colour)
@@ -123,6 +125,7 @@ class MovieReader:
                 f"frame {number} of {self.path} has {sides} pixels of depth {picture.depth:g}; {first} of "
                 f"{self.depth:g}, as in frame 0, are wanted"
             )
+        self.transparent = self.transparent or picture.alpha is not None
         made = picture.over(self._background, self._full_scale)
         made = made if self._crop is None else crop(made, self._crop)
         made = made if self._size is None else resized(made, *self._size)
@@ -298,6 +301,7 @@ class _Video(_Source):
             self._open()
             return
         try:
+            self._decoded.close()
             self._container.seek(stamp, stream=self._stream)
             self._decoded = self._container.decode(self._stream)
         except self._av.FFmpegError:
@@ -315,9 +319,12 @@ class _Video(_Source):
             raise ValueError(f"{self._path} cannot be read as a movie: {reason}") from None
 
     def close(self) -> None:
-        container = getattr(self, "_container", None)
-        if container is not None:
-            container.close()
+        if hasattr(self, "_decoded"):
+            self._decoded.close()  # before its container, which it refers to
+            del self._decoded, self._stream
+        if hasattr(self, "_container"):
+            self._container.close()
+            del self._container
 
 
 def _picture(frame: Any, *, colour: bool) -> Picture:

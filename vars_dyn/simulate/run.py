@@ -95,7 +95,7 @@ def _run(options: Options, begun: _Begun) -> int:
     signals = read_signals(options.signals, options.run.seed)
     notes = [] if recording.resume else check_used(options, signals)
     check_dictionary(options, signals)
-    dictionary = dictionary_of(options.dictionary, signals, whole=options.signals.whole, seed=options.run.seed)
+    dictionary = dictionary_of(options.dictionary, signals, seed=options.run.seed)
     demand = demand_of(options, signals, dictionary, times)
     large = demand.check(Path() if recording.out is None else recording.out)
     check_device(device, demand)
@@ -218,7 +218,9 @@ def _figure_of(options: Options, store: Path) -> Path | None:
 def _files_of(dictionary: str) -> list[str]:
     """The file or folder that a dictionary is read from; empty if it is not read from one."""
     return (
-        [] if dictionary == "gabor" or dictionary.startswith("random:") else [dictionary.partition(".safetensors:")[0]]
+        []
+        if dictionary in ("gabor", "gammatone") or dictionary.startswith("random:")
+        else [dictionary.partition(".safetensors:")[0]]
     )
 
 
