@@ -17,7 +17,12 @@ from vars_dyn.recording.store import Array
 
 __all__ = ["Layout", "Population", "as_numpy", "meaning"]
 
-_SIGNAL_DIMS = {1: ("neuron",), 2: ("row", "column"), 3: ("colour", "row", "column"), 4: ("colour", "frame", "row", "column")}
+_SIGNAL_DIMS = {
+    1: ("neuron",),
+    2: ("row", "column"),
+    3: ("colour", "row", "column"),
+    4: ("colour", "frame", "row", "column"),
+}
 _CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x"), 4: ("channel", "code_frame", "y", "x")}
 #: Those of a sound: a convolution over one dimension.
 _SOUND_DIMS, _SOUND_CODE_DIMS = ("sound_channel", "sample"), ("channel", "place")
