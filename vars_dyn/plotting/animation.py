@@ -24,7 +24,6 @@ from vars_dyn._version import __version__
 from vars_dyn.movies import pyav
 from vars_dyn.plotting.pictures import draw_signals
 from vars_dyn.plotting.style import INK, colours, time_axis
-from vars_dyn.recording import facts
 from vars_dyn.recording.rebuilding import Reconstruction
 
 __all__ = ["ANIMATION_SUFFIXES", "animate"]
@@ -216,15 +215,19 @@ class _Mp4(_Film):
         self._container.metadata["comment"] = f"vars_dyn {__version__}"
         self._stream = self._container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
         self._stream.pix_fmt = "yuv420p"
+        self._begun = False
         # One thread, and no frames that look far ahead: the same file each time, and little memory.
         self._stream.options = {"threads": "1", "rc-lookahead": "10", "crf": "20"}
 
     def add(self, image: NDArray[np.uint8]) -> None:
         even = image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
-        self._stream.height, self._stream.width = even.shape[:2]
+        if not self._begun:
+            self._stream.height, self._stream.width = even.shape[:2]
+            self._begun = True
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
         self._container.mux(self._stream.encode(frame))
 
     def __exit__(self, *_: object) -> None:
-        self._container.mux(self._stream.encode())
+        if self._begun:
+            self._container.mux(self._stream.encode())
         self._container.close()

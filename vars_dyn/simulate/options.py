@@ -129,6 +129,12 @@ class RecordOptions:
         "picture of the run (.png, .pdf or .svg), or none for no picture (default: the store's name with .png)",
         "FILE|none",
     )
+    animate: Path | None = option(
+        "none",
+        read.or_none(read.path),
+        "animation of the run (.gif, or .mp4 with PyAV): stimulus, reconstruction and most active neurons over time",
+        "FILE|none",
+    )
     record: list[str] | None = option(
         "all", read.or_all(read.names), f"variables to record: all, or names of {','.join(VARIABLES)}", "NAMES"
     )
