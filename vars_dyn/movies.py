@@ -263,8 +263,7 @@ class _Video(_Source):
 
     def picture(self, number: int, *, colour: bool) -> Picture:
         with self._explained():
-            frame = self._found(number)
-            return _picture(frame, colour=colour)
+            return _picture(self._found(number), colour=colour)
 
     def _found(self, number: int) -> Any:
         if self._stamps is not None:

@@ -123,6 +123,7 @@ class _Scene:
                 ax.clear()
                 draw_signals(ax, self._few, values, restore=True, bar=False, signal=self.signal)
                 ax.set_title(title)
+                ax.set_ylabel("")  # there is no room for it
             cursor.set_xdata([time, time])
             figure.suptitle(f"t = {time:.3g} membrane time constants", fontsize=11, color=INK)
             canvas.draw()
@@ -132,7 +133,7 @@ class _Scene:
         """Time, stimulus and reconstruction (or z) of one image after another."""
         for some in self._blocks("code" if self._codes else "z"):
             block = self._dataset["code" if self._codes else "z"].isel(time=some).to_numpy()
-            for number, values in zip(some, block, strict=True):
+            for number, values in zip(some.tolist(), block, strict=True):
                 time = float(self._dataset["time"][number])
                 yield time, self._shown(time, number), values if self._rebuilt is None else self._rebuilt(values)
 
