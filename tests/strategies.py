@@ -5,6 +5,7 @@ Hypothesis draws shapes, parameters and a seed, and torch draws the entries. So 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -53,20 +54,34 @@ def batched_dense(draw: st.DrawFn) -> vd.DenseDictionary:
 
 @st.composite
 def conv(draw: st.DrawFn, max_side: int = 7) -> vd.ConvDictionary:
+    """Over one to three dimensions; stride, padding and dilation as one number or one for each dimension."""
     groups, per_group, channels = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    kh, kw = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    padding, stride = draw(st.integers(0, 2)), draw(st.integers(1, 3))
-    h = draw(st.integers(max(kh - 2 * padding, 1), max_side))
-    w = draw(st.integers(max(kw - 2 * padding, 1), max_side))
-    weight = normal(draw(seeds), groups * per_group, channels, kh, kw) / (channels * kh * kw) ** 0.5
-    return vd.ConvDictionary(weight, (groups * channels, h, w), stride=stride, padding=padding, groups=groups)
+    dimensions = draw(st.sampled_from([2, 2, 1, 3]))
+    most = {1: 2 * max_side, 2: max_side, 3: min(max_side, 4)}[dimensions]
+
+    def numbers(least: int, last: int) -> int | tuple[int, ...]:
+        one = st.integers(least, last)
+        return draw(one) if draw(st.booleans()) else tuple(draw(one) for _ in range(dimensions))
+
+    padding, stride, dilation = numbers(0, 2), numbers(1, 3), draw(st.sampled_from([1, 1, 2]))
+    kernel, sides = [], []
+    for axis in range(dimensions):
+        around = 2 * (padding if isinstance(padding, int) else padding[axis])
+        kernel.append(draw(st.integers(1, min(4, (most + around - 1) // dilation + 1))))
+        sides.append(draw(st.integers(max(dilation * (kernel[-1] - 1) + 1 - around, 1), most)))
+    weight = normal(draw(seeds), groups * per_group, channels, *kernel) / (channels * math.prod(kernel)) ** 0.5
+    return vd.ConvDictionary(
+        weight, (groups * channels, *sides), stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
 
 
 @st.composite
 def fourier(draw: st.DrawFn) -> vd.FourierDictionary:
+    """Over one to three dimensions."""
     groups, per_group, channels = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    weight = normal(draw(seeds), groups * per_group, channels, h, w) / (channels * h * w) ** 0.5
+    most = draw(st.sampled_from([(5, 5), (5, 5), (12,), (3, 3, 4)]))
+    sides = [draw(st.integers(1, n)) for n in most]
+    weight = normal(draw(seeds), groups * per_group, channels, *sides) / (channels * math.prod(sides)) ** 0.5
     return vd.FourierDictionary(weight, groups=groups)
 
 

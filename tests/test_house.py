@@ -27,6 +27,7 @@ ALLOWED = {
 #: The longest prefix decides. Packages on one line with different names must not import each other.
 ORDER = (
     ("vars_dyn._",),
+    ("vars_dyn.images", "vars_dyn.movies", "vars_dyn.sounds"),
     ("vars_dyn.dictionaries",),
     ("vars_dyn.shapes",),
     ("vars_dyn.penalties", "vars_dyn.thresholds"),
@@ -38,7 +39,7 @@ ORDER = (
     ("vars_dyn.hierarchy",),
     ("vars_dyn.recording",),
     ("vars_dyn.sweeping",),
-    ("vars_dyn.attention", "vars_dyn.images", "vars_dyn.plotting", "vars_dyn.spiking"),
+    ("vars_dyn.attention", "vars_dyn.plotting", "vars_dyn.spiking"),
     ("vars_dyn.simulate",),
     ("vars_dyn.learning",),
     ("vars_dyn.learn",),
@@ -47,7 +48,7 @@ ORDER = (
 TOGETHER = (
     {"vars_dyn.penalties", "vars_dyn.thresholds"},
     {"vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.raw_problems", "vars_dyn.certificates", "vars_dyn.units"},
-    {"vars_dyn.images", "vars_dyn.plotting"},
+    {"vars_dyn.images", "vars_dyn.movies", "vars_dyn.sounds"},
 )
 
 #: The order inside the integration package. A module that is missing here may stand anywhere, but its imports count for
@@ -459,10 +460,10 @@ WRONG: tuple[tuple[Callable[[Tree], list[str]], Mapping[str, str], str], ...] = 
     (
         order_of_the_library,
         {
-            "vars_dyn/images.py": "from typing import TYPE_CHECKING\n"
+            "vars_dyn/plotting.py": "from typing import TYPE_CHECKING\n"
             "if TYPE_CHECKING:\n    from vars_dyn.attention.base import B"
         },
-        "vars_dyn.attention does not come before vars_dyn.images",
+        "vars_dyn.attention does not come before vars_dyn.plotting",
     ),
     (order_of_the_library, {"vars_dyn/strange.py": ""}, "has no place"),
     (

@@ -188,7 +188,7 @@ def test_active_atoms_over_time(patch_run: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["rows", "one row", "linear", "colour", "sparse record", "single time", "zero", "long"]
+    "case", ["rows", "one row", "linear", "colour", "sparse record", "single time", "zero", "long", "sounds", "movie"]
 )
 def test_every_kind_of_run_can_be_drawn(case: str, tmp_path: Path) -> None:
     field: vd.Field = small_field()
@@ -201,6 +201,15 @@ def test_every_kind_of_run_can_be_drawn(case: str, tmp_path: Path) -> None:
         weight = torch.randn(5, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 5
         x = torch.rand(2, 3, 8, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         field = vd.SparseRecurrent(vd.ConvDictionary(weight, (3, 8, 7), padding=1), x, lam=0.1)
+    elif case == "sounds":
+        weight = torch.randn(4, 2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 3
+        x = torch.randn(3, 2, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        field = vd.SparseRecurrent(vd.ConvDictionary(weight, (2, 60), stride=4, padding=4), x, lam=0.1)
+        options = {"attributes": {"sample_rate": 8000.0}}
+    elif case == "movie":
+        weight = torch.randn(4, 3, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 5
+        x = torch.rand(1, 3, 7, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        field = vd.SparseRecurrent(vd.ConvDictionary(weight, (3, 7, 6, 8), stride=2, padding=1), x, lam=0.1)
     elif case == "sparse record":
         options = {"variables": ["relative_gap", "u"], "atoms": [3], "neurons": [0]}
     elif case == "single time":

@@ -23,6 +23,9 @@ PICTURES = ROOT / "docs" / "_static" / "architecture"
 #: The order of the packages. Each imports only those before it.
 ORDER = (
     "basics (vars_dyn/_*.py)",
+    "images",
+    "movies",
+    "sounds",
     "dictionaries",
     "shapes",
     "penalties",
@@ -39,7 +42,6 @@ ORDER = (
     "hierarchy",
     "recording",
     "attention",
-    "images",
     "plotting",
     "simulate",
     "learning",

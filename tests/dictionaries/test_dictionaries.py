@@ -17,7 +17,7 @@ import vars_dyn as vd
 from tests import strategies
 from tests.references import Array, matrices
 from tests.strategies import KINDS, codes_for, dictionaries, leads, normal, seeds, signals_for
-from vars_dyn.dictionaries import random_features, union
+from vars_dyn.dictionaries import convolutional, random_features, union
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
@@ -85,6 +85,12 @@ def test_the_bound_of_a_convolution_is_close() -> None:
     for stride, tight in [(1, 1.1), (2, 1.15)]:
         P = vd.ConvDictionary(normal(0, 6, 2, 3, 3), (2, 16, 16), stride=stride, padding=1)
         assert squared_norms(P)[0] <= float(P.lipschitz()) <= tight * squared_norms(P)[0]
+    for P, tight in [
+        (vd.ConvDictionary(normal(1, 6, 2, 5), (2, 200), stride=2, padding=2), 1.1),
+        (vd.ConvDictionary(normal(2, 3, 1, 3, 3, 3), (1, 9, 9, 9), stride=(1, 2, 2), padding=1), 1.4),
+        (vd.ConvDictionary(normal(3, 4, 1, 3, 3), (1, 16, 16), padding=2, dilation=2), 1.2),
+    ]:
+        assert squared_norms(P)[0] <= float(P.lipschitz()) <= tight * squared_norms(P)[0]
 
 
 def test_the_bound_of_a_large_union_is_the_sum_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,39 +129,79 @@ def test_a_batched_weight_applies_to_its_own_signals() -> None:
             torch.testing.assert_close(code[i, j], x[i, j] @ weight[i, j])
 
 
+def each(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else value
+
+
 @given(P=strategies.conv(), data=st.data())
 def test_conv_is_torchs_convolution_and_its_sums_written_out(P: vd.ConvDictionary, data: st.DataObject) -> None:
-    lead, seed = data.draw(leads), data.draw(seeds)
+    lead, seed, dims = data.draw(leads), data.draw(seeds), P.dimensions
     x = signals_for(P, seed, lead)
-    wanted = torch.nn.functional.conv2d(
-        x.reshape(-1, *P.signal_shape), P.weight, stride=P.stride, padding=P.padding, groups=P.groups
-    )
+    convolve = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}[dims]
+    wanted = convolve(x.reshape(-1, *P.signal_shape), P.weight, None, P.stride, P.padding, P.dilation, P.groups)
     assert wanted.shape[1:] == P.code_shape
     torch.testing.assert_close(P.encode(x), wanted.reshape(*lead, *P.code_shape), rtol=0, atol=1e-13)
-    # An atom is its template placed on the image, without the part beyond the edge.
-    templates, channels, kh, kw = P.weight.shape
-    C, H, W = P.signal_shape
-    padded = np.zeros((*P.code_shape, C, H + 2 * P.padding, W + 2 * P.padding))
-    for m, i, j in np.ndindex(*P.code_shape):
+    # An atom is its template placed on the signal, without the part beyond the edge.
+    templates, channels, *kernel = P.weight.shape
+    C, *sides = P.signal_shape
+    stride, padding, dilation = (each(v, dims) for v in (P.stride, P.padding, P.dilation))
+    padded = np.zeros((*P.code_shape, C, *(n + 2 * p for n, p in zip(sides, padding, strict=True))))
+    for m, *place in np.ndindex(*P.code_shape):
         first = m // (templates // P.groups) * channels
-        top, left = i * P.stride, j * P.stride
-        padded[m, i, j, first : first + channels, top : top + kh, left : left + kw] = P.weight[m].numpy()
-    atoms = padded[..., P.padding : P.padding + H, P.padding : P.padding + W].reshape(P.code_size, P.signal_size)
+        window = tuple(
+            slice(s * i, s * i + d * (k - 1) + 1, d) for i, s, k, d in zip(place, stride, kernel, dilation, strict=True)
+        )
+        padded[(m, *place, slice(first, first + channels), *window)] = P.weight[m].numpy()
+    inside = tuple(slice(p, p + n) for n, p in zip(sides, padding, strict=True))
+    atoms = padded[(..., slice(None), *inside)].reshape(P.code_size, P.signal_size)
     np.testing.assert_allclose(P.matrix().numpy(), atoms.T, atol=1e-15)
+
+
+@given(P=strategies.conv())
+def test_the_bound_from_few_frequencies_is_one_too(P: vd.ConvDictionary) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutional, "_SPECTRUM", 0)
+        assert float(P.lipschitz()) >= squared_norms(P)[0]
+
+
+def test_the_bound_of_a_long_sound_takes_few_frequencies() -> None:
+    P = vd.ConvDictionary(normal(0, 4, 1, 48) / 48**0.5, (1, 6_000), stride=16, padding=24)
+    exact = float(P.lipschitz())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutional, "_SPECTRUM", 0)
+        patch.setattr(convolutional, "_OVERSAMPLED", 16)
+        assert exact * (1 - 1e-9) <= float(P.lipschitz()) <= 1.06 * exact
+        # The worst place for a grid: a peak of the spectrum between two of its frequencies.
+        wave = torch.cos(2 * math.pi * (5.5 / 96) * torch.arange(7, dtype=torch.float64))
+        peaked = vd.ConvDictionary(wave.reshape(1, 1, -1), (1, 4_000))
+        patch.setattr(convolutional, "_OVERSAMPLED", 3)
+        assert float(peaked.lipschitz()) >= 0.999 * float(torch.fft.fft(wave, 2**16).abs().square().max())
 
 
 @given(P=strategies.fourier(), seed=seeds)
 def test_fourier_is_a_circular_convolution(P: vd.FourierDictionary, seed: int) -> None:
     a = codes_for(P, seed, (2,)).numpy()
-    M, H, W = P.code_shape
-    channels = P.weight.shape[1]
+    M, *sides = P.code_shape
+    channels, axes = P.weight.shape[1], tuple(range(1, P.dimensions + 1))
     signal = np.zeros((2, *P.signal_shape))
     for m in range(M):
         first = m // (M // P.groups) * channels
-        for i, j in np.ndindex(H, W):
-            moved = np.roll(P.weight[m].numpy(), (i, j), axis=(1, 2))
-            signal[:, first : first + channels] += a[:, m, i, j, None, None, None] * moved
+        for place in np.ndindex(*sides):
+            moved = np.roll(P.weight[m].numpy(), place, axis=axes)
+            signal[:, first : first + channels] += a[(slice(None), m, *place)][(..., *[None] * len(axes), None)] * moved
     np.testing.assert_allclose(P.decode(torch.from_numpy(a)), signal, atol=1e-12)
+
+
+@given(P=strategies.fourier(), seed=seeds)
+def test_fourier_multiplies_the_full_spectra_of_numpy(P: vd.FourierDictionary, seed: int) -> None:
+    x = signals_for(P, seed, (2,)).numpy()
+    axes, channels, templates = tuple(range(-P.dimensions, 0)), P.weight.shape[1], P.code_shape[0] // P.groups
+    spectra, transformed = np.fft.fftn(P.weight.numpy(), axes=axes), np.fft.fftn(x, axes=axes)
+    for m in range(P.code_shape[0]):
+        first = m // templates * channels
+        product = (spectra[m].conj() * transformed[:, first : first + channels]).sum(1)
+        wanted = np.fft.ifftn(product, axes=axes)
+        np.testing.assert_allclose(P.encode(torch.from_numpy(x))[:, m], wanted.real, atol=1e-12)
 
 
 def test_random_features_are_those_of_performers() -> None:
@@ -304,6 +350,14 @@ def test_finite_entries_whose_sum_overflows_are_taken() -> None:
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 8, 8), padding=-1), "padding is -1"),
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 8, 8), groups=0), "groups is 0"),
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 0), (1, 8, 8)), r"weight has shape \(2, 1, 3, 0\)"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 3), (1, 8, 8)), r"\(1, T\) with M divisible"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3, 3), (1, 8, 8)), r"\(1, T, H, W\) with M divisible"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 2, 2, 2, 2), (1, 4, 4, 4, 4)), "with 1 to 3 dimensions k"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 8, 8), stride=(1, 2, 3)), r"one for each of 2 dim"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 8, 8), padding=(1, -1)), "padding is -1"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 8, 8), dilation=0), "dilation is 0"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 3), (1, 8), dilation=4), "the 9 kernel is larger than"),
+        (lambda: vd.FourierDictionary(normal(0, 2, 1, 2, 2, 2, 2)), "with 1 to 3 dimensions n"),
         (lambda: vd.FourierDictionary(normal(0, 3, 1, 4, 4), groups=2), "weight has shape .* for 2 groups"),
         (lambda: vd.FourierDictionary(normal(0, 0, 1, 4, 4)), "weight has shape"),
         (lambda: vd.FourierDictionary(normal(0, 2, 1, 4, 4).bfloat16()), "weight is torch.bfloat16"),

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vars_dyn.simulate.banks import sides_of
 from vars_dyn.simulate.cli import FREE, parse, stored
 from vars_dyn.simulate.options import Option, groups, options_of
 
@@ -18,10 +19,12 @@ OPTIONS: list[Option] = [option for kind in groups().values() for option in opti
 #: What the first version stored of `LINE`. Later versions must resume such stores.
 LINE = ["--lam", "0.3x", "--rtol=1e-5", "--whole", "--crop", "0,1,8,9", "--record", "z,gap", "--t-max", "7", "--json"]
 STORED = (
-    '{"input": null, "whole": "yes", "colour": "no", "crop": "0,1,8,9", "scale": "none", "full_scale": "auto", '
+    '{"input": null, "whole": "yes", "movie": "no", "clip": "none", "channels": "separate", "colour": "no", '
+    '"crop": "0,1,8,9", "scale": "none", "full_scale": "auto", '
     '"background": "1", "patch": "16", "stride": "none", "patches": "none", "mean": "auto", "norm": "keep", '
     '"dictionary": "gabor", "orientations": "4", "scales": "none", "phases": "2", "places": "4", "wavelength": "4", '
-    '"kernel": "11", "conv_stride": "4", "field": "sparse", "lam": "0.3x", "alpha": "none", "beta": "none", '
+    '"speeds": "0,1", "bands": "24", "kernel": "auto", "conv_stride": "auto", '
+    '"field": "sparse", "lam": "0.3x", "alpha": "none", "beta": "none", '
     '"gamma": "none", "tau_z": "none", "tau_u": "none", "threshold": "none", "method": "dopri5", "rtol": "1e-5", '
     '"atol": "1e-8", "t_max": "7", "dt": "0.1", "times": "octaves", "gap": "1e-6", "step": "none", '
     '"check_every": "none", "max_steps": "1000000", "record": "z,gap", "every": "1", "neurons": "all", "atoms": "all", '
@@ -31,6 +34,13 @@ STORED = (
 
 def test_stores_keep_the_same_text() -> None:
     assert stored(parse(LINE)) == STORED
+
+
+def test_sides_of_older_stores_mean_the_same() -> None:
+    old = {"whole": "yes", "kernel": "11", "conv_stride": "4"}
+    chosen = parse(["--resume", "--out", "run.zarr"], lambda _: old).dictionary
+    kernel, stride = (sides_of(n, getattr(chosen, n), 2) for n in ("kernel", "conv_stride"))
+    assert (kernel, stride) == ((11, 11), (4, 4)) == (sides_of("kernel", None, 2), sides_of("conv_stride", None, 2))
 
 
 def test_a_store_gives_back_what_it_was_made_with() -> None:

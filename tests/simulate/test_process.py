@@ -114,7 +114,7 @@ def test_the_disk_that_is_worked_out_is_enough(here: Path, capsys: pytest.Captur
     line = ["signals.npy", "--dictionary", "random:90", "--t-max", "30", "--gap", "none", "--out", "run.zarr"]
     options = parse(line)
     signals = read_signals(options.signals, 0)
-    dictionary = dictionary_of(options.dictionary, signals, whole=False, seed=0)
+    dictionary = dictionary_of(options.dictionary, signals, seed=0)
     demand = demand_of(options, signals, dictionary, times_of(options.integrator))
     assert main([*line, "--figure", "none"]) == 0
     capsys.readouterr()

@@ -10,10 +10,16 @@ from torch import Tensor
 
 from vars_dyn import _checks
 
-__all__ = ["GaborBank"]
+__all__ = ["GaborBank", "colour_basis"]
 
 #: An orthonormal basis of colour: luminance, red against green, yellow against blue.
 _COLOURS = ((1.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 1.0, -2.0))
+
+
+def colour_basis(colours: int) -> Float[Tensor, "k c"]:
+    """An orthonormal basis of 1 or 3 colours, a direction a row: luminance, red against green, yellow against blue."""
+    basis = torch.tensor(_COLOURS if colours == 3 else [[1.0]], dtype=torch.float64)
+    return basis / basis.norm(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,7 @@ class GaborBank:
     def kernels(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "m c size size"]:
         """The templates as images (templates, colours, size, size), for a convolutional dictionary."""
         bank = torch.cat([self._scale(scale) for scale in range(self.scales)])
-        basis = torch.tensor(_COLOURS if self.colours == 3 else [[1.0]], dtype=torch.float64)
-        colour = basis / basis.norm(dim=1, keepdim=True)
-        return torch.einsum("kc,mij->kmcij", colour, bank).flatten(0, 1).to(dtype)
+        return torch.einsum("kc,mij->kmcij", colour_basis(self.colours), bank).flatten(0, 1).to(dtype)
 
     def _scale(self, scale: int) -> Tensor:
         """The grey templates of one scale, (templates, size, size)."""

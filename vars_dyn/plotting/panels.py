@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from vars_dyn.plotting.pictures import draw_signals, mosaic, patch_shape
+from vars_dyn.plotting.pictures import draw_signals, film, film_frames, is_movie, is_sound, mosaic, patch_shape
 from vars_dyn.plotting.style import BLUE, FAINT, INK, ORANGE, bare_axes, colours, marker, tidy_axes, time_axis
 from vars_dyn.recording import facts
 
@@ -27,8 +27,8 @@ __all__ = [
 
 #: The most grey lines of one quantity that are drawn, and the most coloured ones.
 _LINES, _COLOURED = 64, 8
-#: The most atoms that are drawn.
-_TILES = 24
+#: The most atoms that are drawn, as tiles, and as curves or film strips.
+_TILES, _STRIPS = 24, 8
 
 
 def plot_neurons(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> None:
@@ -103,14 +103,14 @@ def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
 
 def plot_input(ax: Axes, dataset: xr.Dataset) -> None:
     """Draw the input signals: the first image, reassembled if it was cut into patches, or the signals as rows."""
-    draw_signals(ax, dataset, dataset["signals"].to_numpy(), restore=True)
-    ax.set_title("input x")
+    draw_signals(ax, dataset, dataset["signals"].to_numpy(), restore=True, signal=_drawn(dataset))
+    ax.set_title(f"input x{_which(dataset)}")
 
 
 def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
     """Draw the reconstruction from the code at the end, laid out and scaled like the input."""
     rebuilt = dataset["reconstruction_end"].to_numpy()
-    draw_signals(ax, dataset, rebuilt, restore=True)
+    draw_signals(ax, dataset, rebuilt, restore=True, signal=_drawn(dataset))
     x = dataset["signals"].to_numpy()
     size = float(np.abs(x).max())  # the squares of very large and very small signals overflow or underflow
     explained = ""
@@ -123,7 +123,7 @@ def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
 def plot_residual(ax: Axes, dataset: xr.Dataset) -> None:
     """Draw the input minus its reconstruction. Zero is white."""
     residual = dataset["signals"].to_numpy() - dataset["reconstruction_end"].to_numpy()
-    draw_signals(ax, dataset, residual, restore=False)
+    draw_signals(ax, dataset, residual, restore=False, signal=_drawn(dataset))
     ax.set_title("residual")
 
 
@@ -131,19 +131,31 @@ def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
     """Draw the most active atoms at the end, summed over signals, as tiles if they are images, else as bars."""
     weight = dataset["dictionary"].to_numpy()
     code = np.abs(dataset["code_end"].to_numpy())
-    if weight.ndim == 4:
-        tiles, activity = weight, code.sum(axis=(0, 2, 3))
+    templates = dataset["dictionary"].dims[0] == "channel"
+    if templates:
+        tiles, activity = weight, code.sum(axis=(0, *range(2, code.ndim)))
     else:
         tiles, activity = weight.T, code.reshape(len(code), -1).sum(axis=0)
-    order = np.argsort(-activity, kind="stable")[: min(_TILES, int((activity > 0).sum()))]
+    most = _STRIPS if templates and weight.ndim != 4 else _TILES
+    order = np.argsort(-activity, kind="stable")[: min(most, int((activity > 0).sum()))]
     shape = patch_shape(dataset)
     ax.set_title("most active atoms")
     if not len(order):
         ax.text(0.5, 0.5, "no atom is active", transform=ax.transAxes, ha="center", color=INK)
         bare_axes(ax)
         return
-    if weight.ndim == 4 or shape is not None:
-        images = tiles[order].reshape(len(order), *(weight.shape[1:] if weight.ndim == 4 else shape or ()))
+    if is_sound(dataset) and templates:
+        _tones(ax, dataset, tiles[order], order)
+        return
+    if is_movie(dataset) and templates:
+        chosen = film_frames(weight.shape[2])
+        strips = np.stack([film(tile, chosen, across=len(chosen)) for tile in tiles[order]])
+        ax.imshow(mosaic(strips, across=1), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        bare_axes(ax)
+        ax.set_title("most active atoms over frames")
+        return
+    if templates or shape is not None:
+        images = tiles[order].reshape(len(order), *(weight.shape[1:] if templates else shape or ()))
         ax.imshow(mosaic(images), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         bare_axes(ax)
         return
@@ -152,6 +164,31 @@ def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
     ax.set_xlabel("atom")
     ax.set_ylabel("activity, sum of |a|")
     tidy_axes(ax)
+
+
+def _tones(ax: Axes, dataset: xr.Dataset, tones: NDArray[Any], numbers: NDArray[Any]) -> None:
+    """Draw templates of sounds (template, channel, sample) as curves, one below the other, named by their numbers."""
+    rate = dataset.attrs.get("sample_rate")
+    time = np.arange(tones.shape[-1]) * (1.0 if rate is None else 1000.0 / float(rate))
+    for line, tone in enumerate(tones):
+        ax.plot(time, (0.45 * tone / (np.abs(tone).max() or 1.0) - line).T, color=BLUE, linewidth=0.7)
+    ax.set_yticks(-np.arange(len(tones)), [str(k) for k in numbers])
+    ax.set_ylabel("template")
+    ax.set_xlabel("sample" if rate is None else "ms")
+    tidy_axes(ax)
+
+
+def _drawn(dataset: xr.Dataset) -> int:
+    """The sound or movie that is drawn: the one whose potentials are."""
+    return _chosen(dataset, None) if is_sound(dataset) or is_movie(dataset) else 0
+
+
+def _which(dataset: xr.Dataset) -> str:
+    """Which part of the input a panel shows, where it does not show all."""
+    many = f" of signal {_drawn(dataset)}" if dataset.sizes["signal"] > 1 else ""
+    if is_movie(dataset):
+        return f"{many}, frames {', '.join(str(k) for k in film_frames(dataset.sizes['frame']))}"
+    return many if is_sound(dataset) else ""
 
 
 def _potentials(ax: Axes, dataset: xr.Dataset, name: str, signal: int | None) -> None:

@@ -11,22 +11,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vars_dyn.dictionaries import ConvDictionary, FourierDictionary
 from vars_dyn.dynamics.base import Field
 from vars_dyn.recording.store import Array
 
 __all__ = ["Layout", "Population", "as_numpy", "meaning"]
 
-_SIGNAL_DIMS = {1: ("neuron",), 2: ("row", "column"), 3: ("colour", "row", "column")}
-_CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x")}
+_SIGNAL_DIMS = {
+    1: ("neuron",),
+    2: ("row", "column"),
+    3: ("colour", "row", "column"),
+    4: ("colour", "frame", "row", "column"),
+}
+_CODE_DIMS = {1: ("atom",), 2: ("y", "x"), 3: ("channel", "y", "x"), 4: ("channel", "code_frame", "y", "x")}
+#: Those of a sound: a convolution over one dimension.
+_SOUND_DIMS, _SOUND_CODE_DIMS = ("sound_channel", "sample"), ("channel", "place")
 
 
 @dataclass(frozen=True)
 class Population:
-    """The neurons or the atoms of a field: their shape and dimensions, and the recorded ones (None for all)."""
+    """The neurons or the atoms of a field: their shape and dimensions, and the recorded ones (None for all).
+
+    `axes` names the dimensions of a shape that has names of its own; it is empty for any other shape.
+    """
 
     name: str
     shape: tuple[int, ...]
     all_dims: tuple[str, ...]
+    axes: tuple[str, ...]
     chosen: tuple[int, ...] | None
 
     @property
@@ -51,8 +63,7 @@ class Population:
         long_name = f"index of the {self.name} among all {math.prod(self.shape)}, in row-major order"
         arrays = [Array(self.name, (self.name,), index, {"units": "1", "long_name": long_name})]
         if len(self.shape) > 1:
-            names = {"neuron": _SIGNAL_DIMS, "atom": _CODE_DIMS}[self.name].get(len(self.shape), ())
-            for name, place in zip(names, np.unravel_index(index, self.shape), strict=False):
+            for name, place in zip(self.axes, np.unravel_index(index, self.shape), strict=False):
                 attributes = {"units": "1", "long_name": f"{name} of the recorded {self.name}"}
                 arrays.append(Array(f"{self.name}_{name}", (self.name,), place.astype(np.int64), attributes))
         return arrays
@@ -68,8 +79,12 @@ class Layout:
     def __init__(self, field: Field, neurons: Sequence[int] | None = None, atoms: Sequence[int] | None = None) -> None:
         self.field = field
         self.signals = math.prod(field.signal_batch)
-        self.neurons = _population("neuron", field.dictionary.signal_shape, _SIGNAL_DIMS, neurons)
-        self.atoms = _population("atom", field.dictionary.code_shape, _CODE_DIMS, atoms)
+        dictionary = field.dictionary
+        sound = isinstance(dictionary, ConvDictionary | FourierDictionary) and dictionary.dimensions == 1
+        places = _SIGNAL_DIMS | ({2: _SOUND_DIMS} if sound else {})
+        code_places = _CODE_DIMS | ({2: _SOUND_CODE_DIMS} if sound else {})
+        self.neurons = _population("neuron", dictionary.signal_shape, places, neurons)
+        self.atoms = _population("atom", dictionary.code_shape, code_places, atoms)
         if atoms is not None and "u" not in field.state_names:
             raise ValueError(f"atoms were chosen, but {type(field).__name__} has no encoding neurons to choose from")
 
@@ -81,16 +96,17 @@ class Layout:
 def _population(
     name: str, shape: tuple[int, ...], names: dict[int, tuple[str, ...]], chosen: Sequence[int] | None
 ) -> Population:
-    dims = names.get(len(shape), tuple(f"{name}_{k}" for k in range(len(shape))))
+    axes = names.get(len(shape), ())
+    dims = axes or tuple(f"{name}_{k}" for k in range(len(shape)))
     if chosen is None:
-        return Population(name, shape, dims, None)
+        return Population(name, shape, dims, axes, None)
     index = tuple(int(k) for k in chosen)
     total = math.prod(shape)
     if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= total:
         wrong = next((k for k in index if not 0 <= k < total), None)
         came = "is empty" if not index else f"holds {wrong}" if wrong is not None else "names one twice"
         raise ValueError(f"{name}s {came}; distinct indices from 0 to {total - 1} are wanted")
-    return Population(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, index)
+    return Population(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, axes, index)
 
 
 def meaning(long_name: str) -> dict[str, str]:

@@ -161,7 +161,7 @@ def _dictionary_arrays(layout: Layout) -> list[Array]:
         dims = (*layout.neurons.all_dims, *layout.atoms.all_dims)
         return [Array("dictionary", dims, values[0], meaning(f"{name}: an atom a column"))]
     if isinstance(dictionary, (ConvDictionary, FourierDictionary)):
-        dims = ("channel", "kernel_colour", "kernel_row", "kernel_column")
+        dims = ("channel", *(f"kernel_{axis}" for axis in layout.neurons.axes))
         return [Array("dictionary", dims, values[0], meaning(f"{name}: its templates"))]
     return [
         Array(

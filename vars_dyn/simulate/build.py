@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor
 
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
-from vars_dyn.dictionaries.gabor import GaborBank
 from vars_dyn.dynamics import EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
 from vars_dyn.images import Signals
 from vars_dyn.integration import method_for
-from vars_dyn.simulate.inputs import real_array
+from vars_dyn.simulate.banks import bank_of, sides_of
 from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
 
 __all__ = ["device_of", "dictionary_of", "field_of", "integration_of", "threads_of", "times_of"]
@@ -68,9 +66,14 @@ def threads_of(options: RunOptions, field: Field) -> int:
     return 1 if size <= _ONE_THREAD else torch.get_num_threads()
 
 
-def dictionary_of(options: DictionaryOptions, signals: Signals, *, whole: bool, seed: int) -> Dictionary:
-    """The dictionary for the signals, in float64 on the CPU; ValueError if its shape does not fit theirs."""
-    weight = _bank(options, signals, whole=whole, seed=seed)
+def dictionary_of(options: DictionaryOptions, signals: Signals, *, seed: int) -> Dictionary:
+    """The dictionary for the signals, in float64 on the CPU; ValueError if its shape does not fit theirs.
+
+    Vectors get a dense one. Sounds, images and movies that are coded whole get a convolutional one.
+    """
+    weight = bank_of(options, signals, seed=seed)
+    shape = signals.values.shape[1:]
+    whole = len(shape) > 1
     empty = (weight.flatten(1) if whole else weight.mT).abs().amax(1) == 0 if weight.numel() else torch.ones(1).bool()
     if not weight.numel():
         raise ValueError(
@@ -80,7 +83,6 @@ def dictionary_of(options: DictionaryOptions, signals: Signals, *, whole: bool, 
         raise ValueError(
             f"--dictionary {options.dictionary}: atom {int(empty.nonzero()[0])} is zero; atoms that are not are wanted"
         )
-    shape = signals.values.shape[1:]
     if not whole:
         if weight.shape[0] != shape[0]:
             raise ValueError(
@@ -89,67 +91,14 @@ def dictionary_of(options: DictionaryOptions, signals: Signals, *, whole: bool, 
             )
         return DenseDictionary(weight)
     if weight.shape[1] != shape[0]:
-        raise ValueError(
-            f"--dictionary {options.dictionary} has templates of {weight.shape[1]} colours, the images have {shape[0]}"
-        )
-    size = (int(shape[0]), int(shape[1]), int(shape[2]))
-    return ConvDictionary(weight, size, stride=options.conv_stride, padding=int(weight.shape[-1]) // 2)
-
-
-def _bank(options: DictionaryOptions, signals: Signals, *, whole: bool, seed: int) -> Tensor:
-    """The weight: (d, d'), or (templates, colours, side, side) for whole images."""
-    shape = signals.values.shape[1:]
-    kind, colon, count = options.dictionary.partition(":")
-    if kind == "random" and colon:
-        return _random(
-            count, (shape[0], options.kernel, options.kernel) if whole else (shape[0],), whole=whole, seed=seed
-        )
-    if options.dictionary == "gabor":
-        return _gabor(options, signals, whole=whole)
-    weight = torch.from_numpy(real_array(Path(options.dictionary), "--dictionary"))
-    if weight.ndim != (4 if whole else 2):
-        wanted = "(templates, colours, side, side)" if whole else "(d, d'), an atom a column,"
-        raise ValueError(f"--dictionary {options.dictionary} has shape {tuple(weight.shape)}; {wanted} is wanted")
-    return weight
-
-
-def _random(count: str, shape: tuple[int, ...], *, whole: bool, seed: int) -> Tensor:
-    try:
-        atoms = int(count)
-    except ValueError:
-        atoms = 0
-    if atoms < 1:
-        raise ValueError(
-            f"--dictionary is 'random:{count}'; random:M with M, the number of atoms, at least 1 is wanted"
-        )
-    drawn = torch.randn(atoms, math.prod(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    rows = drawn / drawn.norm(dim=1, keepdim=True)
-    return rows.reshape(atoms, *shape) if whole else rows.mT.contiguous()
-
-
-def _gabor(options: DictionaryOptions, signals: Signals, *, whole: bool) -> Tensor:
-    def bank(side: int, *, places: int, colours: int) -> GaborBank:
-        return GaborBank(
-            side,
-            orientations=options.orientations,
-            scales=options.scales or (2 if whole else 3),
-            phases=options.phases,
-            places=places,
-            wavelength=options.wavelength,
-            colours=colours,
-        )
-
-    shape = signals.values.shape[1:]
-    if whole:
-        return bank(options.kernel, places=1, colours=int(shape[0])).kernels()
-    colours = signals.patch_colours or 1
-    side = math.isqrt(shape[0] // colours)
-    if side < 2 or side * side * colours != shape[0]:
-        raise ValueError(
-            f"--dictionary gabor wants square patches, but the signals have {shape[0]} entries; "
-            "random:M or a file is wanted"
-        )
-    return bank(side, places=options.places, colours=colours).weight()
+        kind = "channels, the sounds" if len(shape) == 2 else "colours, the images"
+        raise ValueError(f"--dictionary {options.dictionary} has templates of {weight.shape[1]} {kind} have {shape[0]}")
+    return ConvDictionary(
+        weight,
+        tuple(int(n) for n in shape),
+        stride=sides_of("conv_stride", options.conv_stride, len(shape) - 1),
+        padding=tuple(int(k) // 2 for k in weight.shape[2:]),
+    )
 
 
 def field_of(options: Options, signals: Signals, dictionary: Dictionary) -> Field:

@@ -1,4 +1,4 @@
-"""Read the command's INPUT: signals from image files and arrays."""
+"""Read the command's INPUT: signals from images, sounds, movies and arrays."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 import zarr
 from matplotlib import cbook
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors import safe_open
 
 from vars_dyn._reading import one_line, regular_file
 from vars_dyn._resources import need_memory
 from vars_dyn.images import Signals, centre, crop, image_files, normalise, patch_count, patches, read_picture
+from vars_dyn.simulate.moving import are_movies, is_sound, read_movies, read_sounds, stacked
 from vars_dyn.simulate.options import InputOptions
+from vars_dyn.simulate.scaling import described, divisor, rescaled
 
 __all__ = ["read_array", "read_signals"]
 
@@ -42,9 +43,14 @@ def read_signals(options: InputOptions, seed: int) -> Signals:
     for path in paths:
         if not path.exists():
             raise ValueError(
-                f"INPUT {path} does not exist; an image, a folder of images, a .npy file or a zarr array is wanted"
+                f"INPUT {path} does not exist; an image, a folder of images, a sound, a movie, a .npy file or a zarr "
+                "array is wanted"
             )
     arrays = [path for path in paths if is_array(path)]
+    if any(is_sound(path) for path in paths):
+        return _preprocessed(read_sounds(paths, options), options, subtract=options.mean != "keep")
+    if not arrays and are_movies(paths, options):
+        return _preprocessed(read_movies(paths, options), options, subtract=options.mean != "keep")
     if not arrays:
         files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
         images, scaling = _images(files, options)
@@ -56,6 +62,10 @@ def read_signals(options: InputOptions, seed: int) -> Signals:
         )
     what, names = f"INPUT {arrays[0]}", [str(arrays[0].resolve())]
     values, scaling = _scaled(read_array(arrays[0], "INPUT"), what, options.full_scale)
+    if options.movie:
+        signals = stacked(values, what, options)
+        signals = Signals(signals.values, {}, {"input": names, **scaling})
+        return _preprocessed(signals, options, subtract=options.mean != "keep")
     if values.ndim == 3:
         stack = [image[None] for image in values]
         return _coded(_prepared(stack, options.crop, options.scale), names, scaling, options, seed)
@@ -76,18 +86,11 @@ def _images(files: Sequence[Path], options: InputOptions) -> tuple[list[NDArray[
     images, scales, ground = [], [], False
     for file in files:
         picture = read_picture(file, colour=options.colour)
-        scale = picture.depth if asked in ("auto", "dtype") else 1.0 if asked == "none" else float(asked)
+        scale = divisor(asked, picture.depth)
         images.append(picture.over(options.background, scale))
         scales.append(scale)
         ground = ground or picture.alpha is not None
-    return images, _described(scales, "images", f", over a ground of {options.background:g}" if ground else "")
-
-
-def _described(scales: Sequence[float], what: str, more: str = "") -> dict[str, Any]:
-    """The attributes that say how the stored numbers were scaled."""
-    distinct = sorted(set(scales))
-    done = "as they are stored" if distinct == [1.0] else f"divided by {' or '.join(f'{s:.10g}' for s in distinct)}"
-    return {"scaling": f"{what} {done}{more}", "full_scale": distinct}
+    return images, described(scales, "images", f", over a ground of {options.background:g}" if ground else "")
 
 
 def is_array(path: Path) -> bool:
@@ -176,7 +179,7 @@ def _scaled(values: NDArray[Any], what: str, asked: str | float) -> tuple[NDArra
         found = _real(values, what) / scale
     if not np.isfinite(found).all():
         raise ValueError(f"--full-scale is {asked}, by which {what} overflows; a larger number is wanted")
-    return found, _described([scale], f"the array's {values.dtype} numbers")
+    return found, described([scale], f"the array's {values.dtype} numbers")
 
 
 def _real(values: NDArray[Any], what: str) -> NDArray[np.float64]:
@@ -206,20 +209,7 @@ def _prepared(
     images: Sequence[NDArray[np.float64]], box: Sequence[int] | None, scale: float | None
 ) -> list[NDArray[np.float64]]:
     cut = [crop(image, box) if box is not None else image for image in images]
-    return [_resized(image, scale) for image in cut] if scale is not None and scale != 1 else cut
-
-
-def _resized(image: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    sides = [n * scale for n in image.shape[-2:]]
-    if max(sides) > 1e6:
-        raise ValueError(f"--scale is {scale:g}, which makes sides of {max(sides):.3g} pixels; at most 1e6 are wanted")
-    rows, columns = (max(1, round(n)) for n in sides)
-    need_memory(16.0 * rows * columns * len(image), f"--scale {scale:g}", "a smaller one is wanted")
-    planes = [
-        np.asarray(Image.fromarray(plane.astype(np.float32)).resize((columns, rows), Image.Resampling.LANCZOS))
-        for plane in image
-    ]
-    return np.stack(planes).astype(np.float64)
+    return [rescaled(image, scale) for image in cut]
 
 
 def _coded(

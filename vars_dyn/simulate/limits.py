@@ -13,6 +13,7 @@ from vars_dyn._resources import free_disk, need_memory, size
 from vars_dyn.dictionaries import Dictionary
 from vars_dyn.images import Signals
 from vars_dyn.recording import VARIABLES
+from vars_dyn.simulate.banks import sides_of
 from vars_dyn.simulate.options import IntegratorOptions, Options
 
 __all__ = ["Demand", "check_device", "check_dictionary", "check_looks", "demand_of"]
@@ -105,19 +106,21 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
 def check_dictionary(options: Options, signals: Signals) -> None:
     """Raise ValueError if the dictionary that is to be made does not fit into memory."""
     chosen, shape = options.dictionary, signals.values.shape[1:]
-    whole = options.signals.whole
-    side = chosen.kernel if whole else math.isqrt(shape[0])
-    entries = shape[0] * chosen.kernel**2 if whole else shape[0]
+    dimensions = len(shape) - 1
+    sides = sides_of("kernel", chosen.kernel, dimensions) if dimensions else ()
+    entries = shape[0] * math.prod(sides)
     kind, colon, number = chosen.dictionary.partition(":")
     if kind == "random" and colon and number.isdecimal() and number.isascii():
         atoms = int(number)
+    elif chosen.dictionary in ("gabor", "gammatone") and dimensions == 1:
+        atoms = shape[0] * chosen.bands * chosen.phases
     elif chosen.dictionary == "gabor":
         scales = chosen.scales or 3
         if scales > 60:
             raise ValueError(f"--scales is {scales}; at most 60 are wanted, beyond which no pixel differs from another")
-        places = [1 if whole else -(-chosen.places // 2**scale) for scale in range(scales)]
-        atoms = 3 * chosen.orientations * chosen.phases * sum(n * n for n in places)
-        entries = max(entries, side * side)
+        places = [1 if dimensions else -(-chosen.places // 2**scale) for scale in range(scales)]
+        ways = 2 * len(chosen.speeds) if dimensions == 3 else 1
+        atoms = 3 * ways * chosen.orientations * chosen.phases * sum(n * n for n in places)
     else:
         return
     # Four arrays of float64: the drawn or computed atoms, the normalised ones, and the transposes of both.

@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from tqdm import tqdm
 
 from vars_dyn import _process
-from vars_dyn._files import Workplace, check_place, is_our_picture, replacing, tidy_all
-from vars_dyn._version import __version__
+from vars_dyn._files import Workplace, check_place, tidy_all
 from vars_dyn.integration import IntegrationError
-from vars_dyn.plotting import summary
+from vars_dyn.movies import pyav
+from vars_dyn.plotting.animation import ANIMATION_SUFFIXES
 from vars_dyn.recording import Progress, StoreError, facts, is_store
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.recording.record import record
@@ -34,6 +33,7 @@ from vars_dyn.simulate.cli import FREE, parse, stored
 from vars_dyn.simulate.inputs import read_signals
 from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
 from vars_dyn.simulate.options import Options
+from vars_dyn.simulate.pictures import FIGURE_SUFFIXES, check_picture, save_animation, save_figure
 from vars_dyn.simulate.unused import check_used
 
 __all__ = ["main"]
@@ -105,7 +105,7 @@ def _run(options: Options, begun: _Begun) -> int:
     signals = read_signals(options.signals, options.run.seed)
     notes = [] if recording.resume else check_used(options, signals)
     check_dictionary(options, signals)
-    dictionary = dictionary_of(options.dictionary, signals, whole=options.signals.whole, seed=options.run.seed)
+    dictionary = dictionary_of(options.dictionary, signals, seed=options.run.seed)
     demand = demand_of(options, signals, dictionary, times)
     large = demand.check(Path() if recording.out is None else recording.out)
     check_device(device, demand)
@@ -120,7 +120,10 @@ def _run(options: Options, begun: _Begun) -> int:
         inputs = given if isinstance(given, list) else [given]
         sources = [Path(str(name)) for name in (*inputs, *_files_of(options.dictionary.dictionary))]
         check_place("--out", store, sources)
-        _check_figure(figure, sources)
+        check_picture("--figure", figure, FIGURE_SUFFIXES, sources)
+        check_picture("--animate", recording.animate, ANIMATION_SUFFIXES, sources)
+        if recording.animate is not None and recording.animate.suffix.lower() == ".mp4":
+            pyav(f"--animate {recording.animate}")
         begun.store, begun.extra = store, _unstored(options)
         with _bar(times[-1].item()) as progress:
             dataset = record(
@@ -141,7 +144,9 @@ def _run(options: Options, begun: _Begun) -> int:
                 **integration,
             )
     if figure is not None:
-        _save(dataset, figure)
+        save_figure(dataset, figure)
+    if recording.animate is not None:
+        save_animation(dataset, recording.animate)
     found = report.report_of(dataset, None if figure is None else str(figure))
     text = report.as_table(found, facts(dataset)["stop_gap"])
     if options.run.json:
@@ -157,7 +162,8 @@ def _run(options: Options, begun: _Begun) -> int:
 
 def _unstored(options: Options) -> list[str]:
     """The options that a store does not keep, and that the command to resume the run must repeat."""
-    extra = ["--figure", str(options.text["figure"])] if "figure" in options.given else []
+    pictures = [name for name in ("figure", "animate") if name in options.given]
+    extra = [word for name in pictures for word in (f"--{name}", str(options.text[name]))]
     return [*extra, *(["--json"] if options.run.json else [])]
 
 
@@ -228,40 +234,10 @@ def _figure_of(options: Options, store: Path) -> Path | None:
 def _files_of(dictionary: str) -> list[str]:
     """The file or folder that a dictionary is read from; empty if it is not read from one."""
     return (
-        [] if dictionary == "gabor" or dictionary.startswith("random:") else [dictionary.partition(".safetensors:")[0]]
+        []
+        if dictionary in ("gabor", "gammatone") or dictionary.startswith("random:")
+        else [dictionary.partition(".safetensors:")[0]]
     )
-
-
-def _check_figure(figure: Path | None, sources: Sequence[Path]) -> None:
-    """Raise ValueError if the figure cannot be written, or would replace a file that is no figure of a simulation."""
-    if figure is None:
-        return
-    if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--figure is {figure}; a name ending in .png, .pdf or .svg is wanted")
-    if figure.resolve() in [source.resolve() for source in sources]:
-        raise ValueError(f"--figure {figure} is an INPUT; another name is wanted")
-    check_place("--figure", figure)
-    if figure.is_dir():
-        raise ValueError(f"--figure {figure} is a folder; the name of a picture is wanted")
-    if os.path.lexists(figure) and not is_our_picture(figure):
-        raise ValueError(f"--figure {figure} exists and is no figure of a simulation; another name is wanted")
-    folder = figure.parent
-    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ValueError(f"--figure {figure} cannot be written: {folder} is no folder that may be written to")
-
-
-def _save(dataset: xr.Dataset, figure: Path) -> None:
-    """Draw the summary to a file, which gets its name when it is complete."""
-    mark = f"vars_dyn {__version__}"
-    metadata = {".png": {"Software": mark}, ".pdf": {"Creator": mark}, ".svg": {"Creator": mark}}[figure.suffix.lower()]
-    try:
-        with replacing(figure) as partial:
-            summary(dataset).savefig(partial, dpi=100, metadata=metadata)
-    except OSError as error:
-        raise StoreError(
-            f"--figure {figure} cannot be written: {error.strerror or error}; "
-            f"the store {dataset.encoding['source']} is complete"
-        ) from error
 
 
 class _Bar:

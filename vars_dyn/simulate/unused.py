@@ -12,9 +12,26 @@ from vars_dyn.simulate.options import Options
 
 __all__ = ["check_used", "idle_options"]
 
-_BANK = ("orientations", "scales", "phases", "places", "wavelength")
+_BANK = ("orientations", "scales", "phases", "places", "wavelength", "speeds", "bands")
+#: What signals are, by the dimensions of their array.
+_KINDS = {2: "vectors", 3: "sounds", 4: "images", 5: "movies"}
+_CALLED = {
+    "vectors": "patches of images",
+    "sounds": "sounds, whose tones differ in frequency",
+    "images": "--whole, where templates are at all places",
+    "movies": "movies, where templates are at all places",
+}
+#: The options of a built-in bank that each kind of signal takes.
+_USED = {
+    "vectors": {"orientations", "scales", "phases", "places", "wavelength"},
+    "sounds": {"phases", "bands"},
+    "images": {"orientations", "scales", "phases", "wavelength"},
+    "movies": {"orientations", "scales", "phases", "wavelength", "speeds"},
+}
 _TOLERANCES = ("rtol", "atol")
-_IMAGES = ("crop", "scale", "patch", "stride", "patches", "colour", "background")
+_CUTS = ("patch", "stride", "patches")
+_PIXELS = ("crop", "colour", "background")
+_IMAGES = ("scale", *_PIXELS, *_CUTS, "movie")
 
 
 def check_used(options: Options, signals: Signals) -> list[str]:
@@ -33,23 +50,30 @@ def check_used(options: Options, signals: Signals) -> list[str]:
 def idle_options(options: Options, signals: Signals) -> Iterator[tuple[str, str]]:
     """The options that do nothing here, each with the reason."""
     chosen, dictionary, recording = options.signals, options.dictionary, options.record
-    whole, bank = chosen.whole, dictionary.dictionary == "gabor"
-    rows = signals.patch_colours is None and not whole
+    kind, source = _KINDS[signals.values.ndim], dictionary.dictionary
+    built = source in ("gabor", "gammatone")
     array = any(is_array(Path(name)) for name in chosen.input)
-    if rows:
+    if kind == "vectors" and signals.patch_colours is None:
         yield from ((name, "with an array of signals, which is taken row by row") for name in _IMAGES)
+    elif kind == "sounds":
+        yield from ((name, "with a sound") for name in (*_PIXELS, "movie"))
     elif array:
         yield from ((name, "with a stack of grey images") for name in ("colour", "background"))
-    if whole:
-        yield from ((name, "with --whole") for name in ("patch", "stride", "patches"))
+    if kind in ("sounds", "movies"):
+        yield from ((name, f"with {kind}, which are coded whole") for name in (*_CUTS, "whole"))
     else:
+        yield "clip", "without a sound or a movie"
+    if kind != "sounds":
+        yield "channels", "without a sound"
+    if kind == "images":
+        yield from ((name, "with --whole") for name in _CUTS)
+    elif kind == "vectors":
         yield from ((name, "without --whole") for name in ("kernel", "conv_stride"))
-    if not bank:
-        yield from ((name, f"with --dictionary {dictionary.dictionary}") for name in _BANK)
-        if whole and not dictionary.dictionary.startswith("random:"):
-            yield "kernel", f"with --dictionary {dictionary.dictionary}, whose templates have their own size"
-    elif whole:
-        yield "places", "with --whole, where templates are at all places"
+    idle = set(_BANK) if not built else set(_BANK) - _USED[kind]
+    reason = f"with --dictionary {source}" if not built else f"with {_CALLED[kind]}"
+    yield from ((name, reason) for name in _BANK if name in idle)
+    if not built and kind != "vectors" and not source.startswith("random:"):
+        yield "kernel", f"with --dictionary {source}, whose templates have their own size"
     if options.integrator.gap is None:
         yield "check_every", "with --gap none"
     if not method_for(options.integrator.method).uses_tolerance:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from vars_dyn.recording import VARIABLES
 
 __all__ = [
+    "Clip",
     "Lam",
     "box",
+    "clip",
     "count",
     "fraction",
     "full_scale",
@@ -25,11 +27,20 @@ __all__ = [
     "or_none",
     "path",
     "shown",
+    "sides",
+    "speeds",
     "yes",
 ]
 
 #: Largest number of indices. Checking more would take longer than most runs.
 _INDICES = 10**7
+
+
+class Clip(NamedTuple):
+    """A part of a sound or movie: where it starts and stops, in seconds or numbers of frames, and the step."""
+
+    ends: tuple[tuple[float, bool], tuple[float, bool]]
+    step: int
 
 
 class Lam(NamedTuple):
@@ -172,6 +183,50 @@ def box(text: str) -> tuple[int, ...]:
         found = ()
     if len(found) != 4:
         raise ValueError(f"{shown(text)}; TOP,LEFT,HEIGHT,WIDTH in pixels is wanted")
+    return found
+
+
+def clip(text: str) -> Clip:
+    """Read START,STOP or START,STOP,STEP: numbers of frames or samples, or seconds, such as 0.5s."""
+    try:
+        first, last, *rest = (part.strip() for part in text.split(","))
+        ends = [(float(part[:-1]), True) if part.endswith("s") else (float(int(part)), False) for part in (first, last)]
+        (step,) = [int(part) for part in rest] or [1]
+        if step < 1 or not all(math.isfinite(value) and 0 <= value < 2**53 for value, _ in ends):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"{shown(text)}; START,STOP or START,STOP,STEP is wanted, in numbers of frames or samples, or in seconds "
+            "such as 0.5s,2s"
+        ) from None
+    return Clip((ends[0], ends[1]), step)
+
+
+def sides(least: int) -> Callable[[str], tuple[int, ...]]:
+    """Make a reader of one integer of at least `least`, or of one for each dimension, separated by commas."""
+
+    def read(text: str) -> tuple[int, ...]:
+        try:
+            found = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            found = ()
+        if not 1 <= len(found) <= 3 or min(found) < least or max(found) >= 2**31:
+            raise ValueError(
+                f"{shown(text)}; an integer of at least {least}, or one for each dimension such as 5,11,11, is wanted"
+            )
+        return found
+
+    return read
+
+
+def speeds(text: str) -> tuple[float, ...]:
+    """Read numbers of at least 0, separated by commas."""
+    try:
+        found = tuple(number(0.0)(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"{shown(text)}; numbers of at least 0, each once, separated by commas, are wanted")
     return found
 
 

@@ -1,15 +1,16 @@
-"""Images as signals: how they are read, cut into patches, and assembled from patches."""
+"""Read image files: the stored numbers, what they mean, and which way is up."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from vars_dyn._reading import one_line, regular_file
 from vars_dyn._resources import need_memory
@@ -17,15 +18,9 @@ from vars_dyn._resources import need_memory
 __all__ = [
     "FORMATS",
     "IMAGE_SUFFIXES",
+    "Pages",
     "Picture",
-    "Signals",
-    "assemble",
-    "centre",
-    "crop",
     "image_files",
-    "normalise",
-    "patch_count",
-    "patches",
     "read_image",
     "read_picture",
     "read_rgb",
@@ -36,27 +31,6 @@ FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp", ".tif", ".tiff")
 #: For an image of more pixels, the memory is checked before it is decoded.
 _LARGE = 10**7
-
-
-@dataclass(frozen=True)
-class Signals:
-    """Signals, and where they come from.
-
-    Attributes:
-        values: the signals, (signal, *signal_shape).
-        coordinates: by name, one value per signal, such as the patch's place in its image or the subtracted mean.
-        attributes: by name, what holds for all signals, such as their files or the patch size.
-    """
-
-    values: NDArray[np.float64]
-    coordinates: dict[str, NDArray[np.generic]] = field(default_factory=dict)
-    attributes: dict[str, str | int | float | list[str] | list[int] | list[float]] = field(default_factory=dict)
-
-    @property
-    def patch_colours(self) -> int | None:
-        """How many colours each patch has; None where the signals are no patches."""
-        colours = self.attributes.get("patch_colours")
-        return colours if isinstance(colours, int) else None
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -123,7 +97,10 @@ def read_picture(path: Path, *, colour: bool = False) -> Picture:
     Raises ValueError for what cannot be read as an image: a file that is not regular, in none of `FORMATS` or damaged,
     several frames, 16 bits for each of several colours (of which Pillow reads 8), and numbers that are not finite.
     """
-    image = _opened(path)
+    return _whole_picture(path, _opened(path), colour=colour)
+
+
+def _whole_picture(path: Path, image: Image.Image, *, colour: bool) -> Picture:
     if image.info["vars_dyn_narrowed"]:
         raise ValueError(
             f"{path} holds more than 8 bits for each colour, of which 8 would be lost; "
@@ -132,26 +109,49 @@ def read_picture(path: Path, *, colour: bool = False) -> Picture:
     return _picture(path, image, colour=colour)
 
 
+class Pages:
+    """The pages of a TIFF, which is kept open; a file of another format has one page.
+
+    Attributes:
+        count: the number of pages.
+
+    Raises ValueError as `read_picture` does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        regular_file(path, "an image")
+        self._path = path
+        with _explained(path):
+            self._file = Image.open(path, formats=FORMATS)
+            self.count = int(getattr(self._file, "n_frames", 1)) if self._file.format == "TIFF" else 1
+
+    def picture(self, number: int, *, colour: bool = False) -> Picture:
+        """The page `number`, counted from 0, as `read_picture` gives it. Raises ValueError as that does."""
+        with _explained(self._path):
+            self._file.seek(number)
+            image = _decoded(self._file)
+        return _whole_picture(self._path, image, colour=colour)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 def _opened(path: Path) -> Image.Image:
     """The image, decoded and turned upright; ValueError in one sentence where the file is no image."""
     regular_file(path, "an image")
+    with _explained(path), Image.open(path, formats=FORMATS) as file:
+        frames = getattr(file, "n_frames", 1)
+        if frames > 1 and file.format != "MPO":  # a telephone's JPEG has previews as further frames
+            raise ValueError(f"it holds {frames} frames; one is wanted")
+        return _decoded(file)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn Pillow's errors into a ValueError of one sentence."""
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            frames = getattr(file, "n_frames", 1)
-            if frames > 1 and file.format != "MPO":  # a telephone's JPEG has previews as further frames
-                raise ValueError(f"it holds {frames} frames; one is wanted")
-            if file.width * file.height > _LARGE:
-                # Six arrays of float64 at most: the decoded pixels, their conversions, and the result.
-                need = 8 * 6 * file.width * file.height * len(file.getbands())
-                need_memory(need, f"an image of {file.width} x {file.height} pixels", "a smaller one is wanted")
-            narrowed = _is_narrowed(file)
-            tags = getattr(file, "tag_v2", {})
-            bits, signed = tags.get(258, (0,))[0], tags.get(339, (1,))[0] == 2
-            inverted = tags.get(262) == 0
-            file.load()
-            key = file.info.get("transparency")
-            ImageOps.exif_transpose(file, in_place=True)
-            image: Image.Image = file
+        yield
     except UnidentifiedImageError:
         raise ValueError(f"{path} is no image; {', '.join(FORMATS[:-1])} or {FORMATS[-1]} is wanted") from None
     except Image.DecompressionBombError as error:
@@ -160,6 +160,21 @@ def _opened(path: Path) -> Image.Image:
         raise
     except Exception as error:  # for a damaged file Pillow raises errors of many types
         raise ValueError(f"{path} cannot be read as an image: {one_line(error) or type(error).__name__}") from None
+
+
+def _decoded(file: ImageFile) -> Image.Image:
+    """The image of an open file, or its present page, turned upright, with what else is needed in `info`."""
+    if file.width * file.height > _LARGE:
+        # Six arrays of float64 at most: the decoded pixels, their conversions, and the result.
+        need = 8 * 6 * file.width * file.height * len(file.getbands())
+        need_memory(need, f"an image of {file.width} x {file.height} pixels", "a smaller one is wanted")
+    narrowed = _is_narrowed(file)
+    tags = getattr(file, "tag_v2", {})
+    bits, signed = tags.get(258, (0,))[0], tags.get(339, (1,))[0] == 2
+    inverted = tags.get(262) == 0
+    file.load()
+    key = file.info.get("transparency")
+    image = ImageOps.exif_transpose(file)
     image.info.update(vars_dyn_narrowed=narrowed, vars_dyn_tags=(bits, signed, inverted), transparency=key)
     if key is None:
         del image.info["transparency"]
@@ -220,96 +235,3 @@ def _converted(path: Path, image: Image.Image, mode: str) -> Image.Image:
         return image.convert(mode)
     except ValueError as error:
         raise ValueError(f"{path} has colours of the kind {image.mode}: {one_line(error)}") from None
-
-
-def crop(image: NDArray[np.float64], box: Sequence[int]) -> NDArray[np.float64]:
-    """The part (top, left, height, width) of an image (colour, row, column), in pixels; ValueError if it sticks out."""
-    top, left, height, width = box
-    rows, columns = image.shape[-2:]
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
-        raise ValueError(
-            f"crop is {top},{left},{height},{width}; TOP,LEFT,HEIGHT,WIDTH inside the image of {rows} x {columns} "
-            "pixels is wanted"
-        )
-    return image[..., top : top + height, left : left + width]
-
-
-def patch_count(images: Sequence[NDArray[np.float64]], size: int, stride: int | None = None) -> int:
-    """The number of patches that `patches` cuts. Raises ValueError for an image smaller than a patch."""
-    return sum(math.prod(_grid(number, image, size, stride or size)) for number, image in enumerate(images))
-
-
-def patches(
-    images: Sequence[NDArray[np.float64]],
-    size: int,
-    stride: int | None = None,
-    chosen: NDArray[np.integer] | None = None,
-) -> Signals:
-    """Square patches of images (colour, row, column) as vectors (signal, colour * size * size).
-
-    `stride` pixels lie between the corners of neighbouring patches (by default `size`). Rows at the bottom and columns
-    at the right that fill no patch are left out. `chosen` holds the numbers of the patches to take, in increasing order
-    (by default all). The coordinates patch_image, patch_row and patch_column say where each patch was. Raises
-    ValueError for an image smaller than a patch.
-    """
-    step = size if stride is None else stride
-    values, places, before = [], [], 0
-    for number, image in enumerate(images):
-        down, across = _grid(number, image, size, step)
-        view = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(-2, -1))[:, ::step, ::step]
-        index: NDArray[np.integer] = np.arange(down * across)
-        if chosen is not None:
-            index = chosen[(chosen >= before) & (chosen < before + down * across)] - before
-        before += down * across
-        row, column = np.divmod(index, across)
-        values.append(np.moveaxis(view[:, row, column], 0, 1).reshape(len(index), -1))
-        places.append(np.stack([np.full(row.size, number), step * row, step * column], axis=1))
-    place = np.concatenate(places)
-    return Signals(
-        np.concatenate(values),
-        {"patch_image": place[:, 0], "patch_row": place[:, 1], "patch_column": place[:, 2]},
-        {"patch_size": size, "patch_stride": step, "patch_colours": int(images[0].shape[0])},
-    )
-
-
-def _grid(number: int, image: NDArray[np.float64], size: int, step: int) -> tuple[int, int]:
-    """How many patches fit into an image, down and across."""
-    rows, columns = image.shape[-2:]
-    if min(rows, columns) < size:
-        raise ValueError(
-            f"image {number} has {rows} x {columns} pixels; at least the patch of {size} x {size} is wanted"
-        )
-    return (rows - size) // step + 1, (columns - size) // step + 1
-
-
-def assemble(
-    values: NDArray[np.float64], row: NDArray[np.integer], column: NDArray[np.integer], size: int
-) -> NDArray[np.float64]:
-    """The image (colour, row, column) made of patches (signal, colour * size * size) at (row, column).
-
-    Overlapping patches are averaged. Pixels that no patch covers are NaN.
-    """
-    tiles = values.reshape(len(values), -1, size, size)
-    top, left = int(row.min()), int(column.min())
-    shape = (tiles.shape[1], int(row.max()) - top + size, int(column.max()) - left + size)
-    total, count = np.zeros(shape), np.zeros(shape[1:])
-    for tile, r, c in zip(tiles, row - top, column - left, strict=True):
-        total[:, r : r + size, c : c + size] += tile
-        count[r : r + size, c : c + size] += 1
-    return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
-
-
-def centre(signals: Signals) -> Signals:
-    """Signals without their mean, which the coordinate signal_mean keeps."""
-    axes = tuple(range(1, signals.values.ndim))
-    mean = signals.values.mean(axis=axes)
-    values = signals.values - mean.reshape(-1, *[1] * len(axes))
-    return Signals(values, signals.coordinates | {"signal_mean": mean}, signals.attributes)
-
-
-def normalise(signals: Signals) -> Signals:
-    """Signals divided by their norm, which the coordinate signal_norm keeps. A signal of zeros stays zero."""
-    axes = tuple(range(1, signals.values.ndim))
-    norm = np.sqrt((signals.values**2).sum(axis=axes))
-    scale = np.where(norm > 0, norm, 1.0).reshape(-1, *[1] * len(axes))
-    return Signals(signals.values / scale, signals.coordinates | {"signal_norm": norm}, signals.attributes)
