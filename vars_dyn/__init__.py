@@ -15,6 +15,8 @@ from vars_dyn.dictionaries import (
 from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
 from vars_dyn.integration import IntegrationError, Trajectory
 from vars_dyn.integration.integrate import integrate
+from vars_dyn.interventions import Clamp, Inject, Lesion, Scale, Silence
+from vars_dyn.noise import Noise
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import facts, open_dataset, to_dataset
 from vars_dyn.recording.record import record
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attention",
+    "Clamp",
     "ConvDictionary",
     "DenseDictionary",
     "Dictionary",
@@ -36,12 +39,17 @@ __all__ = [
     "Field",
     "FourierDictionary",
     "GeluThreshold",
+    "Inject",
     "IntegrationError",
+    "Lesion",
+    "Noise",
     "NonNegativeSoftThreshold",
     "PerformerAttention",
     "RandomFeatureDictionary",
     "Recurrent",
     "Reduced",
+    "Scale",
+    "Silence",
     "SoftThreshold",
     "SoftmaxAttention",
     "Solution",

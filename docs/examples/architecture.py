@@ -33,6 +33,8 @@ ORDER = (
     "problems",
     "quadratic",
     "dynamics",
+    "interventions",
+    "noise",
     "integration",
     "solvers",
     "recording",

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks
+from vars_dyn import _checks, _scaling
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.problems import SparseProblem
 from vars_dyn.shapes import expand_trailing, flat_lead, per_signal
@@ -126,6 +126,26 @@ class Field(ABC):
         At `start` and `end` themselves it has its limits from within, so that no step sees the other side of a jump.
         """
         return self
+
+    def held(self, t: float, state: State) -> State:
+        """The state in which potentials that are given from outside at time t have their values."""
+        return state
+
+    def free(self) -> tuple[Tensor | None, ...]:
+        """Which units of every part of the state follow f, as masks of the event's shape; None for all of them."""
+        return (None,) * len(self.state_names)
+
+    def unknowns(self, state: State) -> Tensor:
+        """The code as the variable of `problem()`, which leaves out what is given from outside."""
+        return self.code(state)
+
+    def amplified(self, power: int) -> Self:
+        """The field whose x and lam, and so all of its states, are two to the `power` times as large."""
+        if not power:
+            return self
+        twin, exponent = copy.copy(self), torch.tensor(power, dtype=torch.int32, device=self.x.device)
+        twin.x, twin.lam = _scaling.scaled(self.x, exponent), _scaling.scaled(self.lam, exponent)
+        return twin
 
     def derivative(self, t: float | Tensor, state: State) -> State:
         """d state / dt at time t without checks, for steppers that have checked the state."""
