@@ -139,10 +139,12 @@ class Field(ABC):
         """The code as the variable of `problem()`, which leaves out what is given from outside."""
         return self.code(state)
 
-    def amplified(self, power: int) -> Self:
-        """The field whose x and lam, and so all of its states, are two to the `power` times as large."""
-        if not power:
-            return self
+    def at(self, t: float | Tensor) -> Field:
+        """The field as it is from time t on, held there: it has the code, V and the problem of that time."""
+        return self
+
+    def times_two_to(self, power: int) -> Self:
+        """The same field for x and lam times two to the `power`."""
         twin, exponent = copy.copy(self), torch.tensor(power, dtype=torch.int32, device=self.x.device)
         twin.x, twin.lam = _scaling.scaled(self.x, exponent), _scaling.scaled(self.lam, exponent)
         return twin

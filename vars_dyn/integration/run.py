@@ -88,7 +88,7 @@ class Run:
         gap = snapshot.relative_gap
         if count and bool(gap.isnan().any()):
             with torch.no_grad(), contextlib.suppress(ValueError):
-                fixed = self.field.detach().during(float(times[count - 1]), float(times[count - 1]))
+                fixed = self.field.detach().at(float(times[count - 1]))
                 if fixed.instability() is None:
                     gap = fixed.problem().relative_gap(fixed.unknowns(tuple(part[-1].detach() for part in states)))
         return Trajectory(times[:count], states, snapshot.statistics, gap, snapshot.settled_at)

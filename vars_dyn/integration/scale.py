@@ -43,7 +43,7 @@ def power_of(field: Field, state: State) -> int:
 
 def field_times(field: Field, power: int) -> Field:
     """The same field for x and lam times two to the `power`."""
-    return field.amplified(power)
+    return field.times_two_to(power) if power else field
 
 
 def state_times(state: State, power: int) -> State:

@@ -57,6 +57,9 @@ class Intervened(Wrapped):
             self._kept = (key, Acting(inner, acting, start))
         return self._kept[1]
 
+    def at(self, t: float | Tensor) -> Field:
+        return self.during(float(t), float(t)).at(t)
+
     @property
     def last(self) -> Field:
         """The field after the last boundary."""

@@ -62,8 +62,8 @@ class Wrapped(Field):
     def select(self, index: Tensor) -> Self:
         return self.around(self.field.select(index), self.interventions)
 
-    def amplified(self, power: int) -> Self:
-        return self.around(self.field.amplified(power), [each.amplified(power) for each in self.interventions])
+    def times_two_to(self, power: int) -> Self:
+        return self.around(self.field.times_two_to(power), [each.amplified(power) for each in self.interventions])
 
     def __repr__(self) -> str:
         return f"{self.field!r} with {', '.join(map(repr, self.interventions))}"

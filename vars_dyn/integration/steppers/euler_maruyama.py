@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
@@ -23,7 +22,7 @@ class EulerMaruyama(Scheme):
     """y + h f + b dW."""
 
     def step(self, func: Noisy, y: State, t: float, h: float, noise: Sequence[Tensor | None]) -> State:
-        slope = func(torch.tensor(t, dtype=torch.float64), y)
+        slope = func(t, y)
         return noisy_sum(y, slope, h, func.strengths(y), noise)
 
 

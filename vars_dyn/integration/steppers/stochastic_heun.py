@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
@@ -32,7 +31,7 @@ class StochasticHeun(Scheme):
 
 
 def _drift(func: Noisy, t: float, y: State) -> State:
-    slope = func(torch.tensor(t, dtype=torch.float64), y)
+    slope = func(t, y)
     return tuple(f - c for f, c in zip(slope, func.correction(y), strict=True))
 
 
