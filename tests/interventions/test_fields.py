@@ -64,42 +64,46 @@ def test_v_falls_at_every_state_while_the_same_interventions_act(case: int, seed
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_the_field_rests_where_its_problem_has_its_argmin(case: int) -> None:
     field = sparse(2, **CONVEX)
-    run = vd.integrate(field, field.initial_state(), at(0.0, 200.0), gap=1e-12, interventions=CASES[case])
+    run = vd.integrate(
+        field, field.initial_state(), at(0.0, 200.0), rtol=1e-5, gap=1e-10, check_every=5.0, interventions=CASES[case]
+    )
     assert bool(run.settled_at.isfinite().all())
     acting = with_interventions(field, CASES[case]).at(200.0)
     code = vd.solve(acting.problem(), tol=1e-13).code
     state = tuple(part[-1] for part in run.states)
-    torch.testing.assert_close(acting.unknowns(state), code, rtol=0, atol=2e-6)
+    torch.testing.assert_close(acting.unknowns(state), code, rtol=0, atol=2e-5)
     # A gap is no false certificate: another code has a gap that is not small.
     assert float(acting.problem().relative_gap(code + 0.1 * (code != 0)).max()) > 1e-3
 
 
-def test_silencing_for_good_is_solving_without_the_atom() -> None:
-    """To 1e-10, against scikit-learn with the columns removed."""
-    field, gone = sparse(3), [1, 4]
-    run = vd.integrate(field, field.initial_state(), at(0.0, 3000.0), gap=1e-15, interventions=[vd.Silence(atoms=gone)])
-    acting = with_interventions(field, [vd.Silence(atoms=gone)]).at(0.0)
-    code = acting.code(tuple(part[-1] for part in run.states))
-    solved = vd.solve(acting.problem(), tol=1e-15).code
+@pytest.mark.parametrize("constants", [{}, CONVEX])
+def test_silencing_for_good_is_solving_without_the_atom(constants: dict[str, float]) -> None:
+    """To 1e-10: the problem, its gap at any state, and the end of a run; the LASSO against scikit-learn too."""
+    field, gone = sparse(3, **constants), [1, 4]
     kept = [k for k in range(ATOMS) if k not in gone]
-    weight = field.dictionary.matrix()[:, kept].numpy()
-    without = vd.solve(
-        vd.SparseProblem(vd.DenseDictionary(torch.from_numpy(weight.copy())), field.x, 0.3), tol=1e-15
-    ).code
-    for row, signal in enumerate(field.x.numpy()):
-        oracle = Lasso(alpha=0.3 / D, fit_intercept=False, tol=1e-15, max_iter=10**6).fit(weight, signal).coef_
-        np.testing.assert_allclose(without[row], oracle, rtol=0, atol=1e-7)
+    weight = field.dictionary.matrix()[:, kept].clone()
+    removed = vd.SparseRecurrent(vd.DenseDictionary(weight), field.x, lam=0.3, **constants).problem()
+    acting = with_interventions(field, [vd.Silence(atoms=gone)]).at(0.0)
+    solved, without = (vd.solve(problem, tol=1e-15).code for problem in (acting.problem(), removed))
     torch.testing.assert_close(solved[:, kept], without, rtol=0, atol=1e-10)
-    torch.testing.assert_close(code[:, kept], without, rtol=0, atol=2e-7)
-    assert bool((code[:, gone] == 0).all() and (solved[:, gone] == 0).all())
-    removed = vd.SparseProblem(vd.DenseDictionary(torch.from_numpy(weight.copy())), field.x, 0.3)
+    assert bool((solved[:, gone] == 0).all())
     state = states_for(field, 5)
-    torch.testing.assert_close(
-        acting.problem().gap(acting.unknowns(state)), removed.gap(acting.code(state)[:, kept]), rtol=1e-10, atol=0
+    gaps = acting.problem().gap(acting.unknowns(state)), removed.gap(acting.code(state)[:, kept])
+    torch.testing.assert_close(*gaps, rtol=1e-10, atol=0)
+    if not constants:
+        for row, signal in enumerate(field.x.numpy()):
+            oracle = Lasso(alpha=0.3 / D, fit_intercept=False, tol=1e-14, max_iter=10**5).fit(weight.numpy(), signal)
+            np.testing.assert_allclose(without[row], oracle.coef_, rtol=0, atol=1e-6)
+        return
+    # Started near the end, so that the run settles to rounding soon.
+    run = vd.integrate(
+        field, acting.state_at(solved), at(0.0, 60.0), rtol=1e-12, atol=1e-13, interventions=[vd.Silence(atoms=gone)]
     )
+    code = acting.code(tuple(part[-1] for part in run.states))
+    torch.testing.assert_close(code[:, kept], without, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("method", ["dopri5", "rkc", "auto", "dopri8"])
+@pytest.mark.parametrize("method", ["dopri5", "rkc", "dopri8"])
 def test_a_trajectory_past_interventions_is_scipys(method: str) -> None:
     """The formulas written out in NumPy, with jumps, a ramp and synapses of one way, by LSODA piece by piece."""
     field = sparse(4, **CONVEX)
@@ -199,9 +203,9 @@ def test_a_lesioned_unit_keeps_its_potential_and_a_silenced_one_does_not() -> No
 
 def test_signals_settle_only_after_the_last_intervention() -> None:
     field = sparse(7, **CONVEX)
-    acts = [vd.Silence(atoms=[0], start=90.0, stop=100.0)]
-    run = vd.integrate(field, field.initial_state(), at(0, 400.0), gap=1e-8, interventions=acts)
-    assert bool((run.settled_at > 100).all())
+    acts = [vd.Silence(atoms=[0], start=30.0, stop=40.0)]
+    run = vd.integrate(field, field.initial_state(), at(0, 200.0), gap=1e-8, interventions=acts)
+    assert bool((run.settled_at > 40).all())
     assert float(field.problem().relative_gap(field.code(tuple(p[-1] for p in run.states))).max()) <= 1e-8
 
 

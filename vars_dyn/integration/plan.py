@@ -89,7 +89,7 @@ def plan_for(field: Field, options: Options, capped: bool, power: int = 0) -> Pl
     method, gap, forcing = method_for(options.method), options.gap, None
     if options.noise is not None and options.is_noisy:
         if gap is not None:
-            raise ValueError(f"gap is {gap}, but under noise no signal settles; no gap is wanted")
+            raise ValueError(f"gap is {gap}, but under noise no signal settles; none is wanted")
         method, forcing = SCHEMES[options.noise.scheme], Forcing(options.noise.amplified(power), field.flat())
     _checks.full_precision("x", field.x)
     settles_from = max(field.boundaries, default=-math.inf)
