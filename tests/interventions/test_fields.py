@@ -103,8 +103,8 @@ def test_silencing_for_good_is_solving_without_the_atom(constants: dict[str, flo
     torch.testing.assert_close(code[:, kept], without, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("method", ["dopri5", "rkc", "dopri8"])
-def test_a_trajectory_past_interventions_is_scipys(method: str) -> None:
+@pytest.mark.parametrize(("method", "rtol", "allowed"), [("dopri5", 1e-8, 1e-6), ("rkc", 1e-4, 2e-3)])
+def test_a_trajectory_past_interventions_is_scipys(method: str, rtol: float, allowed: float) -> None:
     """The formulas written out in NumPy, with jumps, a ramp and synapses of one way, by LSODA piece by piece."""
     field = sparse(4, **CONVEX)
     course = Course([0.5, 1.0, 2.0], [0.0, 1.0, -0.5], between="linear")
@@ -123,8 +123,8 @@ def test_a_trajectory_past_interventions_is_scipys(method: str) -> None:
             field.initial_state(),
             at(0.0, 0.6, 1.5, 3.0),
             method=method,
-            rtol=1e-9,
-            atol=1e-11,
+            rtol=rtol,
+            atol=1e-2 * rtol,
             interventions=acts,
         )
     weight, x = field.dictionary.matrix().numpy(), field.x.numpy()[0]
@@ -158,9 +158,8 @@ def test_a_trajectory_past_interventions_is_scipys(method: str) -> None:
         y = solve_ivp(slope, (low, high), y, "LSODA", rtol=1e-11, atol=1e-13, args=(low,)).y[:, -1]
         seen[high] = y
     found = torch.cat([run.states[0][:, 0], run.states[1][:, 0]], -1)
-    tolerance = 2e-5 if method == "rkc" else 1e-6
     for row, time in enumerate((0.6, 1.5, 3.0), start=1):
-        np.testing.assert_allclose(found[row], seen[time], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(found[row], seen[time], rtol=0, atol=allowed)
 
 
 def test_a_feedforward_neuron_under_current_and_clamp_has_its_closed_form() -> None:
@@ -278,7 +277,6 @@ def test_gradients_through_interventions(gradient: str) -> None:
         ([vd.Silence(atoms=[1, 2]), vd.Clamp(1.0, atoms=[2], start=3.0)], "act on atom 2 at the same time"),
         ([vd.Clamp(1.0, neurons=[2], stop=3.0), vd.Inject(1.0, neurons="all", start=2.0)], "act on neuron 2 at the"),
         ([vd.Clamp(torch.ones(1, dtype=torch.float32), atoms=[1])], "torch.float32 but x is torch.float64"),
-        (["silence"], "interventions hold a str"),
     ],
 )
 def test_what_does_not_fit_the_field_is_refused(acts: list[Intervention], said: str) -> None:

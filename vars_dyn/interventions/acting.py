@@ -42,6 +42,8 @@ class Acting(Wrapped):
         self.scaled = _with_dictionary(field, _reweighted(field.dictionary, self.effect.rows, self.effect.columns))
         self._evaluated = self.scaled
         self._sent = self._image()
+        given = any(tensor.requires_grad for each in self.interventions for tensor in each.tensors())
+        self._has_graph = given or (self._sent is not None and self._sent[0].requires_grad)
 
     def around(self, field: Field, interventions: Sequence[Intervention]) -> Acting:
         return Acting(field, interventions, self.time)
@@ -92,6 +94,12 @@ class Acting(Wrapped):
 
     def derivative(self, t: float | Tensor, state: State) -> State:
         """d state / dt at time t, without checks."""
+        if self._has_graph and torch.is_grad_enabled():
+            # Computed anew, as a backward pass in pieces goes through the graph of each evaluation once.
+            return self.around(self.field, self.interventions)._rates(t, state)
+        return self._rates(t, state)
+
+    def _rates(self, t: float | Tensor, state: State) -> State:
         potentials = dict(zip(self.state_names, state, strict=True))
         found = self._with_neurons(t, **potentials) if "z" in potentials else self._reduced(t, potentials["u"])
         return tuple(_stopped(part, value) for part, value in zip(self._parts, found, strict=True))
