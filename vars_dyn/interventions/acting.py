@@ -141,9 +141,11 @@ class Acting(Wrapped):
         du, sent, current = self._encoders(t, u, du), self.sent(t), effect.neurons.current
         if sent is None and current is None:
             return (du,)
-        drive = 0.0 if sent is None else -(constants["gamma"] - 1 / constants["alpha"]) * sent
+        drive = torch.zeros_like(self.x)
+        if sent is not None:
+            drive = drive - (constants["gamma"] - 1 / constants["alpha"]) * sent
         if current is not None:
-            drive = drive + (current.at(t) / constants["alpha"]).expand_as(self.x)
+            drive = drive + current.at(t) / constants["alpha"]
         return (du + self.scaled.dictionary.encode_unchecked(drive) / constants["tau_u"],)
 
     def _scaled_alone(self, t: float | Tensor, z: Tensor, u: Tensor, dz: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:

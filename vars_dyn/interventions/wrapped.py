@@ -69,6 +69,13 @@ class Wrapped(Field):
         return f"{self.field!r} with {', '.join(map(repr, self.interventions))}"
 
 
+def _delegated(name: str) -> property:
+    def get(self: Wrapped) -> Any:
+        return getattr(self.field, name)
+
+    return property(get)
+
+
 # The base class keeps these as attributes of its own, so that `__getattr__` would not be asked for them.
 for _name in ("dictionary", "x", "lam", "constants"):
-    setattr(Wrapped, _name, property(lambda self, name=_name: getattr(self.field, name)))
+    setattr(Wrapped, _name, _delegated(_name))
