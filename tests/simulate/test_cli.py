@@ -29,7 +29,7 @@ STORED = (
     '"chunk": "16", "seed": "0", "device": "cpu", "dtype": "float64", "threads": "auto"}'
 )
 #: What newer stores hold too: options that came later, at their defaults.
-NEWER = {name: "none" for name in ("silence", "lesion", "clamp", "inject", "scale_synapses")} | {
+NEWER = dict.fromkeys(("silence", "lesion", "clamp", "inject", "scale_synapses"), "none") | {
     "noise_z": "0",
     "noise_u": "0",
 }
