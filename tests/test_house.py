@@ -34,6 +34,7 @@ ORDER = (
     ("vars_dyn.anchors",),
     ("vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.raw_problems", "vars_dyn.certificates", "vars_dyn.units"),
     ("vars_dyn.dynamics",),
+    ("vars_dyn.interventions", "vars_dyn.noise"),
     ("vars_dyn.integration",),
     ("vars_dyn.solvers",),
     ("vars_dyn.hierarchy",),
@@ -71,6 +72,8 @@ MANY_PARAMETERS = {
     "vars_dyn.attention.vars.VarsAttention.__init__": "a layer's constructor",
     "models.gfnet.GlobalFilterNetwork.__init__": "a layer's constructor, with timm's names",
     "models.rvt.RobustVisionTransformer.__init__": "a layer's constructor, with timm's names",
+    "vars_dyn.integration.integrate.integrate": "a public call: a field, a method and what happens on the way",
+    "vars_dyn.integration.streaming.stream": "its keywords are those of `integrate`",
     "vars_dyn.recording.record.record": "a public call whose keywords are those of `integrate` and its own",
 }
 

@@ -17,16 +17,18 @@ from vars_dyn.dynamics import Attention, EncoderDecoder, FeedForward, Field, Rec
 from vars_dyn.hierarchy import Hierarchy, hierarchy_problem
 from vars_dyn.integration import IntegrationError, Trajectory
 from vars_dyn.integration.integrate import integrate
+from vars_dyn.interventions import Clamp, Inject, Lesion, Scale, Silence
 from vars_dyn.learning.results import Learned
 from vars_dyn.learning.training import learn
+from vars_dyn.noise import Noise
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import facts, open_dataset, to_dataset
 from vars_dyn.recording.record import record
 from vars_dyn.solvers.equilibrium import equilibrium
 from vars_dyn.solvers.implicit import differentiability
 from vars_dyn.solvers.solve import Solution, solve
-from vars_dyn.sweeping.sweep import sweep
 from vars_dyn.spiking import SpikingLCA, open_spikes, spike
+from vars_dyn.sweeping.sweep import sweep
 from vars_dyn.thresholds import GeluThreshold, NonNegativeSoftThreshold, SoftThreshold, Threshold
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attention",
+    "Clamp",
     "ConvDictionary",
     "DenseDictionary",
     "Dictionary",
@@ -44,13 +47,18 @@ __all__ = [
     "GeluThreshold",
     "Hierarchy",
     "HierarchyDictionary",
+    "Inject",
     "IntegrationError",
     "Learned",
+    "Lesion",
+    "Noise",
     "NonNegativeSoftThreshold",
     "PerformerAttention",
     "RandomFeatureDictionary",
     "Recurrent",
     "Reduced",
+    "Scale",
+    "Silence",
     "SoftThreshold",
     "SoftmaxAttention",
     "Solution",
@@ -72,8 +80,8 @@ __all__ = [
     "record",
     "replace_attention",
     "solve",
-    "sweep",
     "spike",
+    "sweep",
     "to_dataset",
 ]
 

@@ -37,6 +37,8 @@ ORDER = (
     "problems",
     "quadratic",
     "dynamics",
+    "interventions",
+    "noise",
     "integration",
     "solvers",
     "hierarchy",

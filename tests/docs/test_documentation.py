@@ -36,6 +36,15 @@ def test_the_guides_to_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert float(names["decay"][-1]) <= 1e-6
 
 
+def test_the_guide_to_interventions_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(python_of("docs/howto/interventions.md"), names)
+    assert float(abs(names["silent"]).max()) == 0
+    assert len(names["noisy"].times) == 41
+    assert "a potential of" in names["watched"].stopped
+
+
 def test_the_measurements_of_integration_run() -> None:
     names: dict[str, object] = {}
     exec(python_of("docs/integration.md"), names)

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks
+from vars_dyn import _checks, _scaling
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.problems import SparseProblem
 from vars_dyn.shapes import expand_trailing, flat_lead, per_signal
@@ -126,6 +126,28 @@ class Field(ABC):
         At `start` and `end` themselves it has its limits from within, so that no step sees the other side of a jump.
         """
         return self
+
+    def held(self, t: float, state: State) -> State:
+        """The state in which potentials that are given from outside at time t have their values."""
+        return state
+
+    def free(self) -> tuple[Tensor | None, ...]:
+        """Which units of every part of the state follow f, as masks of the event's shape; None for all of them."""
+        return (None,) * len(self.state_names)
+
+    def unknowns(self, state: State) -> Tensor:
+        """The code as the variable of `problem()`, which leaves out what is given from outside."""
+        return self.code(state)
+
+    def at(self, t: float | Tensor) -> Field:
+        """The field as it is from time t on, held there: it has the code, V and the problem of that time."""
+        return self
+
+    def times_two_to(self, power: int) -> Self:
+        """The same field for x and lam times two to the `power`."""
+        twin, exponent = copy.copy(self), torch.tensor(power, dtype=torch.int32, device=self.x.device)
+        twin.x, twin.lam = _scaling.scaled(self.x, exponent), _scaling.scaled(self.lam, exponent)
+        return twin
 
     def derivative(self, t: float | Tensor, state: State) -> State:
         """d state / dt at time t without checks, for steppers that have checked the state."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn._scaling import scaled
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
 from vars_dyn.penalties import L1, Penalty
 from vars_dyn.problems import SparseProblem, checked_weights
@@ -88,6 +89,12 @@ class Gated(Field):
     def select(self, index: Tensor) -> Self:
         twin, dims = super().select(index), len(self.dictionary.code_shape)
         twin.weights, twin.bias = (t if t is None or t.ndim == dims else t[index] for t in (self.weights, self.bias))
+        return twin
+
+    def times_two_to(self, power: int) -> Self:
+        twin = super().times_two_to(power)
+        if twin.bias is not None:
+            twin.bias = scaled(twin.bias, torch.tensor(power, dtype=torch.int32, device=twin.bias.device))
         return twin
 
     def prepared(self) -> Self:

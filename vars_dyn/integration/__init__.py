@@ -5,7 +5,7 @@ other in this order: results and scale, steppers, plan, times, segment, live, ru
 """
 
 from vars_dyn.integration.plan import Options
-from vars_dyn.integration.results import IntegrationError, Snapshot, Statistics, Trajectory, start_of
+from vars_dyn.integration.results import IntegrationError, Monitor, Snapshot, Statistics, Trajectory, start_of
 from vars_dyn.integration.steppers import METHODS, Method, method_for
 from vars_dyn.integration.streaming import stream
 
@@ -13,6 +13,7 @@ __all__ = [
     "METHODS",
     "IntegrationError",
     "Method",
+    "Monitor",
     "Options",
     "Snapshot",
     "Statistics",

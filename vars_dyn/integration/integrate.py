@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,14 @@ from vars_dyn._compile import uncompiled
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration.gradients import Adjoint, Mode, is_wanted, through_time
 from vars_dyn.integration.plan import Options
-from vars_dyn.integration.results import Trajectory, start_of
+from vars_dyn.integration.results import IntegrationError, Monitor, Trajectory, start_of, verdict
 from vars_dyn.integration.run import run_for
 from vars_dyn.integration.segment import Segment
 from vars_dyn.integration.steppers import method_for
 from vars_dyn.integration.streaming import stream
 from vars_dyn.integration.times import Spacing, checked_times, looks_at_gap
+from vars_dyn.interventions import Intervention, with_interventions
+from vars_dyn.noise import Noise
 
 __all__ = ["integrate", "stream"]
 
@@ -34,6 +38,9 @@ def integrate(
     cap_steps: bool | None = None,
     check_every: float | None = None,
     max_steps: int = 1_000_000,
+    interventions: Sequence[Intervention] | None = None,
+    noise: Noise | None = None,
+    monitor: Monitor | None = None,
 ) -> Trajectory:
     """Integrate a field from `state` at times[0] and return the states at `times`.
 
@@ -65,6 +72,15 @@ def integrate(
         check_every: time between looks at the gap; by default one time constant, or ten capped steps if that is longer
             (for "rkc" and "auto" it doubles as time goes on, so that steps may grow).
         max_steps: the largest number of attempted steps.
+        interventions: what is done to units on the way, such as `vars_dyn.Silence` (`vars_dyn.interventions`). States
+            are those after what begins at their time. A signal settles only after the last start, stop and knot, at the
+            problem of the units that are then free.
+        noise: white noise, a `vars_dyn.Noise`. Its scheme then takes the place of `method`, with `step` or, by default,
+            the largest power of two within a tenth of the stability limit; no gap can be asked for. Noise of strength
+            zero changes nothing.
+        monitor: a function that is called with the `vars_dyn.integration.Snapshot` at each of `times` after the first.
+            If it returns a text, the run stops there: the trajectory ends, and has that text as `stopped`. The method
+            is restarted at each of `times`.
 
     Returns:
         A `Trajectory`, always len(times) long.
@@ -79,14 +95,17 @@ def integrate(
     loses its history there. Autocast is off inside: the solve runs in the field's own dtype. Where only the equilibrium
     is wanted, and not the path to it, `vars_dyn.equilibrium` is faster.
     """
-    options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps)
+    options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps, noise)
     times = checked_times(times)
     field.checked(state)
+    field = with_interventions(field, interventions)
     mode = through_time(gradient)
     differentiable = is_wanted(field, state)
     chosen = method_for(method)
     if differentiable and isinstance(mode, Adjoint) and not mode.fits(chosen):
         raise ValueError(f'method is "{method}", which has no adjoint; backprop or checkpoint is wanted, or dopri5')
+    if differentiable and isinstance(mode, Adjoint) and options.is_noisy:
+        raise ValueError('gradient is "adjoint", which noise has not; backprop or checkpoint is wanted')
     with torch.autocast(field.x.device.type, enabled=False):
         run = run_for(field, state, options, capped=differentiable if cap_steps is None else cap_steps)
     spacing = looks_at_gap(run.plan, field, check_every)
@@ -94,8 +113,21 @@ def integrate(
         spacing = Spacing(mode.between_restarts(run.plan, float(times[-1] - times[0])))
     snapshot = run.entered(start_of(field, state, float(times[0]), step if chosen.adaptive else None))
     reached = times if snapshot.live.numel() else times[:1]
+    solve, rows = mode.solve if differentiable else Segment.solve, list[State]()
     with torch.set_grad_enabled(differentiable), torch.autocast(field.x.device.type, enabled=False):
-        rows, snapshot = run.carry(snapshot, reached, spacing, mode.solve if differentiable else Segment.solve)
+        # A monitor sees every time; without one the way is carried at once.
+        for part in reached.split(len(reached) if monitor is None else 1):
+            try:
+                found, snapshot = run.carry(snapshot, part, spacing, solve)
+            except IntegrationError as error:
+                rows.extend([] if error.partial is None else [error.partial])
+                error.trajectory = error.trajectory if monitor is None else run.trajectory(times, rows, snapshot)
+                raise
+            rows.extend(found)
+            reason = verdict(monitor, run.left(snapshot)) if float(part[0]) > float(times[0]) else None
+            if reason is not None:
+                done = sum(len(parts[0]) for parts in rows)
+                return run.trajectory(times[:done], rows, snapshot)._replace(stopped=reason)
         missing = len(times) - sum(len(parts[0]) for parts in rows)
         rows.append(tuple(part.expand(missing, *part.shape) for part in snapshot.state))
         return run.trajectory(times, rows, snapshot)

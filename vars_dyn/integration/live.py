@@ -40,8 +40,14 @@ def advance(plan: Plan, field: Field, snapshot: Snapshot, cut: Cut, solve: Segme
         raise
     states = rows.put(snapshot.state, states)
     last = tuple(part[0] for part in rows.put(snapshot.state, tuple(part[None] for part in last)))
+    held = field.held(cut.end, last)
+    if held is not last:
+        if len(cut.outputs) and float(cut.outputs[-1]) == cut.end:
+            states = tuple(torch.cat([part[:-1], end[None]]) for part, end in zip(states, held, strict=True))
+        last = held
     after = snapshot._replace(time=cut.end, state=last, step=segment.next_step, statistics=segment.statistics)
-    if plan.problem is None or plan.gap is None:
+    # Before the last boundary nothing settles, because what is to come may move it again.
+    if plan.problem is None or plan.gap is None or snapshot.time < plan.settles_from:
         return states, after
     certified = _certified(plan.gap, plan.problem, moving, after, rows)
     if lost := (certified.live & certified.relative_gap.isnan()).flatten().nonzero().flatten().tolist():
@@ -78,7 +84,7 @@ def _certified(goal: float, problem: SparseProblem, moving: Field, after: Snapsh
     """The snapshot with new gaps for the signals that moved; those within `goal` become settled."""
     with torch.no_grad():
         own = problem if rows.index is None else problem.select(rows.index)
-        found = own.relative_gap(moving.detach().code(tuple(rows.take(p.detach()) for p in after.state)))
+        found = own.relative_gap(moving.detach().unknowns(tuple(rows.take(p.detach()) for p in after.state)))
         found = torch.where(rows.live, found, rows.take(after.relative_gap))
         gap = found if rows.index is None else after.relative_gap.index_copy(0, rows.index, found)
         settled = after.live & (gap <= goal)

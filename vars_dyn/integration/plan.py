@@ -12,7 +12,9 @@ import torch
 from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field
 from vars_dyn.integration.scale import Tolerance, tolerances
-from vars_dyn.integration.steppers import Method, method_for
+from vars_dyn.integration.steppers import SCHEMES, Method, method_for
+from vars_dyn.integration.steppers.stochastic import Forcing, Scheme, default_step
+from vars_dyn.noise import Noise
 from vars_dyn.problems import SparseProblem
 
 __all__ = ["MILD_CURVATURE", "Options", "Plan", "plan_for"]
@@ -34,9 +36,17 @@ class Options:
     cap_steps: bool | None = None
     check_every: float | None = None
     max_steps: int = 1_000_000
+    noise: Noise | None = None
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether there is noise; noise of strength zero is none."""
+        return self.noise is not None and not self.noise.is_silent
 
     def __post_init__(self) -> None:
         method_for(self.method)
+        if self.noise is not None and not isinstance(self.noise, Noise):
+            raise ValueError(f"noise is {_checks.describe(self.noise)}; a vars_dyn.Noise is wanted")
         _checks.number("rtol", self.rtol, positive=True)
         _checks.number("atol", self.atol, positive=True)
         _checks.count("max_steps", self.max_steps)
@@ -60,25 +70,36 @@ class Plan(NamedTuple):
     step: float | None
     gap: float | None
     problem: SparseProblem | None
+    #: the time of the field's last boundary, after which signals may settle
+    settles_from: float
     max_steps: int
     #: whether a stable equilibrium of every signal is proved
     stable: bool
+    #: the noise; None where there is none
+    forcing: Forcing | None
 
 
-def plan_for(field: Field, options: Options, capped: bool) -> Plan:
+def plan_for(field: Field, options: Options, capped: bool, power: int = 0) -> Plan:
     """The plan for a field, with steps capped at the stability limit if `capped` is true or a gap is wanted.
+
+    `power` is the exponent of two by which the field was made larger than the user's.
 
     Raises ValueError for options that do not fit the field; warns of a field without a proved stable equilibrium.
     """
-    method, gap = method_for(options.method), options.gap
+    method, gap, forcing = method_for(options.method), options.gap, None
+    if options.noise is not None and options.is_noisy:
+        if gap is not None:
+            raise ValueError(f"gap is {gap}, but under noise no signal settles; none is wanted")
+        method, forcing = SCHEMES[options.noise.scheme], Forcing(options.noise.amplified(power), field.flat())
     _checks.full_precision("x", field.x)
-    reason = field.instability()
+    settles_from = max(field.boundaries, default=-math.inf)
+    reason = field.during(settles_from, math.inf).instability()
     problem = None
     if gap is not None:
         if reason:
             raise ValueError(f"gap is {gap}, but {reason}")
         with torch.no_grad():
-            problem = field.detach().problem().flat()
+            problem = field.detach().during(settles_from, math.inf).problem().flat()
     elif reason:
         warnings.warn(reason, stacklevel=4)
     stiffness = float(field.stiffness().max())
@@ -97,8 +118,10 @@ def plan_for(field: Field, options: Options, capped: bool) -> Plan:
         step=options.step if method.adaptive else _fixed_step(method, field, options.step),
         gap=gap,
         problem=problem,
+        settles_from=settles_from,
         max_steps=options.max_steps,
         stable=not reason,
+        forcing=forcing,
     )
 
 
@@ -110,4 +133,6 @@ def _fixed_step(method: Method, field: Field, step: float | None) -> float:
             f"step is {step:.6g}, which {method.name} is not stable at: its limit over the field's fastest decay is "
             f"{longest:.6g}; a step of at most that is wanted, or none, for steps that end at the times asked for"
         )
+    if isinstance(method, Scheme):
+        return default_step(method.limit, float(field.decay().max())) if step is None else step
     return 0.9 * longest if step is None else step

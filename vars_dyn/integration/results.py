@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import Field, State
 
-__all__ = ["IntegrationError", "Snapshot", "Statistics", "Trajectory", "start_of"]
+__all__ = ["IntegrationError", "Monitor", "Snapshot", "Statistics", "Trajectory", "start_of", "verdict"]
 
 
 class Statistics(NamedTuple):
@@ -43,6 +44,18 @@ class Snapshot(NamedTuple):
     statistics: Statistics
 
 
+#: A function that sees a run's snapshots, and may stop it by returning the reason as a text.
+Monitor = Callable[[Snapshot], str | None]
+
+
+def verdict(monitor: Monitor | None, snapshot: Snapshot) -> str | None:
+    """The monitor's reason to stop the run at the snapshot; None to go on. ValueError for any other answer."""
+    reason = None if monitor is None else monitor(snapshot)
+    if reason is not None and not isinstance(reason, str):
+        raise ValueError(f"the monitor returned {reason!r}; a text with the reason to stop, or None, is wanted")
+    return reason
+
+
 class Trajectory(NamedTuple):
     """What `integrate` returns.
 
@@ -52,6 +65,8 @@ class Trajectory(NamedTuple):
         statistics: evaluations of f, steps accepted and rejected.
         relative_gap: at the end, per signal; NaN where the field has no stable equilibrium.
         settled_at: per signal, the time at which it was found settled; NaN where no gap was asked for or reached.
+        stopped: the reason for which a monitor stopped the run; None where none did. A run that was stopped has the
+            times up to there.
     """
 
     times: Tensor
@@ -59,6 +74,7 @@ class Trajectory(NamedTuple):
     statistics: Statistics
     relative_gap: Tensor
     settled_at: Tensor
+    stopped: str | None = None
 
 
 class IntegrationError(RuntimeError):

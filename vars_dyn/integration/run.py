@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -61,9 +62,10 @@ class Run:
 
         The run ends early once all signals have settled. An IntegrationError carries the trajectory up to there.
         """
-        begun, rows = snapshot.state, list[State]()
+        snapshot = snapshot._replace(state=self.flat.held(snapshot.time, snapshot.state))
+        begun, rows = snapshot, list[State]()
         if float(times[0]) == snapshot.time:
-            rows.append(tuple(part[None] for part in begun))
+            rows.append(tuple(part[None] for part in begun.state))
         try:
             for cut in cuts(snapshot.time, times[len(rows) :], spacing, self.flat.boundaries):
                 states, snapshot = advance(self.plan, self.flat, snapshot, cut, solve)
@@ -84,10 +86,11 @@ class Run:
         count = len(states[0])
         snapshot = self.left(snapshot)
         gap = snapshot.relative_gap
-        if count and bool(gap.isnan().any()) and self.field.instability() is None:
-            with torch.no_grad():
-                fixed = self.field.detach()
-                gap = fixed.problem().relative_gap(fixed.code(tuple(part[-1].detach() for part in states)))
+        if count and bool(gap.isnan().any()):
+            with torch.no_grad(), contextlib.suppress(ValueError):
+                fixed = self.field.detach().at(float(times[count - 1]))
+                if fixed.instability() is None:
+                    gap = fixed.problem().relative_gap(fixed.unknowns(tuple(part[-1].detach() for part in states)))
         return Trajectory(times[:count], states, snapshot.statistics, gap, snapshot.settled_at)
 
     def _check_range(self, rows: list[State], time: float) -> None:
@@ -98,16 +101,18 @@ class Run:
             if parts and math.frexp(largest)[1] - self.power > math.frexp(torch.finfo(parts[0].dtype).max)[1]:
                 raise failure("the state grows out of range", time, [], self.plan)
 
-    def _check_end(self, start: State, snapshot: Snapshot) -> None:
+    def _check_end(self, start: Snapshot, snapshot: Snapshot) -> None:
         """IntegrationError where V, which never rises, is far above its start.
 
         With fixed steps nothing else would notice a runaway, and stability limits are known for linear fields only.
         """
-        if self.plan.method.adaptive or not self.plan.stable:
+        jumps = any(start.time < boundary <= snapshot.time for boundary in self.flat.boundaries)
+        if self.plan.method.adaptive or not self.plan.stable or jumps or self.plan.forcing is not None:
             return
+        field = self.flat.during(start.time, snapshot.time)
         with torch.no_grad():
             first, last = (
-                self.flat.lyapunov(tuple(part.detach() for part in state)) for state in (start, snapshot.state)
+                field.lyapunov(tuple(part.detach() for part in state)) for state in (start.state, snapshot.state)
             )
             allowed = first + _RUNAWAY * (first.abs() + half_square(self.flat.x, self.flat.dictionary.signal_shape))
             rows = (~(last <= allowed)).flatten().nonzero().flatten().tolist()
@@ -119,7 +124,7 @@ def run_for(field: Field, state: State, options: Options, capped: bool) -> Run:
     """The run of a field from `state`; `capped` and what is raised are as for `plan_for`."""
     power = power_of(field, state)
     near = field_times(field, power)
-    return Run(field, near.flat(), power, plan_for(near, options, capped))
+    return Run(field, near.flat(), power, plan_for(near, options, capped, power))
 
 
 def _reshaped(snapshot: Snapshot, batch: tuple[int, ...], events: tuple[tuple[int, ...], ...]) -> Snapshot:

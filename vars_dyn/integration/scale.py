@@ -7,7 +7,6 @@ one are brought near it by a power of two before the integration, and brought ba
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from vars_dyn._scaling import scaled
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.dynamics.gated import Gated
 
 __all__ = ["Tolerance", "field_times", "power_of", "state_times", "tolerances"]
 
@@ -45,13 +43,7 @@ def power_of(field: Field, state: State) -> int:
 
 def field_times(field: Field, power: int) -> Field:
     """The same field for x and lam times two to the `power`."""
-    if not power:
-        return field
-    twin = copy.copy(field)
-    (twin.x, twin.lam) = state_times((field.x, field.lam), power)
-    if isinstance(field, Gated) and isinstance(twin, Gated) and field.bias is not None:
-        (twin.bias,) = state_times((field.bias,), power)
-    return twin
+    return field.times_two_to(power) if power else field
 
 
 def state_times(state: State, power: int) -> State:

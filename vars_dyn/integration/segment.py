@@ -11,7 +11,8 @@ from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration.plan import Plan
 from vars_dyn.integration.results import IntegrationError, Snapshot, Statistics
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.method import Settings, Solver
+from vars_dyn.integration.steppers.method import Settings, Solver, Time
+from vars_dyn.integration.steppers.stochastic import Forcing
 
 __all__ = ["Segment", "failure"]
 
@@ -55,7 +56,7 @@ class Segment:
         times that the solver gives states at.
         """
         own = self.plan.method.odeint
-        watch = _Watch(field, self.plan, self.start)
+        watch = _Watch(field, self.plan, self.start, self.rows)
         ends = torch.tensor([self.start.time, self.end], dtype=torch.float64)
         times = torch.cat([ends, self.outputs, *([] if stops is None else [stops])]).unique()
         try:
@@ -124,7 +125,7 @@ class Segment:
             kept = times[(times < watch.last_finite) | (times == times[0])]
             if len(kept) > 1:
                 # Outputs do not change the steps: with the same start and options a method takes the same ones again.
-                unlimited = _Watch(field, self.plan._replace(max_steps=2**62), self.start)
+                unlimited = _Watch(field, self.plan._replace(max_steps=2**62), self.start, self.rows)
                 error.partial = self._kept(self._call(again, unlimited, state, kept), kept)
         return error
 
@@ -154,8 +155,9 @@ class _StopError(Exception):
 class _Watch:
     """The function that the solver calls: counts evaluations and steps, and knows the norm of the error."""
 
-    def __init__(self, field: Field, plan: Plan, start: Snapshot) -> None:
+    def __init__(self, field: Field, plan: Plan, start: Snapshot, rows: Tensor) -> None:
         self.field, self.lead = field, field.signal_batch
+        self.rows, self._forcing = rows, plan.forcing
         # Where the stiffness overflows the emphasis is infinite, and would turn the error zero of a signal into NaN.
         self.bounded = math.isfinite(plan.emphasis)
         self.emphasis = plan.emphasis if self.bounded else 1.0
@@ -171,13 +173,32 @@ class _Watch:
             # Set for adaptive methods only: torchdiffeq looks it up by name, and warns where a method does not call it.
             self.callback_reject_step = self._on_reject
 
-    def __call__(self, t: Tensor, state: State) -> State:
+    def __call__(self, t: Time, state: State) -> State:
         self.evaluations += 1
         if torch.is_grad_enabled():
             return self.field.derivative(t, state)
         if self._prepared is None:
             self._prepared = self.field.prepared()
         return self._prepared.derivative(t, state)
+
+    @property
+    def forcing(self) -> Forcing:
+        """The noise."""
+        if self._forcing is None:
+            raise ValueError("there is no noise; noise=vd.Noise(...) is wanted")
+        return self._forcing
+
+    def increments(self, start: float, end: float, state: State) -> tuple[Tensor | None, ...]:
+        """The increments of the Brownian paths of these signals."""
+        return self.forcing.increments(start, end, state, self.rows)
+
+    def strengths(self, state: State) -> tuple[Tensor | float, ...]:
+        """The factors of these increments."""
+        return self.forcing.strengths(self.field, state)
+
+    def correction(self, state: State) -> tuple[Tensor | float, ...]:
+        """What Ito's sense adds to Stratonovich's drift."""
+        return self.forcing.correction(self.field, state)
 
     def callback_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None:
         if self.attempts >= self.left:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from vars_dyn.integration.results import Snapshot
 from vars_dyn.integration.run import Run, run_for
 from vars_dyn.integration.segment import Segment
 from vars_dyn.integration.times import Spacing, checked_times, looks_at_gap
+from vars_dyn.interventions import Intervention, with_interventions
+from vars_dyn.noise import Noise
 
 __all__ = ["stream"]
 
@@ -32,6 +34,8 @@ def stream(
     cap_steps: bool | None = None,
     check_every: float | None = None,
     max_steps: int = 1_000_000,
+    interventions: Sequence[Intervention] | None = None,
+    noise: Noise | None = None,
 ) -> Iterator[tuple[Tensor, State, Snapshot]]:
     """Integrate in chunks of `chunk` times, yielding (times, states, snapshot at the chunk's end) for each.
 
@@ -40,9 +44,11 @@ def stream(
     same steps as one that was not interrupted. `times` are those after `snapshot.time`; a first time that is equal to
     it yields the state there as part of the first chunk. The stream ends early once all signals have settled: its last
     chunk is then shorter, or empty if they settled before its first time. There is no gradient. Other arguments, and
-    what is raised, are as for `integrate`, but an error has the trajectory of its own chunk only.
+    what is raised, are as for `integrate`, but an error has the trajectory of its own chunk only. A caller that wants
+    to stop a run, as a monitor does, leaves the loop over the stream.
     """
-    options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps)
+    options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps, noise)
+    field = with_interventions(field, interventions)
     _checks.count("chunk", chunk)
     field.checked(snapshot.state)
     times = checked_times(times)

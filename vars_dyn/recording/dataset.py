@@ -15,7 +15,7 @@ from vars_dyn.integration import Trajectory
 from vars_dyn.recording import provenance, scalars
 from vars_dyn.recording.json_facts import as_facts
 from vars_dyn.recording.layout import Layout
-from vars_dyn.recording.plan import as_float64
+from vars_dyn.recording.plan import as_float64, interventions_facts
 from vars_dyn.recording.quantities import certified_problem, chosen_quantities, end_arrays, static_arrays, time_array
 from vars_dyn.recording.selection import Selection, description_of
 from vars_dyn.recording.store import Array
@@ -44,14 +44,20 @@ def to_dataset(
     states = list(zip(*trajectory.states, strict=True))
     arrays = [Array("time", time_array().dims, as_float64(trajectory.times[::every]), time_array().attributes)]
     arrays += [
-        Array(q.name, ("time", *q.dims), q.values_at(states[::every]), q.attributes)
+        Array(q.name, ("time", *q.dims), q.values_at(trajectory.times[::every].tolist(), states[::every]), q.attributes)
         for q in chosen_quantities(layout, problem, selection.variables)
     ]
-    arrays += static_arrays(layout) + description.coordinates + end_arrays(layout, problem, states[-1])
+    arrays += (
+        static_arrays(layout)
+        + description.coordinates
+        + end_arrays(layout, problem, states[-1], float(trajectory.times[-1]))
+    )
     found = {
         **description.facts,
         **as_facts(provenance.facts_of_field(field, states[0])),
         **provenance.facts_of_making(field, problem),
+        **as_facts({} if trajectory.stopped is None else {"stopped": trajectory.stopped}),
+        **as_facts(interventions_facts(field)),
         "run": uuid.uuid4().hex,
         **{name: int(value) for name, value in trajectory.statistics._asdict().items()},
         "every": every,

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integration import Snapshot, method_for, start_of
+from vars_dyn.integration import Monitor, Snapshot, method_for, start_of
 from vars_dyn.integration.integrate import stream
 from vars_dyn.integration.times import checked_times
+from vars_dyn.interventions import Intervened, with_interventions
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording import provenance
 from vars_dyn.recording.json_facts import Facts, as_facts
@@ -26,7 +27,7 @@ from vars_dyn.recording.quantities import Quantity, certified_problem, chosen_qu
 from vars_dyn.recording.selection import Description, Selection, description_of
 from vars_dyn.recording.store import Array
 
-__all__ = ["RecordingPlan", "as_float64", "plan_recording", "times_digest"]
+__all__ = ["RecordingPlan", "as_float64", "interventions_facts", "plan_recording", "times_digest"]
 
 #: More files than this are refused, since a file system takes hours to make and to remove so many.
 _MOST_FILES = 1_000_000
@@ -49,6 +50,7 @@ class RecordingPlan:
         integration: arguments of `vars_dyn.integration.integrate.stream` by name.
         identity: facts that a store must share with this plan to be resumed.
         description: what the user says of the signals and the run.
+        monitor: a function that sees the snapshot of every chunk, and may stop the run.
     """
 
     field: Field
@@ -62,6 +64,7 @@ class RecordingPlan:
     integration: dict[str, Any]
     identity: Facts
     description: Description
+    monitor: Monitor | None = None
 
     @property
     def t_max(self) -> float:
@@ -109,7 +112,7 @@ class RecordingPlan:
         settled_at = as_numpy(now.settled_at).reshape(-1)
         attributes = {"units": "tau", "long_name": "time at which the signal was found settled"}
         return [
-            *end_arrays(self.layout, self.problem, now.state),
+            *end_arrays(self.layout, self.problem, now.state, now.time),
             Array("settled_at", ("signal",), settled_at, attributes),
         ]
 
@@ -124,19 +127,22 @@ def plan_recording(
     coordinates: Mapping[str, NDArray[np.generic]] | None = None,
     attributes: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
+    monitor: Monitor | None = None,
 ) -> RecordingPlan:
     """The plan of a recording; `record` explains the arguments. Raises ValueError for those that do not fit."""
-    field = field.detach()
+    options = _integrator_options(integration)
+    field = with_interventions(field.detach(), options.pop("interventions"))
     instants = checked_times(torch.as_tensor(times, dtype=torch.float64, device="cpu"))
     start = field.checked(field.initial_state() if state is None else state)
     layout, problem = Layout(field, selection.neurons, selection.atoms), certified_problem(field)
     chunk = selection.chunk_for(start)
     quantities = chosen_quantities(layout, problem, selection.variables)
     _check_files(selection.points(len(instants)), chunk, len(quantities) + 1)
-    options = _integrator_options(integration)
     identity = {
         **provenance.facts_of_field(field, start),
         **{f"stop_{name}" if name == "gap" else name: value for name, value in options.items() if name not in _FREE},
+        **interventions_facts(field),
+        "noise": "none" if options["noise"] is None else options["noise"].parameters(),
         "variables": [quantity.name for quantity in quantities],
         "every": selection.every,
         "neurons": _indices(layout.neurons.chosen),
@@ -155,7 +161,14 @@ def plan_recording(
         integration=options,
         identity=as_facts(identity),
         description=description_of(layout, coordinates, attributes, origin),
+        monitor=monitor,
     )
+
+
+def interventions_facts(field: Field) -> dict[str, Any]:
+    """What is done to the field on the way, as facts; "none" where nothing is."""
+    acting = field.interventions if isinstance(field, Intervened) else ()
+    return {"interventions": [each.parameters() for each in acting] or "none"}
 
 
 def _indices(chosen: tuple[int, ...] | None) -> list[int] | str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, FourierDictionary
 from vars_dyn.dynamics.base import Field, State
+from vars_dyn.interventions import Intervened
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording.layout import Layout, Population, as_numpy, meaning
 from vars_dyn.recording.provenance import atoms_of
@@ -32,20 +35,49 @@ __all__ = [
 VARIABLES = ("z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
 
 
+class Moment(NamedTuple):
+    """The field as it is at one time, and the problem of that time; None if there is none to certify."""
+
+    field: Field
+    problem: SparseProblem | None
+
+
+def moments_of(field: Field, problem: SparseProblem | None) -> Callable[[float], Moment]:
+    """Gives the moment of each time. `problem` is that of a field that does not change with time.
+
+    The last moment is kept, and serves for as long as the field stays the same.
+    """
+    if not field.boundaries and not isinstance(field, Intervened):
+        return lambda time: Moment(field.at(time), problem)
+    kept: list[Moment] = []
+
+    def moment(time: float) -> Moment:
+        now = field.at(time)
+        if not kept or kept[0].field is not now:
+            kept[:] = [Moment(now, certified_problem(now))]
+        return kept[0]
+
+    return moment
+
+
 @dataclass(frozen=True)
 class Quantity:
-    """One recorded variable: its name, dimensions after time, shape per time point, and its value for a state."""
+    """One recorded variable: its name, dimensions after time, shape per time point, and its value at a moment."""
 
     name: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     attributes: Mapping[str, str]
-    value: Callable[[State], Tensor]
+    value: Callable[[Moment, State], Tensor]
+    moments: Callable[[float], Moment]
 
-    def values_at(self, states: Sequence[State]) -> NDArray[np.generic]:
-        """The variable at several states, time first."""
-        values = [as_numpy(self.value(state)).reshape(self.shape) for state in states]
+    def values_at(self, times: Sequence[float], states: Sequence[State]) -> NDArray[np.generic]:
+        """The variable at several times and the states there, time first."""
+        values = [
+            as_numpy(self.value(self.moments(time), state)).reshape(self.shape)
+            for time, state in zip(times, states, strict=True)
+        ]
         return np.stack(values).astype(self.dtype, copy=False) if values else np.empty((0, *self.shape), self.dtype)
 
     def array(self) -> Array:
@@ -56,7 +88,11 @@ class Quantity:
 
 
 def certified_problem(field: Field) -> SparseProblem | None:
-    """The problem that the equilibrium solves, detached from the autograd graph; None if there is none to certify."""
+    """The problem that the equilibrium solves, detached from the autograd graph; None if there is none to certify.
+
+    For a field with interventions it is the problem without them, and every moment has its own.
+    """
+    field = field.field if isinstance(field, Intervened) else field
     try:
         return field.problem().detach()
     except ValueError:
@@ -91,34 +127,43 @@ def _why_not(name: str, field: Field) -> str:
 def _available(layout: Layout, problem: SparseProblem | None) -> Iterator[Quantity]:
     """The variables that the field has, in the order of `VARIABLES`."""
     field, neurons, atoms = layout.field, layout.neurons, layout.atoms
-    real = as_numpy(field.x.new_empty(0)).dtype
+    real, moments = as_numpy(field.x.new_empty(0)).dtype, moments_of(field, problem)
 
-    def entries(name: str, part: Population, long_name: str, of: Callable[[State], Tensor]) -> Quantity:
-        shape = (layout.signals, *part.recorded_shape)
+    def entries(name: str, part: Population, long_name: str, of: Callable[[Moment, State], Tensor]) -> Quantity:
+        shape, about = (layout.signals, *part.recorded_shape), meaning(long_name)
         return Quantity(
-            name, ("signal", *part.dims), shape, real, meaning(long_name), lambda state: part.take(of(state))
+            name, ("signal", *part.dims), shape, real, about, lambda now, state: part.take(of(now, state)), moments
         )
 
-    def per_signal(name: str, long_name: str, of: Callable[[State], Tensor], dtype: np.dtype[Any] = real) -> Quantity:
-        return Quantity(name, ("signal",), (layout.signals,), dtype, meaning(long_name), of)
+    def per_signal(
+        name: str, long_name: str, of: Callable[[Moment, State], Tensor], dtype: np.dtype[Any] = real
+    ) -> Quantity:
+        return Quantity(name, ("signal",), (layout.signals,), dtype, meaning(long_name), of, moments)
 
-    yield entries("z", neurons, "potential of the layer's neurons, z", field.neurons)
+    yield entries("z", neurons, "potential of the layer's neurons, z", lambda now, state: now.field.neurons(state))
     if "u" in field.state_names:
         part = field.state_names.index("u")
-        yield entries("u", atoms, "potential of the encoding neurons, u", lambda state: state[part])
-        yield entries("code", atoms, "output of the encoding neurons, the code a = g(u)", field.code)
-    yield per_signal("lyapunov", "Lyapunov function V", field.lyapunov)
+        yield entries("u", atoms, "potential of the encoding neurons, u", lambda now, state: state[part])
+        yield entries("code", atoms, "output of the encoding neurons, the code a = g(u)", lambda m, s: m.field.code(s))
+    yield per_signal("lyapunov", "Lyapunov function V", lambda now, state: now.field.lyapunov(state))
     if problem is not None:
         bound = "duality gap of the code: an upper bound on E(a) - min E"
-        yield per_signal("gap", bound, lambda state: problem.gap(field.code(state)))
+        yield per_signal("gap", bound, lambda now, state: _certificate(now, state, SparseProblem.gap))
         relative = "duality gap of the code, relative to |x|^2 / 2"
-        yield per_signal("relative_gap", relative, lambda state: problem.relative_gap(field.code(state)))
+        yield per_signal("relative_gap", relative, lambda now, s: _certificate(now, s, SparseProblem.relative_gap))
     if "u" in field.state_names:
         trailing = len(field.dictionary.code_shape)
         count = "active atoms: entries of the code that are not zero"
         yield per_signal(
-            "active", count, lambda state: (field.code(state) != 0).flatten(-trailing).sum(-1), np.dtype(np.int64)
+            "active", count, lambda now, s: (now.field.code(s) != 0).flatten(-trailing).sum(-1), np.dtype(np.int64)
         )
+
+
+def _certificate(now: Moment, state: State, of: Callable[[SparseProblem, Tensor], Tensor]) -> Tensor:
+    """A certificate of the code at a moment; NaN where there is no problem to certify."""
+    if now.problem is None:
+        return torch.full(now.field.signal_batch, math.nan, dtype=now.field.x.dtype)
+    return of(now.problem, now.field.unknowns(state))
 
 
 def time_array(name: str = "time") -> Array:
@@ -174,9 +219,10 @@ def _dictionary_arrays(layout: Layout) -> list[Array]:
     ]
 
 
-def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> list[Array]:
+def end_arrays(layout: Layout, problem: SparseProblem | None, state: State, time: float) -> list[Array]:
     """The state of all neurons and atoms at the last time, even if only some are recorded, and its certificate."""
-    field = layout.field
+    now = moments_of(layout.field, problem)(time)
+    field = now.field
     z = as_numpy(field.neurons(state)).reshape(layout.signals, *layout.neurons.shape)
     arrays = [Array("z_end", ("signal", *layout.neurons.all_dims), z, meaning("z at the end"))]
     code = field.code(state)
@@ -193,7 +239,9 @@ def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> l
             ),
         ]
     if problem is not None:
-        gap, kkt = (as_numpy(v).reshape(layout.signals) for v in problem.certificate(code))
+        both = (torch.full(field.signal_batch, math.nan, dtype=field.x.dtype),) * 2
+        both = both if now.problem is None else now.problem.certificate(field.unknowns(state))
+        gap, kkt = (as_numpy(v).reshape(layout.signals) for v in both)
         arrays += [
             Array("relative_gap_end", ("signal",), gap, meaning("duality gap at the end, relative to |x|^2 / 2")),
             Array("kkt_residual_end", ("signal",), kkt, meaning("KKT residual at the end: violation of optimality")),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vars_dyn._files import Workplace, check_place, explained, lock, tidy
 from vars_dyn.dynamics.base import Field, State
+from vars_dyn.integration import Monitor
 from vars_dyn.recording import provenance, scalars, snapshots
 from vars_dyn.recording.integrity import check_replaceable, exists, is_empty_folder
 from vars_dyn.recording.plan import RecordingPlan, plan_recording
@@ -45,6 +46,7 @@ def record(
     coordinates: Mapping[str, NDArray[np.generic]] | None = None,
     attributes: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
+    monitor: Monitor | None = None,
     **integration: Any,
 ) -> xr.Dataset:
     """Integrate a field and stream its trajectory to a zarr store. The memory does not grow with the number of times.
@@ -72,7 +74,10 @@ def record(
         attributes: further attributes of the dataset, as values of JSON. Arrays become lists.
         origin: facts of where the signals and parameters come from. The variable `provenance` keeps them; `seed` also
             becomes a variable of its own.
-        **integration: arguments of `vars_dyn.integration.stream`: method, rtol, atol, gap, max_steps, ...
+        monitor: a function that is called with the `vars_dyn.integration.Snapshot` after every chunk. If it returns a
+            text, the run stops there, and its status is "stopped: " and the text. It can be resumed.
+        **integration: arguments of `vars_dyn.integration.stream`: method, rtol, atol, gap, max_steps, interventions,
+            noise, ... The provenance keeps interventions and noise.
 
     Returns:
         The dataset, read lazily from the store. Its variable `status` says how the run ended. Parameters and results
@@ -93,6 +98,7 @@ def record(
         coordinates=coordinates,
         attributes=attributes,
         origin=origin,
+        monitor=monitor,
     )
     return record_plan(plan, store, resume=resume, overwrite=overwrite, progress=progress)
 

@@ -16,6 +16,9 @@ from vars_dyn.recording.writer import Recording
 
 __all__ = ["resumed"]
 
+#: What facts have the value of in older stores, which do not have them.
+_SINCE = {"interventions": "none", "noise": "none"}
+
 
 def resumed(path: Path, plan: RecordingPlan) -> Recording | None:
     """The store's recording, ready to go on; None if nothing is left to do."""
@@ -79,7 +82,8 @@ def _check_arrays(path: Path, plan: RecordingPlan, writer: Writer, found: Conten
 
 def _check_identity(path: Path, old: Facts, standing: Standing, plan: RecordingPlan) -> None:
     """Raise StoreError if the store has other parameters. The error names the first that differs, and both values."""
-    difference = provenance.first_difference({name: old.get(name) for name in plan.identity}, plan.identity)
+    known = {name: old.get(name, _SINCE.get(name)) for name in plan.identity}
+    difference = provenance.first_difference(known, plan.identity)
     if difference is not None:
         name, before, after = difference
         raise StoreError(f"{path} cannot be resumed with another {name}: it has {before}, this run has {after}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from vars_dyn._files import explained
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration import IntegrationError, Snapshot
+from vars_dyn.integration.results import verdict
 from vars_dyn.recording import scalars, snapshots
 from vars_dyn.recording.json_facts import Facts, as_facts
 from vars_dyn.recording.plan import RecordingPlan, as_float64
@@ -74,7 +75,7 @@ class Recording:
         """Integrate, record and commit, chunk by chunk."""
         plan, began = self.plan, time.perf_counter() - self.seconds
         position = 0 if self.index == 0 else self.index + 1
-        now = self.snapshot
+        now, reason = self.snapshot, None
         try:
             for _, states, now in self.chunks:
                 self.write(states, position)
@@ -86,12 +87,18 @@ class Recording:
                     self.commit(position, now)
                 if progress is not None:
                     progress(_progress(plan, now))
+                reason = verdict(plan.monitor, now)
+                if reason is not None:
+                    break
         except IntegrationError as error:
             self.seconds = time.perf_counter() - began
             self._fail(error, position, now)
             raise
         self.seconds = time.perf_counter() - began
-        self._finish(position, now)
+        if reason is None:
+            self._finish(position, now)
+        else:
+            self._close(self._points(position), now, f"stopped: {reason}")
 
     def write(self, states: State, position: int) -> None:
         """Write what the plan records of `states`, the states at the times from index `position` on.
@@ -104,7 +111,7 @@ class Recording:
         with explained(self.path):
             self.writer.write("time", as_float64(times), position // every)
             for quantity in self.plan.quantities:
-                self.writer.write(quantity.name, quantity.values_at(picked), position // every)
+                self.writer.write(quantity.name, quantity.values_at(times.tolist(), picked), position // every)
 
     def commit(self, position: int, snapshot: Snapshot) -> None:
         """Commit all that has been written, with the snapshot to go on from."""

@@ -13,10 +13,11 @@ from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
 from vars_dyn.dynamics import EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
 from vars_dyn.images import Signals
 from vars_dyn.integration import method_for
+from vars_dyn.noise import Noise
 from vars_dyn.simulate.banks import bank_of, sides_of
 from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
 
-__all__ = ["device_of", "dictionary_of", "field_of", "integration_of", "threads_of", "times_of"]
+__all__ = ["device_of", "dictionary_of", "done_of", "field_of", "integration_of", "threads_of", "times_of"]
 
 _FIELDS: dict[str, type[Field]] = {
     "sparse": SparseRecurrent,
@@ -124,6 +125,14 @@ def _lam(options: FieldOptions, x: Tensor, dictionary: Dictionary) -> float | Te
     if not options.lam.is_share:
         return options.lam.value
     return options.lam.value * dictionary.encode(x).flatten(-len(dictionary.code_shape)).abs().amax(-1)
+
+
+def done_of(options: Options) -> dict[str, Any]:
+    """The interventions and the noise, as arguments of `record`. The noise is drawn by --seed."""
+    chosen = options.interventions
+    acts = [*chosen.silence, *chosen.lesion, *chosen.clamp, *chosen.inject, *chosen.scale_synapses]
+    noise = Noise(z=chosen.noise_z, u=chosen.noise_u, seed=options.run.seed)
+    return {"interventions": acts or None, "noise": None if noise.is_silent else noise}
 
 
 def times_of(options: IntegratorOptions) -> Tensor:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from vars_dyn.integration import METHODS
+from vars_dyn.interventions import Intervention
 from vars_dyn.recording import VARIABLES
+from vars_dyn.simulate import acting
 from vars_dyn.simulate import values as read
 from vars_dyn.simulate.declaring import Option, flag, option, options_of
 from vars_dyn.simulate.input_options import DictionaryOptions, InputOptions
@@ -19,6 +21,7 @@ __all__ = [
     "FieldOptions",
     "InputOptions",
     "IntegratorOptions",
+    "InterventionOptions",
     "Option",
     "Options",
     "RecordOptions",
@@ -70,6 +73,33 @@ class FieldOptions:
         "gate of the encoding neurons (default: soft)",
         "soft|nonnegative",
     )
+
+
+@dataclass(frozen=True)
+class InterventionOptions:
+    """interventions and noise: UNITS are u or z with indices, as in u3,5-9 or zall; several are separated by ;"""
+
+    silence: list[Intervention] = _option(
+        "none", acting.silence, "set the output of units to zero", "UNITS[@START:STOP]"
+    )
+    lesion: list[Intervention] = _option(
+        "none", acting.lesion, "remove units: no output, and a potential that stays", "UNITS[@START:STOP]"
+    )
+    clamp: list[Intervention] = _option(
+        "none",
+        acting.clamp,
+        "hold the potential of u or z, or the output of a (as in a3=0.5)",
+        "UNITS=VALUE[@START:STOP]",
+    )
+    inject: list[Intervention] = _option("none", acting.inject, "add a current", "UNITS=VALUE[@START:STOP]")
+    scale_synapses: list[Intervention] = _option(
+        "none",
+        acting.scale,
+        "multiply the synapses of units; of one way only with feedforward:, feedback: or inhibition: in front",
+        "[WAY:]UNITS=FACTOR[@START:STOP]",
+    )
+    noise_z: float = _option("0", read.number(0.0), "white noise on z, per root of a time constant", "STRENGTH")
+    noise_u: float = _option("0", read.number(0.0), "white noise on u, per root of a time constant", "STRENGTH")
 
 
 @dataclass(frozen=True)
@@ -179,7 +209,7 @@ class Options:
     """All options.
 
     Attributes:
-        signals, dictionary, field, integrator, record, run: the values, in groups.
+        signals, dictionary, field, interventions, integrator, record, run: the values, in groups.
         text: the text that each value was read from, in the command line, a YAML file, a store, or the default.
         given: the names of the options that the command line or the YAML file gave.
     """
@@ -187,6 +217,7 @@ class Options:
     signals: InputOptions
     dictionary: DictionaryOptions
     field: FieldOptions
+    interventions: InterventionOptions
     integrator: IntegratorOptions
     record: RecordOptions
     run: RunOptions

@@ -28,7 +28,7 @@ from vars_dyn.recording import Progress, StoreError, facts, is_store
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.recording.record import record
 from vars_dyn.simulate import report
-from vars_dyn.simulate.build import device_of, dictionary_of, field_of, integration_of, threads_of, times_of
+from vars_dyn.simulate.build import device_of, dictionary_of, done_of, field_of, integration_of, threads_of, times_of
 from vars_dyn.simulate.cli import FREE, parse, stored
 from vars_dyn.simulate.inputs import read_signals
 from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
@@ -142,6 +142,7 @@ def _run(options: Options, begun: _Begun) -> int:
                 attributes={name: value for name, value in signals.attributes.items() if name != "input"},
                 origin={"input": given, "seed": options.run.seed, "options": stored(options)},
                 **integration,
+                **done_of(options),
             )
     if figure is not None:
         save_figure(dataset, figure)

@@ -41,7 +41,7 @@ def check_used(options: Options, signals: Signals) -> list[str]:
             raise ValueError(f"--{name.replace('_', '-')} does nothing {reason}; leave it out")
     passed = []
     if "seed" in options.given and not _draws(options):
-        passed.append("--seed changes nothing: neither --dictionary random:M nor --patches draws by it")
+        passed.append("--seed changes nothing: neither noise, --dictionary random:M nor --patches draws by it")
     if "dictionary" in options.given and options.field.field == "feed-forward":
         passed.append("--dictionary changes nothing: --field feed-forward has none")
     return passed
@@ -86,4 +86,5 @@ def idle_options(options: Options, signals: Signals) -> Iterator[tuple[str, str]
 
 
 def _draws(options: Options) -> bool:
-    return options.signals.patches is not None or options.dictionary.dictionary.startswith("random:")
+    noisy = options.interventions.noise_z > 0 or options.interventions.noise_u > 0
+    return noisy or options.signals.patches is not None or options.dictionary.dictionary.startswith("random:")
