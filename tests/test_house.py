@@ -31,6 +31,7 @@ ORDER = (
     ("vars_dyn.shapes",),
     ("vars_dyn.penalties", "vars_dyn.thresholds"),
     ("vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.raw_problems", "vars_dyn.certificates", "vars_dyn.units"),
+    ("vars_dyn.stimuli",),
     ("vars_dyn.dynamics",),
     ("vars_dyn.integration",),
     ("vars_dyn.solvers",),

@@ -87,14 +87,14 @@ def integrate(
     chosen = method_for(method)
     if differentiable and isinstance(mode, Adjoint) and not mode.fits(chosen):
         raise ValueError(f'method is "{method}", which has no adjoint; backprop or checkpoint is wanted, or dopri5')
-    with torch.autocast(field.x.device.type, enabled=False):
+    with torch.autocast(field.device.type, enabled=False):
         run = run_for(field, state, options, capped=differentiable if cap_steps is None else cap_steps)
     spacing = looks_at_gap(run.plan, field, check_every)
     if differentiable and gap is None:
         spacing = Spacing(mode.between_restarts(run.plan, float(times[-1] - times[0])))
     snapshot = run.entered(start_of(field, state, float(times[0]), step if chosen.adaptive else None))
     reached = times if snapshot.live.numel() else times[:1]
-    with torch.set_grad_enabled(differentiable), torch.autocast(field.x.device.type, enabled=False):
+    with torch.set_grad_enabled(differentiable), torch.autocast(field.device.type, enabled=False):
         rows, snapshot = run.carry(snapshot, reached, spacing, mode.solve if differentiable else Segment.solve)
         missing = len(times) - sum(len(parts[0]) for parts in rows)
         rows.append(tuple(part.expand(missing, *part.shape) for part in snapshot.state))

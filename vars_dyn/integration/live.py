@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,9 +42,13 @@ def advance(plan: Plan, field: Field, snapshot: Snapshot, cut: Cut, solve: Segme
     states = rows.put(snapshot.state, states)
     last = tuple(part[0] for part in rows.put(snapshot.state, tuple(part[None] for part in last)))
     after = snapshot._replace(time=cut.end, state=last, step=segment.next_step, statistics=segment.statistics)
-    if plan.problem is None or plan.gap is None:
+    if plan.gap is None:
         return states, after
-    certified = _certified(plan.gap, plan.problem, moving, after, rows)
+    # While x moves, the gap is that to the problem of the moment, and no signal settles.
+    resting = plan.problem is not None and cut.end >= field.rests_from
+    with torch.no_grad():
+        problem = plan.problem if resting else field.detach().at(cut.end).problem()
+    certified = _certified(plan.gap if resting else -math.inf, problem, moving, after, rows)
     if lost := (certified.live & certified.relative_gap.isnan()).flatten().nonzero().flatten().tolist():
         lost_gap = failure("the gap is not a number", cut.end, lost, plan)
         lost_gap.partial = states

@@ -59,6 +59,7 @@ class Plan(NamedTuple):
     emphasis: float
     step: float | None
     gap: float | None
+    #: the problem that the code at rest solves; None without a gap, and where x never comes to rest
     problem: SparseProblem | None
     max_steps: int
     #: whether a stable equilibrium of every signal is proved
@@ -71,14 +72,14 @@ def plan_for(field: Field, options: Options, capped: bool) -> Plan:
     Raises ValueError for options that do not fit the field; warns of a field without a proved stable equilibrium.
     """
     method, gap = method_for(options.method), options.gap
-    _checks.full_precision("x", field.x)
+    _checks.full_precision("x", field.amplitude())
     reason = field.instability()
     problem = None
     if gap is not None:
         if reason:
             raise ValueError(f"gap is {gap}, but {reason}")
         with torch.no_grad():
-            problem = field.detach().problem().flat()
+            problem = field.detach().at_rest().problem().flat() if field.rests_from < math.inf else None
     elif reason:
         warnings.warn(reason, stacklevel=4)
     stiffness = float(field.stiffness().max())

@@ -86,7 +86,7 @@ class Run:
         gap = snapshot.relative_gap
         if count and bool(gap.isnan().any()) and self.field.instability() is None:
             with torch.no_grad():
-                fixed = self.field.detach()
+                fixed = self.field.detach().at(float(times[count - 1]))
                 gap = fixed.problem().relative_gap(fixed.code(tuple(part[-1].detach() for part in states)))
         return Trajectory(times[:count], states, snapshot.statistics, gap, snapshot.settled_at)
 
@@ -102,8 +102,9 @@ class Run:
         """IntegrationError where V, which never rises, is far above its start.
 
         With fixed steps nothing else would notice a runaway, and stability limits are known for linear fields only.
+        Where x moves, V may rise.
         """
-        if self.plan.method.adaptive or not self.plan.stable:
+        if self.plan.method.adaptive or not self.plan.stable or self.flat.moves:
             return
         with torch.no_grad():
             first, last = (

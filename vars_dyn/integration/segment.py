@@ -11,7 +11,7 @@ from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration.plan import Plan
 from vars_dyn.integration.results import IntegrationError, Snapshot, Statistics
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.method import Settings, Solver
+from vars_dyn.integration.steppers.method import Settings, Solver, Time
 
 __all__ = ["Segment", "failure"]
 
@@ -171,7 +171,7 @@ class _Watch:
             # Set for adaptive methods only: torchdiffeq looks it up by name, and warns where a method does not call it.
             self.callback_reject_step = self._on_reject
 
-    def __call__(self, t: Tensor, state: State) -> State:
+    def __call__(self, t: Time, state: State) -> State:
         self.evaluations += 1
         if torch.is_grad_enabled():
             return self.field.derivative(t, state)

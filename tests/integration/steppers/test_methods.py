@@ -29,7 +29,7 @@ class Heun(Stepper):
 
     def take(self, func: Callable[[Tensor, State], State], y: State, f: State, t0: Tensor, h: float) -> Taken:
         euler = tuple(a + h * b for a, b in zip(y, f, strict=True))
-        slopes = zip(y, f, func(t0, euler), strict=True)
+        slopes = zip(y, f, func(t0 + h, euler), strict=True)
         new = tuple(a + h / 2 * (b + c) for a, b, c in slopes)
         with torch.no_grad():
             error = tolerated(tuple(a - b for a, b in zip(new, euler, strict=True)), y, new, self.rtol, self.atol)
@@ -37,7 +37,7 @@ class Heun(Stepper):
         def between(share: float) -> State:
             return tuple(a + share * h * b + share**2 * (c - a - h * b) for a, b, c in zip(y, f, new, strict=True))
 
-        return Taken(new, func(t0, new), error, between)
+        return Taken(new, func(t0 + h, new), error, between)
 
 
 HEUN = Marched("heun", limit=2.0, build=lambda s: Heun(s.rtol, s.atol, s.norm, s.longest))

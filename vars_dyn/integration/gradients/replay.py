@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.gradients.first_order import once_only, refuse_transforms
-from vars_dyn.integration.steppers.method import Method, Piece, Settings
+from vars_dyn.integration.steppers.method import Method, Piece, Settings, Time
 
 __all__ = ["odeint_replayed"]
 
@@ -86,7 +86,7 @@ class _Solve:
         """The states at `t`, which begins at `mark` and ends where a step of the whole did, the last of `ends`."""
 
         # Without callbacks, because these steps have been counted already.
-        def function(t: Tensor, y: State) -> State:
+        def function(t: Time, y: State) -> State:
             state: State = self.func(t, y)
             return state
 

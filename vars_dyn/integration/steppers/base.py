@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.method import Function, Method, Piece, Settings, Watched
+from vars_dyn.integration.steppers.method import Function, Method, Piece, Settings, Time, Watched
 
 __all__ = [
     "Control",
@@ -109,12 +109,15 @@ class Stepper(ABC):
         self.rtol, self.atol, self.norm, self.longest = rtol, atol, norm, longest
 
     @abstractmethod
-    def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
-        """The first step to try from y, where the derivative is f."""
+    def first(self, func: Watched, y: State, f: State, t0: Time) -> float:
+        """The first step to try from y at t0, where the derivative is f."""
 
     @abstractmethod
-    def take(self, func: Function, y: State, f: State, t0: Tensor, h: float) -> Taken:
-        """The step of h from y, where the derivative is f. Leave y and f as they are."""
+    def take(self, func: Function, y: State, f: State, t0: Time, h: float) -> Taken:
+        """The step of h from y at t0, where the derivative is f. Leave y and f as they are.
+
+        Fields may change with time, so every stage hands `func` its own time, and the slope is that at t0 + h.
+        """
 
 
 #: Takes the method, the length of the step taken and the length proposed next; returns the method and the length to
@@ -138,8 +141,8 @@ def march(
     """
     times = t.tolist()
     rows: list[State] = [y0]
-    time, y, f = times[0], y0, func(t[0], y0)
-    h = stepper.first(func, y, f, t[0]) if first_step is None else first_step
+    time, y, f = times[0], y0, func(times[0], y0)
+    h = stepper.first(func, y, f, time) if first_step is None else first_step
     before: float | None = None  # the last accepted step's error
     rejected = False
     while len(rows) < len(times):
@@ -147,7 +150,7 @@ def march(
         func.callback_step(time, y, h)
         new = landing(time, h, end)
         step = new - time
-        taken = stepper.take(func, y, f, t[0], step)  # the fields are autonomous
+        taken = stepper.take(func, y, f, time, step)
         error = float(stepper.norm(taken.error))
         if not error <= 1:  # also where it is NaN
             func.callback_reject_step(time, y, step)
@@ -178,9 +181,9 @@ class Marched(Method):
     def retake(self, func: Function, y0: State, t: Tensor, settings: Settings, piece: Piece) -> State:
         stepper, times = self.build(settings), t.tolist()
         rows: list[State] = [y0]
-        time, y, f = times[0], y0, func(t[0], y0)
+        time, y, f = times[0], y0, func(times[0], y0)
         for new in piece.ends:
-            taken = stepper.take(func, y, f, t[0], new - time)
+            taken = stepper.take(func, y, f, time, new - time)
             rows.extend(rows_of(taken, time, new, times, len(rows)))
             time, y, f = new, taken.following, taken.slope
         return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))

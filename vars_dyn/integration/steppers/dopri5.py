@@ -17,7 +17,7 @@ from torch import Tensor
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
 from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken, combined, for_parts, rows_of, tolerated
-from vars_dyn.integration.steppers.method import Function, Piece, Settings, Watched
+from vars_dyn.integration.steppers.method import Function, Piece, Settings, Time, Watched
 
 __all__ = ["DOPRI5", "Dopri5", "dopri5_for", "retake_dopri5"]
 
@@ -28,6 +28,8 @@ _STAGES = (
     (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
 )
+#: The shares of the step at which the stages lie.
+_SHARES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 #: Weights of the step itself. The seventh slope, at its end, is the first one of the next step.
 _STEP = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 #: Two thirds of the difference to the embedded step of order four, as Shampine and torchdiffeq weigh it.
@@ -49,10 +51,10 @@ class Dopri5(Stepper):
 
     control = Control(aim=0.4, proportional=0.08, integral=0.04, order=5)
 
-    def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
+    def first(self, func: Watched, y: State, f: State, t0: Time) -> float:
         return _first_step(func, y, f, t0, self.rtol, self.atol, self.norm)
 
-    def take(self, func: Function, y: State, f: State, t0: Tensor, h: float) -> Taken:
+    def take(self, func: Function, y: State, f: State, t0: Time, h: float) -> Taken:
         following, slopes = _step(func, y, f, t0, h)
         with torch.no_grad():
             nothing = tuple(torch.zeros_like(part) for part in y)
@@ -64,9 +66,9 @@ def retake_dopri5(func: Function, y0: State, t: Tensor, ends: Sequence[float]) -
     """The states at the times `t`, from y0 at t[0], by the steps that end at `ends`; the same to the last bit."""
     times = t.tolist()
     rows: list[State] = [y0]
-    time, y, f = times[0], y0, func(t[0], y0)
+    time, y, f = times[0], y0, func(times[0], y0)
     for new in ends:
-        following, slopes = _step(func, y, f, t[0], new - time)
+        following, slopes = _step(func, y, f, time, new - time)
         taken = Taken(following, slopes[-1], (), functools.partial(_between, y, slopes, new - time))
         rows.extend(rows_of(taken, time, new, times, len(rows)))
         time, y, f = new, following, slopes[-1]
@@ -89,13 +91,13 @@ class _Pair(Marched):
 DOPRI5 = _Pair("dopri5", 3.3066, in_torchdiffeq=True, build=dopri5_for)
 
 
-def _step(func: Function, y: State, f: State, t0: Tensor, h: float) -> tuple[State, list[State]]:
-    """The state after a step of h from y, where the derivative is f, and the seven slopes."""
+def _step(func: Function, y: State, f: State, t0: Time, h: float) -> tuple[State, list[State]]:
+    """The state after a step of h from y at t0, where the derivative is f, and the seven slopes."""
     slopes = [f]
-    for weights in _STAGES:
-        slopes.append(func(t0, combined(y, slopes, weights, h)))  # the fields are autonomous
+    for share, weights in zip(_SHARES, _STAGES, strict=True):
+        slopes.append(func(t0 + share * h, combined(y, slopes, weights, h)))
     following = combined(y, slopes, _STEP, h)
-    slopes.append(func(t0, following))
+    slopes.append(func(t0 + h, following))
     return following, slopes
 
 
@@ -114,7 +116,7 @@ def _weights(q: float) -> tuple[float, ...]:
 
 
 def _first_step(
-    func: Watched, y: State, f: State, t0: Tensor, rtol: float, atol: float | Tolerance, norm: Callable[[State], Tensor]
+    func: Watched, y: State, f: State, t0: Time, rtol: float, atol: float | Tolerance, norm: Callable[[State], Tensor]
 ) -> float:
     """A quarter of the step within which the state and its derivative change by little, as the tolerances measure it.
 
@@ -131,7 +133,7 @@ def _first_step(
         if not math.isfinite(slope_size):
             return math.nan
         h = 0.01 * state_size / slope_size if min(state_size, slope_size) >= 1e-5 else 1e-6
-        ahead = func(t0, combined(y, [f], (1.0,), h))
+        ahead = func(t0 + h, combined(y, [f], (1.0,), h))
         change = size(tuple(b - a for a, b in zip(f, ahead, strict=True))) / h
         steepest = max(slope_size, change)
         bound = (0.01 / steepest) ** (1 / 5) if steepest > 1e-15 else max(1e-6, 1e-3 * h)

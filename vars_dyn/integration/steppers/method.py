@@ -13,10 +13,12 @@ from torch import Tensor
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
 
-__all__ = ["Function", "Method", "Piece", "Replay", "Settings", "Solver", "Watched"]
+__all__ = ["Function", "Method", "Piece", "Replay", "Settings", "Solver", "Time", "Watched"]
 
+#: A time: this package's integrators pass numbers, torchdiffeq's tensors.
+Time = float | Tensor
 #: A right-hand side: from time and state to the state's derivative.
-Function = Callable[[Tensor, State], State]
+Function = Callable[[Time, State], State]
 
 
 @runtime_checkable
@@ -26,9 +28,9 @@ class Watched(Protocol):
     This package's integrators pass times and steps as numbers, torchdiffeq's as tensors.
     """
 
-    def __call__(self, t: Tensor, state: State) -> State: ...
-    def callback_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None: ...
-    def callback_reject_step(self, t0: float | Tensor, state: State, dt: float | Tensor) -> None: ...
+    def __call__(self, t: Time, state: State) -> State: ...
+    def callback_step(self, t0: Time, state: State, dt: Time) -> None: ...
+    def callback_reject_step(self, t0: Time, state: State, dt: Time) -> None: ...
 
 
 class Settings(NamedTuple):

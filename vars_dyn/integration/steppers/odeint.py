@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
-from vars_dyn.integration.steppers.method import Function, Method, Piece, Replay, Settings
+from vars_dyn.integration.steppers.method import Function, Method, Piece, Replay, Settings, Time
 
 __all__ = ["ADAPTIVE", "FIXED", "Torchdiffeq", "odeint_onto"]
 
@@ -138,7 +138,7 @@ class _Told:
     def __init__(self, func: Any, step: float | None) -> None:
         self._func, self.step = func, step
 
-    def __call__(self, t: Tensor, state: State) -> State:
+    def __call__(self, t: Time, state: State) -> State:
         result: State = self._func(t, state)
         return result
 

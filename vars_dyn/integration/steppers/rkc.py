@@ -19,7 +19,7 @@ from torch import Tensor
 from vars_dyn.dynamics.base import State
 from vars_dyn.integration.scale import Tolerance
 from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken, cubic, for_parts, tolerated
-from vars_dyn.integration.steppers.method import Function, Replay, Settings, Watched
+from vars_dyn.integration.steppers.method import Function, Replay, Settings, Time, Watched
 
 __all__ = ["MAX_STAGES", "RKC", "Rkc", "rkc_for", "stability_interval", "stages_for"]
 
@@ -33,6 +33,8 @@ class _Coefficients(NamedTuple):
 
     first: float
     rows: tuple[tuple[float, float, float, float], ...]
+    #: the shares of the step at which Y_1, ..., Y_(s-1) lie, where the stages evaluate f
+    shares: tuple[float, ...]
 
 
 @functools.cache
@@ -58,7 +60,10 @@ def _coefficients(s: int) -> _Coefficients:
         mu_tilde = 2 * b[j] * w1 / b[j - 1]
         gamma_tilde = -(1 - b[j - 1] * t[j - 1]) * mu_tilde
         rows.append((2 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2], mu_tilde, gamma_tilde))
-    return _Coefficients(b[1] * w1, tuple(rows))
+    shares = [0.0, b[1] * w1]  # a stage of the equation y' = 1
+    for mu, nu, mu_tilde, gamma_tilde in rows:
+        shares.append(mu * shares[-1] + nu * shares[-2] + mu_tilde + gamma_tilde)
+    return _Coefficients(b[1] * w1, tuple(rows), tuple(shares[1:-1]))
 
 
 @functools.cache
@@ -91,12 +96,12 @@ class Rkc(Stepper):
         super().__init__(rtol, atol, norm, 0.98 * stability_interval(MAX_STAGES) / rho)
         self.rho = rho
 
-    def first(self, func: Watched, y: State, f: State, t0: Tensor) -> float:
+    def first(self, func: Watched, y: State, f: State, t0: Time) -> float:
         return _first_step(func, y, f, t0, self.rtol, self.atol, self.rho, self.norm)
 
-    def take(self, func: Function, y: State, f: State, t0: Tensor, h: float) -> Taken:
+    def take(self, func: Function, y: State, f: State, t0: Time, h: float) -> Taken:
         following = _step(func, y, f, t0, h, stages_for(h * self.rho))
-        slope = func(t0, following)
+        slope = func(t0 + h, following)
         error = self.error(y, following, f, slope, h)
         return Taken(following, slope, error, functools.partial(cubic, y, following, f, slope, h))
 
@@ -121,7 +126,7 @@ def _first_step(
     func: Watched,
     y: State,
     f: State,
-    t0: Tensor,
+    t0: Time,
     rtol: float,
     atol: float | Tolerance,
     rho: float,
@@ -136,14 +141,14 @@ def _first_step(
     return 0.1 * h / math.sqrt(change) if 0.1 < math.sqrt(change) < math.inf else h
 
 
-def _step(func: Function, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
-    """One step of `stages` stages from y, where the derivative is f."""
+def _step(func: Function, y: State, f: State, t0: Time, h: float, stages: int) -> State:
+    """One step of `stages` stages from y at t0, where the derivative is f."""
     if not torch.is_grad_enabled():
         return _step_in_place(func, y, f, t0, h, stages)
-    first, rows = _coefficients(stages)
+    first, rows, shares = _coefficients(stages)
     older, newer = y, tuple(torch.add(a, b, alpha=first * h) for a, b in zip(y, f, strict=True))
-    for mu, nu, mu_tilde, gamma_tilde in rows:
-        slope = func(t0, newer)  # the fields are autonomous
+    for (mu, nu, mu_tilde, gamma_tilde), share in zip(rows, shares, strict=True):
+        slope = func(t0 + share * h, newer)
         parts = []
         for a, b, c, d, e in zip(y, newer, older, slope, f, strict=True):
             part = torch.mul(a, 1 - mu - nu)
@@ -153,16 +158,16 @@ def _step(func: Function, y: State, f: State, t0: Tensor, h: float, stages: int)
     return newer
 
 
-def _step_in_place(func: Function, y: State, f: State, t0: Tensor, h: float, stages: int) -> State:
+def _step_in_place(func: Function, y: State, f: State, t0: Time, h: float, stages: int) -> State:
     """`_step` where no gradient is wanted: every stage reuses the same three tensors, and the result has the same bits.
 
     `func` must not keep the state that it is called with, because a later stage overwrites it.
     """
-    first, rows = _coefficients(stages)
+    first, rows, shares = _coefficients(stages)
     older, newer = y, tuple(torch.add(a, b, alpha=first * h) for a, b in zip(y, f, strict=True))
     spare, other = (tuple(torch.empty_like(part) for part in y) for _ in range(2))
-    for mu, nu, mu_tilde, gamma_tilde in rows:
-        slope = func(t0, newer)
+    for (mu, nu, mu_tilde, gamma_tilde), share in zip(rows, shares, strict=True):
+        slope = func(t0 + share * h, newer)
         for out, a, b, c, d, e in zip(spare, y, newer, older, slope, f, strict=True):
             torch.mul(a, 1 - mu - nu, out=out)
             out.add_(b, alpha=mu).add_(c, alpha=nu).add_(d, alpha=mu_tilde * h).add_(e, alpha=gamma_tilde * h)
