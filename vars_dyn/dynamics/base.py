@@ -39,6 +39,7 @@ class Field(ABC):
             they move.
         stimulus: x as a function of time, where it moves; None where it stays the same.
         shown: the parameters of the stimulus that was given for x, moving or not; None for a tensor.
+        tau_ms: the membrane time constant in milliseconds, if the stimulus knows it.
         lam: weight of the l1 penalty in the objective, one per signal.
         constants: the scalar parameters (alpha, beta, ..., tau_u) by name, numbers or zero-dimensional tensors.
     """
@@ -55,8 +56,9 @@ class Field(ABC):
     ) -> None:
         self.stimulus: Stimulus | None = None
         self.shown: dict[str, Any] | None = None
+        self.tau_ms: float | None = None
         if isinstance(x, Stimulus):
-            self.shown = x.parameters()
+            self.shown, self.tau_ms = x.parameters(), x.tau_ms
             given = fitted(x, dictionary.signal_shape)
             self.stimulus, x = given if given.moves else None, given(0.0)
         _checks.floating_tensor("x", x)

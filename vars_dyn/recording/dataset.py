@@ -44,10 +44,14 @@ def to_dataset(
     states = list(zip(*trajectory.states, strict=True))
     arrays = [Array("time", time_array().dims, as_float64(trajectory.times[::every]), time_array().attributes)]
     arrays += [
-        Array(q.name, ("time", *q.dims), q.values_at(states[::every]), q.attributes)
+        Array(q.name, ("time", *q.dims), q.values_at(trajectory.times[::every].tolist(), states[::every]), q.attributes)
         for q in chosen_quantities(layout, problem, selection.variables)
     ]
-    arrays += static_arrays(layout) + description.coordinates + end_arrays(layout, problem, states[-1])
+    arrays += (
+        static_arrays(layout)
+        + description.coordinates
+        + end_arrays(layout, problem, states[-1], float(trajectory.times[-1]))
+    )
     found = {
         **description.facts,
         **as_facts(provenance.facts_of_field(field, states[0])),

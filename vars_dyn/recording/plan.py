@@ -109,7 +109,7 @@ class RecordingPlan:
         settled_at = as_numpy(now.settled_at).reshape(-1)
         attributes = {"units": "tau", "long_name": "time at which the signal was found settled"}
         return [
-            *end_arrays(self.layout, self.problem, now.state),
+            *end_arrays(self.layout, self.problem, now.state, now.time),
             Array("settled_at", ("signal",), settled_at, attributes),
         ]
 

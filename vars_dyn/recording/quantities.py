@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,23 +30,53 @@ __all__ = [
 ]
 
 #: Everything that can be recorded, in the order in which it is stored.
-VARIABLES = ("z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
+VARIABLES = ("x", "z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
+
+#: How many moments are kept: as many as a chunk has by default.
+_MOMENTS = 64
+
+
+class Moment(NamedTuple):
+    """The field with x as it is at one time, and the problem of that time; None if there is none to certify."""
+
+    field: Field
+    problem: SparseProblem | None
+
+
+def moments_of(field: Field, problem: SparseProblem | None) -> Callable[[float], Moment]:
+    """Gives the moment of each time. `problem` is that of a field whose x does not move.
+
+    Several variables ask for the same times, so the last moments are kept.
+    """
+    if not field.moves:
+        return lambda time: Moment(field, problem)
+
+    @functools.lru_cache(maxsize=_MOMENTS)
+    def moment(time: float) -> Moment:
+        now = field.at(time)
+        return Moment(now, None if problem is None else now.problem().detach())
+
+    return moment
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One recorded variable: its name, dimensions after time, shape per time point, and its value for a state."""
+    """One recorded variable: its name, dimensions after time, shape per time point, and its value at a moment."""
 
     name: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     attributes: Mapping[str, str]
-    value: Callable[[State], Tensor]
+    value: Callable[[Moment, State], Tensor]
+    moments: Callable[[float], Moment]
 
-    def values_at(self, states: Sequence[State]) -> NDArray[np.generic]:
-        """The variable at several states, time first."""
-        values = [as_numpy(self.value(state)).reshape(self.shape) for state in states]
+    def values_at(self, times: Sequence[float], states: Sequence[State]) -> NDArray[np.generic]:
+        """The variable at several times and the states there, time first."""
+        values = [
+            as_numpy(self.value(self.moments(time), state)).reshape(self.shape)
+            for time, state in zip(times, states, strict=True)
+        ]
         return np.stack(values).astype(self.dtype, copy=False) if values else np.empty((0, *self.shape), self.dtype)
 
     def array(self) -> Array:
@@ -55,9 +87,12 @@ class Quantity:
 
 
 def certified_problem(field: Field) -> SparseProblem | None:
-    """The problem that the equilibrium solves, detached from the autograd graph; None if there is none to certify."""
+    """The problem that the equilibrium solves, detached from the autograd graph; None if there is none to certify.
+
+    Where x moves, it is that of time zero, and every other time has its own.
+    """
     try:
-        return field.problem().detach()
+        return field.at(0.0).problem().detach()
     except ValueError:
         return None
 
@@ -78,10 +113,12 @@ def chosen_quantities(
 
 
 def _why_not(name: str, field: Field) -> str:
+    if name == "x":
+        return "x does not move; the variable signals holds it"
     if name in ("u", "code", "active"):
         return f"{type(field).__name__} has no encoding neurons"
     try:
-        field.problem()
+        field.at(0.0).problem()
     except ValueError as error:
         return f"there is no equilibrium to certify: {error}"
     return "there is no equilibrium to certify"
@@ -90,34 +127,48 @@ def _why_not(name: str, field: Field) -> str:
 def _available(layout: Layout, problem: SparseProblem | None) -> Iterator[Quantity]:
     """The variables that the field has, in the order of `VARIABLES`."""
     field, neurons, atoms = layout.field, layout.neurons, layout.atoms
-    real = as_numpy(field.x.new_empty(0)).dtype
+    real = as_numpy(torch.empty(0, dtype=field.dtype)).dtype
+    moments, moving = moments_of(field, problem), field.moves
 
-    def entries(name: str, part: Population, long_name: str, of: Callable[[State], Tensor]) -> Quantity:
-        shape = (layout.signals, *part.recorded_shape)
+    def entries(name: str, part: Population, long_name: str, of: Callable[[Moment, State], Tensor]) -> Quantity:
+        shape, about = (layout.signals, *part.recorded_shape), meaning(long_name)
         return Quantity(
-            name, ("signal", *part.dims), shape, real, meaning(long_name), lambda state: part.take(of(state))
+            name, ("signal", *part.dims), shape, real, about, lambda now, state: part.take(of(now, state)), moments
         )
 
-    def per_signal(name: str, long_name: str, of: Callable[[State], Tensor], dtype: np.dtype[Any] = real) -> Quantity:
-        return Quantity(name, ("signal",), (layout.signals,), dtype, meaning(long_name), of)
+    def per_signal(
+        name: str, long_name: str, of: Callable[[Moment, State], Tensor], dtype: np.dtype[Any] = real
+    ) -> Quantity:
+        return Quantity(name, ("signal",), (layout.signals,), dtype, meaning(long_name), of, moments)
 
-    yield entries("z", neurons, "potential of the layer's neurons, z", field.neurons)
+    if moving:
+        yield entries("x", neurons, "input signals, x, as they are at the time", lambda now, state: now.field.x)
+    yield entries("z", neurons, "potential of the layer's neurons, z", lambda now, state: now.field.neurons(state))
     if "u" in field.state_names:
         part = field.state_names.index("u")
-        yield entries("u", atoms, "potential of the encoding neurons, u", lambda state: state[part])
-        yield entries("code", atoms, "output of the encoding neurons, the code a = g(u)", field.code)
-    yield per_signal("lyapunov", "Lyapunov function V", field.lyapunov)
+        yield entries("u", atoms, "potential of the encoding neurons, u", lambda now, state: state[part])
+        yield entries("code", atoms, "output of the encoding neurons, the code a = g(u)", lambda _, s: field.code(s))
+    held = " with x as it is at the time" if moving else ""
+    falls = ", which may rise as x moves" if moving else ""
+    yield per_signal("lyapunov", f"Lyapunov function V{held}{falls}", lambda now, state: now.field.lyapunov(state))
     if problem is not None:
-        bound = "duality gap of the code: an upper bound on E(a) - min E"
-        yield per_signal("gap", bound, lambda state: problem.gap(field.code(state)))
-        relative = "duality gap of the code, relative to |x|^2 / 2"
-        yield per_signal("relative_gap", relative, lambda state: problem.relative_gap(field.code(state)))
+        tracking = "tracking gap, the " if moving else ""
+        bound = f"{tracking}duality gap of the code: an upper bound on E(a) - min E{held}"
+        yield per_signal("gap", bound, lambda now, state: _problem(now).gap(field.code(state)))
+        relative = f"{tracking}duality gap of the code{held}, relative to |x|^2 / 2"
+        yield per_signal("relative_gap", relative, lambda now, state: _problem(now).relative_gap(field.code(state)))
     if "u" in field.state_names:
         trailing = len(field.dictionary.code_shape)
         count = "active atoms: entries of the code that are not zero"
         yield per_signal(
-            "active", count, lambda state: (field.code(state) != 0).flatten(-trailing).sum(-1), np.dtype(np.int64)
+            "active", count, lambda _, state: (field.code(state) != 0).flatten(-trailing).sum(-1), np.dtype(np.int64)
         )
+
+
+def _problem(now: Moment) -> SparseProblem:
+    if now.problem is None:
+        raise ValueError("there is no problem to certify at this time")
+    return now.problem
 
 
 def time_array(name: str = "time") -> Array:
@@ -127,15 +178,34 @@ def time_array(name: str = "time") -> Array:
 
 
 def static_arrays(layout: Layout) -> list[Array]:
-    """The arrays that do not change with time: signals, lam, the dictionary's tensors, the chosen neurons and atoms."""
+    """The arrays that do not change with time: signals, lam, the dictionary's tensors, the chosen neurons and atoms.
+
+    Where x moves, the signals are those of time zero, and the stimulus's own arrays are there too.
+    """
     field = layout.field
-    x = as_numpy(field.x).reshape(layout.signals, *layout.neurons.shape)
+    x = as_numpy(field.at(0.0).x).reshape(layout.signals, *layout.neurons.shape)
+    when = " at time zero" if field.moves else ""
     lam = as_numpy(field.lam).reshape(layout.signals)
     return [
-        Array("signals", ("signal", *layout.neurons.all_dims), x, meaning("input signals, x")),
+        Array("signals", ("signal", *layout.neurons.all_dims), x, meaning(f"input signals, x{when}")),
         Array("lam", ("signal",), lam, meaning("weight of |a|_1 in the objective, lambda")),
+        *_stimulus_arrays(layout),
         *_dictionary_arrays(layout),
         *layout.coordinates(),
+    ]
+
+
+def _stimulus_arrays(layout: Layout) -> list[Array]:
+    stimulus = layout.field.stimulus
+    values = [as_numpy(tensor) for tensor in stimulus.stored()] if stimulus is not None else []
+    return [
+        Array(
+            f"stimulus_{k}",
+            tuple(f"stimulus_{k}_{axis}" for axis in range(v.ndim)),
+            v,
+            meaning(f"stimulus: tensor {k}"),
+        )
+        for k, v in enumerate(values)
     ]
 
 
@@ -160,11 +230,17 @@ def _dictionary_arrays(layout: Layout) -> list[Array]:
     ]
 
 
-def end_arrays(layout: Layout, problem: SparseProblem | None, state: State) -> list[Array]:
-    """The state of all neurons and atoms at the last time, even if only some are recorded, and its certificate."""
-    field = layout.field
+def end_arrays(layout: Layout, problem: SparseProblem | None, state: State, time: float) -> list[Array]:
+    """The state of all neurons and atoms at the last time, even if only some are recorded, and its certificate.
+
+    Where x moves, x is there too, and the certificate is that of the problem of the last time.
+    """
+    field, problem = moments_of(layout.field, problem)(time)
     z = as_numpy(field.neurons(state)).reshape(layout.signals, *layout.neurons.shape)
     arrays = [Array("z_end", ("signal", *layout.neurons.all_dims), z, meaning("z at the end"))]
+    if layout.field.moves:
+        x = as_numpy(field.x).reshape(z.shape)
+        arrays.append(Array("x_end", ("signal", *layout.neurons.all_dims), x, meaning("input signals, x, at the end")))
     code = field.code(state)
     if "u" in field.state_names:
         a = as_numpy(code).reshape(layout.signals, *layout.atoms.shape)

@@ -104,7 +104,7 @@ class Recording:
         with explained(self.path):
             self.writer.write("time", as_float64(times), position // every)
             for quantity in self.plan.quantities:
-                self.writer.write(quantity.name, quantity.values_at(picked), position // every)
+                self.writer.write(quantity.name, quantity.values_at(times.tolist(), picked), position // every)
 
     def commit(self, position: int, snapshot: Snapshot) -> None:
         """Commit all that has been written, with the snapshot to go on from."""
