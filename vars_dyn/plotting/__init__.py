@@ -5,6 +5,7 @@ matplotlib axes that the caller passes. `summary` makes one figure of all panels
 state.
 """
 
+from vars_dyn.plotting.course import plot_rebuilt_course, plot_stimulus_course
 from vars_dyn.plotting.figure import summary
 from vars_dyn.plotting.panels import (
     plot_active,
@@ -24,7 +25,9 @@ __all__ = [
     "plot_encoders",
     "plot_input",
     "plot_neurons",
+    "plot_rebuilt_course",
     "plot_reconstruction",
     "plot_residual",
+    "plot_stimulus_course",
     "summary",
 ]

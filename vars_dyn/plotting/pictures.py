@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from vars_dyn.images import assemble
 from vars_dyn.plotting.style import BLUE, bare_axes, colour_bar
 
-__all__ = ["draw_signals", "mosaic", "patch_shape"]
+__all__ = ["draw_signals", "frame_of", "input_of", "mosaic", "patch_shape"]
+
+
+def input_of(dataset: xr.Dataset) -> NDArray[Any]:
+    """The input signals that the end of the run is compared with: those at the end, if they moved."""
+    return dataset["x_end" if "x_end" in dataset else "signals"].to_numpy()
+
+
+def frame_of(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any] | None:
+    """The first image (row, column) of signals at one time, in grey; None if they are no images."""
+    image = _image(dataset, values)
+    return None if image is None else image.mean(axis=0)
 
 
 def draw_signals(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], *, restore: bool) -> None:
@@ -23,10 +34,10 @@ def draw_signals(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], *, restore
         values = _restored(dataset, values)
     image = _image(dataset, values)
     if image is None:
-        _rows(ax, values, limit=float(np.abs(dataset["signals"].to_numpy() if restore else values).max()) or 1.0)
+        _rows(ax, values, limit=float(np.abs(input_of(dataset) if restore else values).max()) or 1.0)
         return
     if restore:
-        reference = _image(dataset, _restored(dataset, dataset["signals"].to_numpy()))
+        reference = _image(dataset, _restored(dataset, input_of(dataset)))
         low, high = float(np.nanmin(reference)), float(np.nanmax(reference))  # type: ignore[arg-type]
         shown = np.clip((image - low) / ((high - low) or 1.0), 0.0, 1.0)
         ax.imshow(shown[0] if len(shown) == 1 else np.moveaxis(shown, 0, -1), cmap="gray", vmin=0, vmax=1)

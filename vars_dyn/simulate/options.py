@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 from vars_dyn.integration import METHODS
 from vars_dyn.recording import VARIABLES
 from vars_dyn.simulate import values as read
+from vars_dyn.simulate.stimulus_options import StimulusOptions
 
 __all__ = [
     "DictionaryOptions",
@@ -22,8 +23,10 @@ __all__ = [
     "Options",
     "RecordOptions",
     "RunOptions",
+    "StimulusOptions",
     "groups",
     "options_of",
+    "written",
 ]
 
 
@@ -50,7 +53,13 @@ class Option:
     @property
     def written(self) -> str:
         """The option as it is written on the command line."""
-        return "INPUT" if self.default is None else f"--{self.name.replace('_', '-')}"
+        return "INPUT" if self.default is None else written(self.name)
+
+
+def written(name: str) -> str:
+    """An option as it is written on the command line: with dashes, and with a dot after `stimulus`."""
+    prefix, dot, rest = name.partition("stimulus_")
+    return f"--stimulus.{rest}".replace("_", "-") if dot and not prefix else f"--{name.replace('_', '-')}"
 
 
 def _option(default: str | None, reader: Callable[[str], Any], help_text: str, metavar: str) -> Any:
@@ -197,20 +206,25 @@ class IntegratorOptions:
         "1e-8", read.number(0.0, above=True), "absolute tolerance of a step, in units of each signal's size", "NUMBER"
     )
     t_max: float = _option(
-        "1000", read.number(0.0, above=True), "time at which the run ends, in membrane time constants", "TIME"
+        "auto",
+        read.auto_or(1000.0, read.number(0.0, above=True)),
+        "time at which the run ends, in membrane time constants. auto: 1000, or 100 with a stimulus that moves",
+        "TIME|auto",
     )
     dt: float = _option("0.1", read.number(0.0, above=True), "spacing of the times to record, at the start", "TIME")
     times: str = _option(
-        "octaves",
-        read.one_of("octaves", "even"),
-        "octaves: the spacing of the times doubles each time that the time doubles; even: the spacing stays --dt",
-        "octaves|even",
+        "auto",
+        read.auto_or("octaves", read.one_of("octaves", "even")),
+        "octaves: the spacing of the times doubles each time that the time doubles; even: the spacing stays --dt; "
+        "auto: octaves, or even with a stimulus that moves",
+        "octaves|even|auto",
     )
     gap: float | None = _option(
-        "1e-6",
-        read.or_none(read.number(0.0, above=True)),
-        "relative duality gap at which a signal has settled; none: run to --t-max",
-        "NUMBER|none",
+        "auto",
+        read.auto_or(1e-6, read.or_none(read.number(0.0, above=True))),
+        "relative duality gap at which a signal has settled; none: run to --t-max. auto: 1e-6, or none with a stimulus "
+        "that moves for ever",
+        "NUMBER|none|auto",
     )
     step: float | None = _option(
         "none",
@@ -288,12 +302,13 @@ class Options:
     """All options.
 
     Attributes:
-        signals, dictionary, field, integrator, record, run: the values, in groups.
+        signals, stimulus, dictionary, field, integrator, record, run: the values, in groups.
         text: the text that each value was read from, in the command line, a YAML file, a store, or the default.
         given: the names of the options that the command line or the YAML file gave.
     """
 
     signals: InputOptions
+    stimulus: StimulusOptions
     dictionary: DictionaryOptions
     field: FieldOptions
     integrator: IntegratorOptions

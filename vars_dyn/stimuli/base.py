@@ -10,6 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from vars_dyn import _checks
+
 __all__ = ["Stimulus"]
 
 
@@ -87,7 +89,7 @@ class Stimulus(ABC):
 
     def __call__(self, t: float | Tensor) -> Tensor:
         """x at the time t, in membrane time constants."""
-        return self._at(float(t))
+        return self._at(_checks.plain(t))
 
     def seconds(self, t: float) -> float:
         """The time t in seconds; ValueError where the stimulus knows of no time constant."""
