@@ -10,10 +10,9 @@ from torch import Tensor
 
 import vars_dyn as vd
 from tests.strategies import normal
-from vars_dyn.integration.gradients import Adjoint
 
 S = vd.stimuli
-TIMES = torch.tensor([0.0, 0.8, 2.0], dtype=torch.float64)
+TIMES = torch.tensor([0.0, 0.8, 1.5], dtype=torch.float64)
 KNOTS = [0.0, 0.5, 1.3, 2.5]
 
 
@@ -46,8 +45,7 @@ def loss(
     field = vd.SparseRecurrent(vd.DenseDictionary(weight), make(*own), lam=0.2)
     # A start that does not depend on x, so that all of the gradient comes through f.
     start = (normal(8, 2, 5), normal(9, 2, 7))
-    # Far from every kink: a finite difference must not see one.
-    states = vd.integrate(field, start, TIMES, rtol=1e-8, atol=1e-10, **options).states
+    states = vd.integrate(field, start, TIMES, rtol=1e-7, atol=1e-9, **options).states
     return sum((part[1:] * normal(20 + k, *part[1:].shape)).sum() for k, part in enumerate(states))
 
 
@@ -64,10 +62,10 @@ def test_all_modes_agree_with_finite_differences(name: str) -> None:
 
     difference = float(moved(1e-3) - moved(-1e-3)) / 2e-3
     found = {}
-    for mode in ("backprop", "checkpoint", Adjoint(rtol=1e-6, atol=1e-8)):
+    for mode in ("backprop", "checkpoint", "adjoint"):
         gradients = torch.autograd.grad(loss(make, leaves[0], leaves[1:], gradient=mode), leaves)
         assert all(float(g.abs().max()) > 0 for g in gradients)
-        found[str(mode)] = gradients
+        found[mode] = gradients
         along = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
         size = sum(float(g.square().sum()) for g in gradients) ** 0.5
         # Kinks that are crossed at inexact times leave an error of about sqrt(rtol).

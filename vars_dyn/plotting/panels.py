@@ -107,7 +107,10 @@ def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
 
 
 def plot_input(ax: Axes, dataset: xr.Dataset) -> None:
-    """Draw the input signals (at the end, if they move): the first image, reassembled if it was cut into patches, or the signals as rows."""
+    """Draw the input signals: the first image, reassembled if it was cut into patches, or the signals as rows.
+
+    Signals that move are those at the end.
+    """
     draw_signals(ax, dataset, input_of(dataset), restore=True)
     ax.set_title("input x at the end" if "x_end" in dataset else "input x")
 
