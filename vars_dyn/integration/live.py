@@ -45,10 +45,11 @@ def advance(plan: Plan, field: Field, snapshot: Snapshot, cut: Cut, solve: Segme
     if plan.gap is None:
         return states, after
     # While x moves, the gap is that to the problem of the moment, and no signal settles.
-    resting = plan.problem is not None and cut.end >= field.rests_from
-    with torch.no_grad():
-        problem = plan.problem if resting else field.detach().at(cut.end).problem()
-    certified = _certified(plan.gap if resting else -math.inf, problem, moving, after, rows)
+    goal, problem = plan.gap, plan.problem
+    if problem is None or cut.end < field.rests_from:
+        with torch.no_grad():
+            goal, problem = -math.inf, field.detach().at(cut.end).problem()
+    certified = _certified(goal, problem, moving, after, rows)
     if lost := (certified.live & certified.relative_gap.isnan()).flatten().nonzero().flatten().tolist():
         lost_gap = failure("the gap is not a number", cut.end, lost, plan)
         lost_gap.partial = states

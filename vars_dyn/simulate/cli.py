@@ -131,7 +131,7 @@ def _parser() -> CommandParser:
                 group.add_argument("input", nargs="*", type=_Type(option), metavar=option.metavar, help=text)
             else:
                 # jsonargparse would make a group of a name with a dot.
-                own = {"dest": option.name} if "." in option.written else {}
+                own: dict[str, Any] = {"dest": option.name} if "." in option.written else {}
                 group.add_argument(option.written, type=_Type(option), metavar=option.metavar, help=text, **own)
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 
@@ -143,7 +144,7 @@ def _translation(options: Options) -> Translation:
 def signals_under(stimulus: Stimulus, options: Options) -> tuple[Signals, Stimulus]:
     """What the run begins with as signals, and the stimulus in their form: whole frames, or their patches."""
     chosen = options.signals
-    what = {"input": [f"stimulus {options.stimulus.stimulus}"], "full_scale": [1.0], "norm": "keep"}
+    what: dict[str, Any] = {"input": [f"stimulus {options.stimulus.stimulus}"], "full_scale": [1.0], "norm": "keep"}
     height, width = stimulus.shape
     if chosen.whole:
         about = {**what, "scaling": f"{height} x {width} pixels of the stimulus", "mean": "kept"}
