@@ -45,7 +45,7 @@ def loss(
     field = vd.SparseRecurrent(vd.DenseDictionary(weight), make(*own), lam=0.2)
     # A start that does not depend on x, so that all of the gradient comes through f.
     start = (normal(8, 2, 5), normal(9, 2, 7))
-    states = vd.integrate(field, start, TIMES, rtol=1e-7, atol=1e-9, **options).states
+    states = vd.integrate(field, start, TIMES, rtol=1e-9, atol=1e-11, **options).states
     return sum((part[1:] * normal(20 + k, *part[1:].shape)).sum() for k, part in enumerate(states))
 
 
