@@ -45,7 +45,7 @@ def loss(
     field = vd.SparseRecurrent(vd.DenseDictionary(weight), make(*own), lam=0.2)
     # A start that does not depend on x, so that all of the gradient comes through f.
     start = (normal(8, 2, 5), normal(9, 2, 7))
-    states = vd.integrate(field, start, TIMES, rtol=1e-9, atol=1e-11, **options).states
+    states = vd.integrate(field, start, TIMES, rtol=1e-8, atol=1e-10, **options).states
     return sum((part[1:] * normal(20 + k, *part[1:].shape)).sum() for k, part in enumerate(states))
 
 
@@ -69,7 +69,7 @@ def test_all_modes_agree_with_finite_differences(name: str) -> None:
         along = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
         size = sum(float(g.square().sum()) for g in gradients) ** 0.5
         # Kinks that are crossed at inexact times leave an error of about sqrt(rtol).
-        assert along == pytest.approx(difference, rel=0, abs=1e-3 * size)
+        assert along == pytest.approx(difference, rel=0, abs=2e-3 * size)
     for a, b in zip(found["backprop"], found["checkpoint"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
