@@ -33,6 +33,7 @@ ORDER = (
     ("vars_dyn.penalties", "vars_dyn.thresholds"),
     ("vars_dyn.anchors",),
     ("vars_dyn.problems", "vars_dyn.quadratic", "vars_dyn.raw_problems", "vars_dyn.certificates", "vars_dyn.units"),
+    ("vars_dyn.stimuli",),
     ("vars_dyn.dynamics",),
     ("vars_dyn.interventions", "vars_dyn.noise"),
     ("vars_dyn.integration",),

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vars_dyn import stimuli as stimuli
 from vars_dyn._version import __version__ as __version__
 from vars_dyn.dictionaries import (
     ConvDictionary,

@@ -31,6 +31,11 @@ def scaled(value: Tensor, exponent: Tensor) -> Tensor:
     return value * part * part * torch.ldexp(one, exponent - 2 * third)
 
 
+def by_power(value: Tensor, power: int) -> Tensor:
+    """`value` times two to the `power`, the same for all entries."""
+    return scaled(value, torch.tensor(power, dtype=torch.int32, device=value.device)) if power else value
+
+
 def largest(value: Tensor, event_dims: int | None = None) -> Tensor:
     """max |value| over the last `event_dims` dimensions, or over all for None; zero where there are no entries.
 

@@ -110,7 +110,7 @@ class Population:
         return Place(row, column, orientation, frequency, phase)
 
     def extent(self, cell: int) -> float:
-        """The diameter of a cell's receptive field in pixels: four times the larger standard deviation of its envelope."""
+        """A receptive field's diameter in pixels: four times the larger standard deviation of its envelope."""
         return 4.0 * max(self._fit(cell)[-2:])
 
     def _fit(self, cell: int) -> list[float]:

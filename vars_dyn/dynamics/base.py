@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from vars_dyn import _checks, _scaling
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.problems import SparseProblem
 from vars_dyn.shapes import expand_trailing, flat_lead, per_signal
+from vars_dyn.stimuli.base import Stimulus
+from vars_dyn.stimuli.view import View, fitted
 
 __all__ = ["Field", "State"]
 
@@ -25,12 +28,18 @@ class Field(ABC):
     A state is a tuple of tensors, named by `state_names`: z, the neurons of the layer, has the signals' shape, and u,
     the encoding neurons, has the codes' shape. Time is in units of the membrane time constant. A field that changes
     with time says so by `boundaries`, the times at which f jumps, and `during`, the field between two of them.
+    Its x may be a stimulus. Then `x`, `problem`, `lyapunov` and `state_at` are refused, and `at(t)` is the field whose
+    x stays what it is at time t, which has all of them.
     A field is a plain value; its tensors (`tensors()`) may require gradients. A subclass defines `_derivative`, `code`,
     `neurons`, `lyapunov`, `problem`, `stiffness`, `instability` and `state_at`.
 
     Attributes:
         dictionary: P, or what takes its place.
-        x: the signals, (*any, *signal_shape); (*batch, n, *signal_shape) for a batched dictionary.
+        x: the signals, (*any, *signal_shape); (*batch, n, *signal_shape) for a batched dictionary. ValueError where
+            they move.
+        stimulus: x as a function of time, where it moves; None where it stays the same.
+        shown: the parameters of the stimulus that was given for x, moving or not; None for a tensor.
+        tau_ms: the membrane time constant in milliseconds, if the stimulus knows it.
         lam: weight of the l1 penalty in the objective, one per signal.
         constants: the scalar parameters (alpha, beta, ..., tau_u) by name, numbers or zero-dimensional tensors.
     """
@@ -40,16 +49,23 @@ class Field(ABC):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Tensor,
+        x: Tensor | Stimulus,
         lam: float | Tensor,
         positive: dict[str, float | Tensor],
         **other: float | Tensor,
     ) -> None:
+        self.stimulus: Stimulus | None = None
+        self.shown: dict[str, Any] | None = None
+        self.tau_ms: float | None = None
+        if isinstance(x, Stimulus):
+            self.shown, self.tau_ms = x.parameters(), x.tau_ms
+            given = fitted(x, dictionary.signal_shape)
+            self.stimulus, x = given if given.moves else None, given(0.0)
         _checks.floating_tensor("x", x)
         _checks.trailing("x", x, dictionary.signal_shape, dictionary.batch_shape)
         _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
         self.dictionary = dictionary
-        self.x = x
+        self._x = x
         self.constants: dict[str, float | Tensor] = {
             **{name: _checks.number(name, value, positive=True) for name, value in positive.items()},
             **{name: _checks.number(name, value) for name, value in other.items()},
@@ -63,9 +79,64 @@ class Field(ABC):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
+    def x(self) -> Tensor:
+        """The signals; ValueError where they move."""
+        if self.stimulus is not None:
+            raise ValueError("x moves with time; field.at(t) is the field with x as it is at time t")
+        return self._x
+
+    @x.setter
+    def x(self, value: Tensor) -> None:
+        self._x = value
+
+    @property
+    def moves(self) -> bool:
+        """Whether x changes with time."""
+        return self.stimulus is not None
+
+    def at(self, t: float | Tensor) -> Field:
+        """The field whose x stays what it is at time t; the field itself where x does not move."""
+        if self.stimulus is None:
+            return self
+        twin = copy.copy(self)
+        twin._x, twin.stimulus = self.stimulus(t), None
+        return twin
+
+    @property
+    def rests_from(self) -> float:
+        """When x has moved for the last time: minus infinity if it never moves, infinity if it always does."""
+        return -math.inf if self.stimulus is None else self.stimulus.rests_from
+
+    def at_rest(self) -> Field:
+        """The field after the last movement of x; ValueError where there is none."""
+        if not math.isfinite(self.rests_from):
+            if self.stimulus is None:
+                return self
+            raise ValueError(
+                "x never comes to rest, so there is no equilibrium; field.at(t) holds x as it is at time t"
+            )
+        return self.at(self.rests_from)
+
+    def amplitude(self) -> Tensor:
+        """x itself; where it moves, the modulus that each of its entries hardly ever exceeds. Tolerances are relative
+        to it.
+        """
+        return self._x if self.stimulus is None else self.stimulus.size()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the states."""
+        return self._x.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the states."""
+        return self._x.device
+
+    @property
     def signal_batch(self) -> tuple[int, ...]:
         """The shape of one value per signal."""
-        return tuple(self.x.shape[: self.x.ndim - len(self.dictionary.signal_shape)])
+        return tuple(self._x.shape[: self._x.ndim - len(self.dictionary.signal_shape)])
 
     @property
     def event_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -118,14 +189,19 @@ class Field(ABC):
     @property
     def boundaries(self) -> tuple[float, ...]:
         """The times at which f jumps, increasing. The integration steps onto each of them and restarts there."""
-        return ()
+        return () if self.stimulus is None else self.stimulus.jumps
 
     def during(self, start: float, end: float) -> Field:
         """The field on the way from `start` to `end`, between which there is no boundary.
 
         At `start` and `end` themselves it has its limits from within, so that no step sees the other side of a jump.
         """
-        return self
+        if self.stimulus is None:
+            return self
+        piece = self.stimulus.during(start, end)
+        twin = copy.copy(self)
+        twin._x, twin.stimulus = piece(start), piece if piece.moves else None
+        return twin
 
     def held(self, t: float, state: State) -> State:
         """The state in which potentials that are given from outside at time t have their values."""
@@ -139,19 +215,9 @@ class Field(ABC):
         """The code as the variable of `problem()`, which leaves out what is given from outside."""
         return self.code(state)
 
-    def at(self, t: float | Tensor) -> Field:
-        """The field as it is from time t on, held there: it has the code, V and the problem of that time."""
-        return self
-
-    def times_two_to(self, power: int) -> Self:
-        """The same field for x and lam times two to the `power`."""
-        twin, exponent = copy.copy(self), torch.tensor(power, dtype=torch.int32, device=self.x.device)
-        twin.x, twin.lam = _scaling.scaled(self.x, exponent), _scaling.scaled(self.lam, exponent)
-        return twin
-
     def derivative(self, t: float | Tensor, state: State) -> State:
         """d state / dt at time t without checks, for steppers that have checked the state."""
-        return self._derivative(state)
+        return self.at(t)._derivative(state)
 
     def __call__(self, t: float | Tensor, state: State | Tensor) -> State | Tensor:
         """d state / dt, shaped like the state; a bare tensor may stand for a state of one part."""
@@ -176,13 +242,14 @@ class Field(ABC):
         for name, part, event in zip(self.state_names, state, self.event_shapes, strict=True):
             if tuple(part.shape) != (*self.signal_batch, *event):
                 raise ValueError(f"{name} has shape {tuple(part.shape)}; {(*self.signal_batch, *event)} is wanted")
-            _checks.same_kind(name, part, self.x, "x")
+            _checks.same_kind(name, part, self._x, "x")
         return state
 
     def initial_state(self) -> State:
-        """z = x and u = 0, the start of the paper."""
-        u = self.x.new_zeros((*self.signal_batch, *self.dictionary.code_shape))
-        return tuple({"z": self.x, "u": u}[name] for name in self.state_names)
+        """z = x and u = 0, the start of the paper; x at time zero where it moves."""
+        x = self.at(0.0).x
+        u = x.new_zeros((*self.signal_batch, *self.dictionary.code_shape))
+        return tuple({"z": x, "u": u}[name] for name in self.state_names)
 
     def per_code(self, value: Tensor) -> Tensor:
         """One value per signal, shaped to broadcast against codes."""
@@ -196,15 +263,21 @@ class Field(ABC):
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that f depends on, in a fixed order."""
         constants = tuple(v for v in self.constants.values() if isinstance(v, Tensor))
-        return (*self.dictionary.tensors(), self.x, self.lam, *constants)
+        shown = (self._x,) if self.stimulus is None else self.stimulus.tensors()
+        return (*self.dictionary.tensors(), *shown, self.lam, *constants)
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
         """The same field holding `tensors` (ordered as in `tensors()`)."""
         n = len(self.dictionary.tensors())
         twin = copy.copy(self)
         twin.dictionary = self.dictionary.with_tensors(tensors[:n])
-        twin.x, twin.lam = tensors[n], tensors[n + 1]
-        rest = iter(tensors[n + 2 :])
+        count = 1 if self.stimulus is None else len(self.stimulus.tensors())
+        if self.stimulus is None:
+            twin.x = tensors[n]
+        else:
+            twin._show(self.stimulus.with_tensors(tensors[n : n + count]))
+        twin.lam = tensors[n + count]
+        rest = iter(tensors[n + count + 1 :])
         twin.constants = {k: next(rest) if isinstance(v, Tensor) else v for k, v in self.constants.items()}
         return twin
 
@@ -220,19 +293,43 @@ class Field(ABC):
         """The same field with one leading dimension of signals, or (elements, n) for a batched dictionary."""
         lead, dictionary = flat_lead(self.dictionary, self.signal_batch)
         twin = copy.copy(self)
-        twin.dictionary, twin.x = dictionary, self.x.reshape(*lead, *dictionary.signal_shape)
+        twin.dictionary, shape = dictionary, (*lead, *dictionary.signal_shape)
+        if self.stimulus is None:
+            twin.x = self._x.reshape(shape)
+        else:
+            twin._show(View(self.stimulus, shape))
         twin.lam = self.lam.reshape(lead)
         return twin
 
     def select(self, index: Tensor) -> Self:
         """The rows `index` of a `flat` field's first dimension: signals, or elements of a batched dictionary."""
         twin = copy.copy(self)
-        twin.dictionary, twin.x, twin.lam = self.dictionary.select(index), self.x[index], self.lam[index]
+        twin.dictionary, twin.lam = self.dictionary.select(index), self.lam[index]
+        if self.stimulus is None:
+            twin.x = self._x[index]
+        else:
+            twin._show(View(self.stimulus, rows=index))
         return twin
+
+    def times_two_to(self, power: int) -> Self:
+        """The same field for x and lam times two to the `power`."""
+        twin = copy.copy(self)
+        twin.lam = _scaling.by_power(self.lam, power)
+        if self.stimulus is None:
+            twin.x = _scaling.by_power(self._x, power)
+        else:
+            twin._show(View(self.stimulus, power=power))
+        return twin
+
+    def _show(self, stimulus: Stimulus) -> None:
+        """Take another stimulus in place of the one that moves."""
+        self.stimulus = stimulus
+        # What stands for x's shape, dtype and device wherever these are asked for.
+        self._x = stimulus.size()
 
     def __repr__(self) -> str:
         constants = ", ".join(f"{k}={v}" for k, v in self.parameters().items() if k != "field")
-        return f"{type(self).__name__}({self.dictionary}, x of shape {tuple(self.x.shape)}, {constants})"
+        return f"{type(self).__name__}({self.dictionary}, x of shape {tuple(self._x.shape)}, {constants})"
 
 
 def _describe_state(state: object) -> str:

@@ -211,6 +211,8 @@ class Gated(Field):
         linear = c == 0 and ridge == 0
         if not linear and ridge > 0 and ridge + c * float(self.dictionary.lipschitz().max()) > 0:
             return None
+        if self.moves:
+            return f"for {self._named()} no stable equilibrium is proved, because x moves"
         resting = self.rests_without_code()
         count, at_rest = resting.numel(), int(resting.sum())
         if linear:

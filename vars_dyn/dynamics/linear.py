@@ -17,6 +17,7 @@ from vars_dyn.dictionaries.positive_features import RandomFeatureDictionary
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
 from vars_dyn.problems import SparseProblem
 from vars_dyn.quadratic import identity_problem, matrix_problem
+from vars_dyn.stimuli.base import Stimulus
 
 __all__ = ["Attention", "FeedForward", "Recurrent"]
 
@@ -57,22 +58,26 @@ class FeedForward(_Linear):
     """tau_z z' = -alpha z + x (Eq. 2); it rests at x / alpha.
 
     Args:
-        x: signals, (*any, d), every entry a neuron; give `signal_shape` for signals of another event shape.
+        x: signals, (*any, d), every entry a neuron, or a stimulus; give `signal_shape` for signals of another event
+            shape.
         alpha: leak, above zero.
         tau_z: time constant, above zero.
-        signal_shape: event shape of a signal; by default the last dimension.
+        signal_shape: event shape of a signal; by default the last dimension, or the frame of a spatial stimulus.
     """
 
     def __init__(
         self,
-        x: Float[Tensor, "*shape"],
+        x: Float[Tensor, "*shape"] | Stimulus,
         alpha: float | Tensor = 1.0,
         tau_z: float | Tensor = 1.0,
         signal_shape: tuple[int, ...] | None = None,
     ) -> None:
-        _checks.floating_tensor("x", x)
-        shape = tuple(x.shape[-1:]) if signal_shape is None else tuple(signal_shape)
-        super().__init__(ScaledIdentity(x.new_ones(()), shape), x, 0.0, {"alpha": alpha, "tau_z": tau_z})
+        if not isinstance(x, Stimulus):
+            _checks.floating_tensor("x", x)
+        last = x.event_dims if isinstance(x, Stimulus) else 1
+        shape = tuple(x.shape[len(x.shape) - last :]) if signal_shape is None else tuple(signal_shape)
+        one = torch.ones((), dtype=x.dtype, device=x.device)
+        super().__init__(ScaledIdentity(one, shape), x, 0.0, {"alpha": alpha, "tau_z": tau_z})
 
     def _feedback(self, z: Tensor) -> Tensor:
         return torch.zeros_like(z)
@@ -82,9 +87,7 @@ class FeedForward(_Linear):
         return identity_problem(self.alpha, self.x, self.dictionary.signal_shape, 0.0)
 
     def stiffness(self) -> Tensor:
-        return rounded_up(
-            torch.as_tensor(self.alpha / self.tau_z, dtype=self.x.dtype, device=self.x.device).detach(), 1
-        )
+        return rounded_up(torch.as_tensor(self.alpha / self.tau_z, dtype=self.dtype, device=self.device).detach(), 1)
 
     def instability(self) -> str | None:
         return None
@@ -95,7 +98,7 @@ class Recurrent(_Linear):
 
     Args:
         feedback: A itself, a (d, d) tensor, or a dictionary P for A = P P^T.
-        x: signals, (*any, d) or the dictionary's.
+        x: signals, (*any, d) or the dictionary's, or a stimulus.
         alpha: leak, above zero.
         tau_z: time constant, above zero.
 
@@ -106,7 +109,7 @@ class Recurrent(_Linear):
     def __init__(
         self,
         feedback: Float[Tensor, "d d"] | Dictionary,
-        x: Float[Tensor, "*shape"],
+        x: Float[Tensor, "*shape"] | Stimulus,
         alpha: float | Tensor = 1.0,
         tau_z: float | Tensor = 1.0,
     ) -> None:
@@ -135,13 +138,13 @@ class Recurrent(_Linear):
     def stiffness(self) -> Tensor:
         """max(alpha, lambda_max(A) - alpha) / tau_z."""
         alpha, tau = (
-            torch.as_tensor(v, dtype=self.x.dtype, device=self.x.device).detach() for v in (self.alpha, self.tau_z)
+            torch.as_tensor(v, dtype=self.dtype, device=self.device).detach() for v in (self.alpha, self.tau_z)
         )
         return rounded_up(torch.maximum(alpha, self._largest() - alpha) / tau, 1)
 
     def decay(self) -> Tensor:
         """alpha / tau_z, as A is positive semi-definite."""
-        rate = torch.as_tensor(self.alpha / self.tau_z, dtype=self.x.dtype, device=self.x.device).detach()
+        rate = torch.as_tensor(self.alpha / self.tau_z, dtype=self.dtype, device=self.device).detach()
         return rounded_up(rate, 1)
 
     def instability(self) -> str | None:
@@ -168,7 +171,7 @@ class Recurrent(_Linear):
             v = torch.randn(
                 (*dictionary.batch_shape, 1, *dictionary.signal_shape), generator=seeded, dtype=torch.float64
             )
-            v, last = v.to(self.x.device, self.x.dtype), tuple(range(v.ndim - len(dictionary.signal_shape), v.ndim))
+            v, last = v.to(self.device, self.dtype), tuple(range(v.ndim - len(dictionary.signal_shape), v.ndim))
             for _ in range(rounds):
                 v = v / torch.linalg.vector_norm(v, dim=last, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
                 before, v = v, fixed._feedback(v)
@@ -186,7 +189,7 @@ class Attention(Recurrent):
     and do not integrate it. `from_tokens` builds it from tokens in the layout that layers use.
     """
 
-    def __init__(self, dictionary: Dictionary, x: Float[Tensor, "*shape"]) -> None:
+    def __init__(self, dictionary: Dictionary, x: Float[Tensor, "*shape"] | Stimulus) -> None:
         if not isinstance(dictionary, Dictionary):
             raise ValueError(f"dictionary is a {type(dictionary).__name__}; a Dictionary is wanted")
         super().__init__(dictionary, x)

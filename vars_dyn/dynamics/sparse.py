@@ -10,6 +10,7 @@ from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dynamics.base import State, half_square
 from vars_dyn.dynamics.gated import Gated
 from vars_dyn.penalties import Penalty, penalty_of
+from vars_dyn.stimuli.base import Stimulus
 
 __all__ = ["EncoderDecoder", "Reduced", "SparseRecurrent"]
 
@@ -22,7 +23,8 @@ class SparseRecurrent(Gated):
 
     Args:
         dictionary: P.
-        x: signals, (*any, *signal_shape); (*batch, n, *signal_shape) for a batched dictionary.
+        x: signals, (*any, *signal_shape); (*batch, n, *signal_shape) for a batched dictionary. Or a stimulus of
+            signals of that shape, whose frames may also have as many pixels as a signal has entries.
         lam: weight of |a|_1 in the objective, at least zero; a number or one per signal. The gate's threshold is
             lam / beta.
         alpha, beta: leaks, above zero.
@@ -44,7 +46,7 @@ class SparseRecurrent(Gated):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Float[Tensor, "*shape"],
+        x: Float[Tensor, "*shape"] | Stimulus,
         lam: float | Tensor = 0.3,
         alpha: float | Tensor = 1.0,
         beta: float | Tensor = 2.0,
@@ -124,7 +126,7 @@ class EncoderDecoder(SparseRecurrent):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Float[Tensor, "*shape"],
+        x: Float[Tensor, "*shape"] | Stimulus,
         alpha: float | Tensor = 1.0,
         beta: float | Tensor = 1.0,
         tau_z: float | Tensor = 1.0,
@@ -150,7 +152,7 @@ class Reduced(Gated):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Float[Tensor, "*shape"],
+        x: Float[Tensor, "*shape"] | Stimulus,
         lam: float | Tensor = 0.3,
         alpha: float | Tensor = 1.0,
         beta: float | Tensor = 2.0,

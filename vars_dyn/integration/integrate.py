@@ -106,7 +106,7 @@ def integrate(
         raise ValueError(f'method is "{method}", which has no adjoint; backprop or checkpoint is wanted, or dopri5')
     if differentiable and isinstance(mode, Adjoint) and options.is_noisy:
         raise ValueError('gradient is "adjoint", which noise has not; backprop or checkpoint is wanted')
-    with torch.autocast(field.x.device.type, enabled=False):
+    with torch.autocast(field.device.type, enabled=False):
         run = run_for(field, state, options, capped=differentiable if cap_steps is None else cap_steps)
     spacing = looks_at_gap(run.plan, field, check_every)
     if differentiable and gap is None:
@@ -114,7 +114,7 @@ def integrate(
     snapshot = run.entered(start_of(field, state, float(times[0]), step if chosen.adaptive else None))
     reached = times if snapshot.live.numel() else times[:1]
     solve, rows = mode.solve if differentiable else Segment.solve, list[State]()
-    with torch.set_grad_enabled(differentiable), torch.autocast(field.x.device.type, enabled=False):
+    with torch.set_grad_enabled(differentiable), torch.autocast(field.device.type, enabled=False):
         # A monitor sees every time; without one the way is carried at once.
         for part in reached.split(len(reached) if monitor is None else 1):
             try:

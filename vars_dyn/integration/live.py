@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,15 +48,29 @@ def advance(plan: Plan, field: Field, snapshot: Snapshot, cut: Cut, solve: Segme
             states = tuple(torch.cat([part[:-1], end[None]]) for part, end in zip(states, held, strict=True))
         last = held
     after = snapshot._replace(time=cut.end, state=last, step=segment.next_step, statistics=segment.statistics)
-    # Before the last boundary nothing settles, because what is to come may move it again.
-    if plan.problem is None or plan.gap is None or snapshot.time < plan.settles_from:
+    if plan.gap is None:
         return states, after
-    certified = _certified(plan.gap, plan.problem, moving, after, rows)
+    # While x moves or interventions are to come, the gap is that to the problem of the moment, and no signal settles.
+    goal, problem = plan.gap, plan.problem
+    if problem is None or snapshot.time < plan.settles_from:
+        if not field.moves:
+            return states, after
+        goal, problem = -math.inf, _of_the_moment(field, cut.end)
+        if problem is None:
+            return states, after
+    certified = _certified(goal, problem, moving, after, rows)
     if lost := (certified.live & certified.relative_gap.isnan()).flatten().nonzero().flatten().tolist():
         lost_gap = failure("the gap is not a number", cut.end, lost, plan)
         lost_gap.partial = states
         raise lost_gap
     return states, certified
+
+
+def _of_the_moment(field: Field, time: float) -> SparseProblem | None:
+    """The problem at a time; None where there is none, as where an intervention breaks the symmetry of the synapses."""
+    with torch.no_grad(), contextlib.suppress(ValueError):
+        return field.detach().at(time).problem()
+    return None
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,9 @@ class Plan(NamedTuple):
     emphasis: float
     step: float | None
     gap: float | None
+    #: the problem that the code at rest solves; None without a gap, and where x never comes to rest
     problem: SparseProblem | None
-    #: the time of the field's last boundary, after which signals may settle
+    #: when x moves and interventions change for the last time, after which signals may settle
     settles_from: float
     max_steps: int
     #: whether a stable equilibrium of every signal is proved
@@ -91,15 +92,15 @@ def plan_for(field: Field, options: Options, capped: bool, power: int = 0) -> Pl
         if gap is not None:
             raise ValueError(f"gap is {gap}, but under noise no signal settles; none is wanted")
         method, forcing = SCHEMES[options.noise.scheme], Forcing(options.noise.amplified(power), field.flat())
-    _checks.full_precision("x", field.x)
-    settles_from = max(field.boundaries, default=-math.inf)
-    reason = field.during(settles_from, math.inf).instability()
+    _checks.full_precision("x", field.amplitude())
+    settles_from = field.rests_from
+    reason = field.instability()
     problem = None
     if gap is not None:
         if reason:
             raise ValueError(f"gap is {gap}, but {reason}")
         with torch.no_grad():
-            problem = field.detach().during(settles_from, math.inf).problem().flat()
+            problem = field.detach().at_rest().problem().flat() if settles_from < math.inf else None
     elif reason:
         warnings.warn(reason, stacklevel=4)
     stiffness = float(field.stiffness().max())

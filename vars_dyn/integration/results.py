@@ -96,6 +96,6 @@ class IntegrationError(RuntimeError):
 
 def start_of(field: Field, state: State, time: float = 0.0, step: float | None = None) -> Snapshot:
     """The snapshot of a run that begins at `time` in `state`: every signal live, nothing counted."""
-    nothing = torch.full(field.signal_batch, math.nan, dtype=field.x.dtype, device=field.x.device)
-    live = torch.ones(field.signal_batch, dtype=torch.bool, device=field.x.device)
+    nothing = torch.full(field.signal_batch, math.nan, dtype=field.dtype, device=field.device)
+    live = torch.ones(field.signal_batch, dtype=torch.bool, device=field.device)
     return Snapshot(time, state, step, live, nothing, nothing.clone(), Statistics())

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from vars_dyn._scaling import scaled
+from vars_dyn._scaling import by_power
 from vars_dyn.dynamics.base import Field, State
 
 __all__ = ["Tolerance", "field_times", "power_of", "state_times", "tolerances"]
@@ -30,14 +30,14 @@ _SMALLER = 8.0
 def power_of(field: Field, state: State) -> int:
     """The exponent of two that brings the largest number in x and the state near one; zero where it is near already."""
     with torch.no_grad():
-        largest = max(_largest(part) for part in (field.x, *state))
+        largest = max(_largest(part) for part in (field.amplitude(), *state))
         if not 0 < largest < math.inf:
             return 0
         power = -math.frexp(largest)[1]
         if abs(power) <= _NEAR:
             return 0
         # A lam far above the signals must stay finite.
-        room = math.frexp(torch.finfo(field.x.dtype).max)[1] - 8 - math.frexp(_largest(field.lam))[1]
+        room = math.frexp(torch.finfo(field.dtype).max)[1] - 8 - math.frexp(_largest(field.lam))[1]
         return min(power, room)
 
 
@@ -48,18 +48,16 @@ def field_times(field: Field, power: int) -> Field:
 
 def state_times(state: State, power: int) -> State:
     """The parts times two to the `power`."""
-    if not power:
-        return state
-    return tuple(scaled(part, torch.tensor(power, dtype=torch.int32, device=part.device)) for part in state)
+    return tuple(by_power(part, power) for part in state)
 
 
 def tolerances(field: Field, atol: float) -> Tolerance:
     """`atol` times the size of each signal of a flat field, for every part of the state.
 
-    The size is max |x|. Where x is zero it is lam; where lam is zero too, it is the largest size in the batch; if all
-    are zero, it is one. Where the field keeps potentials more than eight times smaller than x, their tolerance is
-    multiplied by 8 / alpha for z and by 8 |P| / (alpha beta) for u. None of this depends on the state, so a run that
-    resumes from a snapshot has the same tolerances.
+    The size is max |x|, over all times if x moves. Where x is zero it is lam; where lam is zero too, it is the
+    largest size in the batch; if all are zero, it is one. Where the field keeps potentials more than eight times
+    smaller than x, their tolerance is multiplied by 8 / alpha for z and by 8 |P| / (alpha beta) for u. None of this
+    depends on the state, so a run that resumes from a snapshot has the same tolerances.
     """
     with torch.no_grad():
         fields = field.detach()
@@ -77,7 +75,8 @@ def tolerances(field: Field, atol: float) -> Tolerance:
 def _sizes(field: Field) -> Tensor:
     """The size of every signal, of the shape of `signal_batch`."""
     event = len(field.dictionary.signal_shape)
-    size = field.x.abs().flatten(-event).amax(-1) if field.x.numel() else field.x.new_ones(field.signal_batch)
+    x = field.amplitude()
+    size = x.abs().flatten(-event).amax(-1) if x.numel() else x.new_ones(field.signal_batch)
     size = torch.where(size > 0, size, field.lam.to(size.dtype))
     size = torch.where(size.isfinite(), size, 0.0)
     largest = size.max() if size.numel() else size.new_ones(())
@@ -95,7 +94,8 @@ def _shares(field: Field) -> list[float]:
 def _norm_of(field: Field, enough: float) -> float:
     """A bound on |P|, or `enough` where |P| is at least that, which one signal mostly suffices to show."""
     dictionary = field.dictionary
-    one = field.x[:, :1] if dictionary.batch_shape else field.x[:1]
+    x = field.amplitude()
+    one = x[:, :1] if dictionary.batch_shape else x[:1]
     one = one / one.abs().max() if one.numel() else one
     shown = torch.linalg.vector_norm(dictionary.encode(one)) / torch.linalg.vector_norm(one)
     if float(shown) >= enough:

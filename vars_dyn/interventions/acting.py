@@ -60,6 +60,10 @@ class Acting(Wrapped):
     def during(self, start: float, end: float) -> Field:
         return self
 
+    def at(self, t: float | Tensor) -> Acting:
+        """The same with x as it is at time t."""
+        return Acting(self.field.at(t), self.interventions, float(t)) if self.field.moves else self
+
     def held(self, t: float, state: State) -> State:
         """The state with the potentials in place that are given."""
         return tuple(part.place(t, value) for part, value in zip(self._parts, state, strict=True))
@@ -141,7 +145,7 @@ class Acting(Wrapped):
         du, sent, current = self._encoders(t, u, du), self.sent(t), effect.neurons.current
         if sent is None and current is None:
             return (du,)
-        drive = torch.zeros_like(self.x)
+        drive = torch.zeros_like(self.amplitude())
         if sent is not None:
             drive = drive - (constants["gamma"] - 1 / constants["alpha"]) * sent
         if current is not None:

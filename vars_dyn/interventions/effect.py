@@ -114,8 +114,8 @@ class Effect:
     def __init__(self, field: Field, time: float) -> None:
         self.field, self.time = field, time
         dictionary = field.dictionary
-        self.neurons = Part("neurons", dictionary.signal_shape, field.x.detach())
-        self.atoms = Part("atoms", dictionary.code_shape, field.x.detach())
+        self.neurons = Part("neurons", dictionary.signal_shape, field.amplitude().detach())
+        self.atoms = Part("atoms", dictionary.code_shape, field.amplitude().detach())
         self.rows: Tensor | None = None
         self.columns: Tensor | None = None
         self.feedforward: tuple[Tensor | None, Tensor | None] = (None, None)

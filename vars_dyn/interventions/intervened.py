@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,6 +60,10 @@ class Intervened(Wrapped):
 
     def at(self, t: float | Tensor) -> Field:
         return self.during(float(t), float(t)).at(t)
+
+    def at_rest(self) -> Field:
+        """The field after the last boundary; ValueError where x never comes to rest."""
+        return self.last if math.isfinite(self.rests_from) or not self.moves else self.field.at_rest()
 
     @property
     def last(self) -> Field:

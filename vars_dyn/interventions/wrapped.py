@@ -56,6 +56,14 @@ class Wrapped(Field):
             rest = rest[own:]
         return self.around(self.field.with_tensors(tensors[:count]), changed)
 
+    @property
+    def rests_from(self) -> float:
+        """When x has moved and an intervention has changed for the last time."""
+        return max((*self.boundaries, self.field.rests_from))
+
+    def amplitude(self) -> Tensor:
+        return self.field.amplitude()
+
     def flat(self) -> Self:
         return self.around(self.field.flat(), self.interventions)
 
@@ -77,5 +85,18 @@ def _delegated(name: str) -> property:
 
 
 # The base class keeps these as attributes of its own, so that `__getattr__` would not be asked for them.
-for _name in ("dictionary", "x", "lam", "constants"):
+_OWN = (
+    "dictionary",
+    "x",
+    "lam",
+    "constants",
+    "stimulus",
+    "shown",
+    "tau_ms",
+    "moves",
+    "dtype",
+    "device",
+    "signal_batch",
+)
+for _name in _OWN:
     setattr(Wrapped, _name, _delegated(_name))

@@ -7,6 +7,7 @@ state.
 """
 
 from vars_dyn.plotting.animation import animate
+from vars_dyn.plotting.course import plot_rebuilt_course, plot_stimulus_course
 from vars_dyn.plotting.figure import summary
 from vars_dyn.plotting.panels import (
     plot_active,
@@ -27,7 +28,9 @@ __all__ = [
     "plot_encoders",
     "plot_input",
     "plot_neurons",
+    "plot_rebuilt_course",
     "plot_reconstruction",
     "plot_residual",
+    "plot_stimulus_course",
     "summary",
 ]

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from vars_dyn.plotting.course import can_rebuild, plot_rebuilt_course, plot_stimulus_course
 from vars_dyn.plotting.panels import (
     plot_active,
     plot_atoms,
@@ -29,6 +30,8 @@ __all__ = ["summary"]
 
 def summary(dataset: xr.Dataset, signal: int | None = None) -> Figure:
     """Draw a run: input, reconstruction, residual and atoms above; potentials, convergence and activity below.
+
+    Where the input moves, the stimulus and the reconstruction over time come first.
 
     Args:
         dataset: the run.
@@ -54,11 +57,19 @@ def summary(dataset: xr.Dataset, signal: int | None = None) -> Figure:
     ]
     recorded = {"lyapunov", "relative_gap"} & set(dataset.variables)
     drawn = [draw for name, draw in courses if name in dataset or (name == "lyapunov" and recorded)]
+    strips: list[Callable[[Axes], None]] = []
+    if "x" in dataset:
+        strips.append(lambda ax: plot_stimulus_course(ax, dataset))
+    if can_rebuild(dataset):
+        strips.append(lambda ax: plot_rebuilt_course(ax, dataset))
+    rows = [*([draw] for draw in strips), pictures, drawn]
+    heights = [*(1.6 for _ in strips), 3.4, 3.4]
     columns = max(len(pictures), len(drawn))
-    figure = Figure(figsize=(3.5 * columns, 6.8), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    figure = Figure(figsize=(3.5 * columns, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)
-    for row, panels in enumerate((pictures, drawn)):
-        part = figure.add_subfigure(figure.add_gridspec(2, 1)[row])
+    grid = figure.add_gridspec(len(rows), 1, height_ratios=heights)
+    for row, panels in enumerate(rows):
+        part = figure.add_subfigure(grid[row])
         for column, draw in enumerate(panels):
             draw(part.add_subplot(1, len(panels), column + 1))
     figure.suptitle(_headline(dataset), fontsize=12, color=INK)

@@ -10,8 +10,17 @@ import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from vars_dyn.plotting.pictures import draw_signals, film, film_frames, is_movie, is_sound, mosaic, patch_shape
-from vars_dyn.plotting.style import BLUE, FAINT, INK, ORANGE, bare_axes, colours, marker, tidy_axes, time_axis
+from vars_dyn.plotting.pictures import (
+    draw_signals,
+    film,
+    film_frames,
+    input_of,
+    is_movie,
+    is_sound,
+    mosaic,
+    patch_shape,
+)
+from vars_dyn.plotting.style import BLUE, FAINT, INK, ORANGE, bare_axes, clock, colours, marker, tidy_axes, time_axis
 from vars_dyn.recording import facts
 
 __all__ = [
@@ -52,24 +61,29 @@ def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> N
 
 
 def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
-    """Draw how far V is above its value at the end, and the relative gap (largest and median), on a log scale."""
-    time = dataset["time"].to_numpy()
+    """Draw how far V is above its value at the end, and the relative gap (largest and median), on a log scale.
+
+    Where x moves, V need not fall and is left out, and the gap is the tracking gap.
+    """
+    time, unit = clock(dataset)
+    moving = "x_end" in dataset
     lines: list[tuple[NDArray[Any], dict[str, Any]]] = []
     if "relative_gap" in dataset:
         gap = dataset["relative_gap"].to_numpy()
-        lines.append((gap.max(axis=1), {"color": BLUE, "label": "relative gap, largest"}))
+        gap = np.where(np.isfinite(gap), gap, np.nan)  # where x is zero and the code is not yet
+        lines.append((np.nanmax(gap, axis=1, initial=0.0), {"color": BLUE, "label": "relative gap, largest"}))
         if gap.shape[1] > 1:
             median = {"color": BLUE, "alpha": 0.5, "linestyle": ":", "label": "relative gap, median"}
-            lines.append((np.median(gap, axis=1), median))
-    if "lyapunov" in dataset:
+            lines.append((np.nanmedian(gap, axis=1), median))
+    if "lyapunov" in dataset and not moving:
         v = dataset["lyapunov"].to_numpy().sum(axis=1)
         half = 0.5 * float((dataset["signals"].to_numpy() ** 2).sum()) or 1.0
         lines.append(((v - v[-1]) / half, {"color": ORANGE, "label": "V - V(end)"}))
     for values, style in lines:
         ax.plot(time, np.where(values > 0, values, np.nan), **style, **marker(time))
-    time_axis(ax, time)
+    time_axis(ax, time, unit)
     ax.set_ylabel("relative to |x|² / 2")
-    ax.set_title("convergence")
+    ax.set_title("tracking gap" if moving else "convergence")
     largest = max((float(values.max()) for values, _ in lines), default=0.0)
     if not largest > 0:
         ax.set_yticks([])
@@ -86,14 +100,14 @@ def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
 
 def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
     """Draw the number of active atoms per signal over time: the median, the middle 80 % and the range over signals."""
-    time, active = dataset["time"].to_numpy(), dataset["active"].to_numpy()
+    (time, unit), active = clock(dataset), dataset["active"].to_numpy()
     atoms = math.prod(facts(dataset).get("code_shape", [0]))
     if active.shape[1] > 1:
         low, high = np.percentile(active, [10, 90], axis=1)
         ax.fill_between(time, active.min(axis=1), active.max(axis=1), color=BLUE, alpha=0.12, linewidth=0, label="all")
         ax.fill_between(time, low, high, color=BLUE, alpha=0.3, linewidth=0, label="middle 80 %")
     ax.plot(time, np.median(active, axis=1), color=BLUE, label="median", **marker(time))
-    time_axis(ax, time)
+    time_axis(ax, time, unit)
     ax.set_ylim(0, max(1.0, 1.3 * float(active.max())))  # room for the legend above the curves
     ax.set_ylabel(f"active atoms per signal{f', of {atoms}' if atoms else ''}")
     ax.set_title("active atoms")
@@ -102,16 +116,19 @@ def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
 
 
 def plot_input(ax: Axes, dataset: xr.Dataset) -> None:
-    """Draw the input signals: the first image, reassembled if it was cut into patches, or the signals as rows."""
-    draw_signals(ax, dataset, dataset["signals"].to_numpy(), restore=True, signal=_drawn(dataset))
-    ax.set_title(f"input x{_which(dataset)}")
+    """Draw the input signals: the first image, reassembled if it was cut into patches, or the signals as rows.
+
+    Signals that move are those at the end.
+    """
+    draw_signals(ax, dataset, input_of(dataset), restore=True, signal=_drawn(dataset))
+    ax.set_title(f"input x{_which(dataset)}{' at the end' if 'x_end' in dataset else ''}")
 
 
 def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
     """Draw the reconstruction from the code at the end, laid out and scaled like the input."""
     rebuilt = dataset["reconstruction_end"].to_numpy()
     draw_signals(ax, dataset, rebuilt, restore=True, signal=_drawn(dataset))
-    x = dataset["signals"].to_numpy()
+    x = input_of(dataset)
     size = float(np.abs(x).max())  # the squares of very large and very small signals overflow or underflow
     explained = ""
     if size:
@@ -122,7 +139,7 @@ def plot_reconstruction(ax: Axes, dataset: xr.Dataset) -> None:
 
 def plot_residual(ax: Axes, dataset: xr.Dataset) -> None:
     """Draw the input minus its reconstruction. Zero is white."""
-    residual = dataset["signals"].to_numpy() - dataset["reconstruction_end"].to_numpy()
+    residual = input_of(dataset) - dataset["reconstruction_end"].to_numpy()
     draw_signals(ax, dataset, residual, restore=False, signal=_drawn(dataset))
     ax.set_title("residual")
 
@@ -193,7 +210,7 @@ def _which(dataset: xr.Dataset) -> str:
 
 def _potentials(ax: Axes, dataset: xr.Dataset, name: str, signal: int | None) -> None:
     """Draw one line per neuron of a signal. The largest at the end are coloured; a sample of the others is grey."""
-    time = dataset["time"].to_numpy()
+    time, unit = clock(dataset)
     values = dataset[name].isel(signal=_chosen(dataset, signal)).to_numpy().reshape(len(time), -1)
     order = np.argsort(-np.abs(values[-1]), kind="stable")
     bold, rest = order[:_COLOURED], order[_COLOURED:]
@@ -202,7 +219,7 @@ def _potentials(ax: Axes, dataset: xr.Dataset, name: str, signal: int | None) ->
     shades = colours(len(bold))
     for line, shade in zip(bold, shades, strict=True):
         ax.plot(time, values[:, line], color=shade, linewidth=1.3, **marker(time))
-    time_axis(ax, time)
+    time_axis(ax, time, unit)
     ax.set_ylabel(f"potential {name}")
 
 
@@ -210,6 +227,6 @@ def _chosen(dataset: xr.Dataset, signal: int | None) -> int:
     """The signal that was asked for, or the one with the largest norm."""
     if signal is not None:
         return signal
-    x = dataset["signals"].to_numpy().reshape(dataset.sizes["signal"], -1)
+    x = input_of(dataset).reshape(dataset.sizes["signal"], -1)
     size = float(np.abs(x).max()) or 1.0
     return int(((x / size) ** 2).sum(axis=1).argmax())

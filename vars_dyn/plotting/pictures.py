@@ -15,10 +15,31 @@ from numpy.typing import NDArray
 from vars_dyn.images import assemble
 from vars_dyn.plotting.style import BLUE, FAINT, bare_axes, colour_bar, tidy_axes
 
-__all__ = ["draw_signals", "film", "film_frames", "is_movie", "is_sound", "mosaic", "patch_shape"]
+__all__ = [
+    "draw_signals",
+    "film",
+    "film_frames",
+    "frame_of",
+    "input_of",
+    "is_movie",
+    "is_sound",
+    "mosaic",
+    "patch_shape",
+]
 
 #: The most frames of a film strip.
 _FILM = 6
+
+
+def input_of(dataset: xr.Dataset) -> NDArray[Any]:
+    """The input signals that the end of the run is compared with: those at the end, if they moved."""
+    return dataset["x_end" if "x_end" in dataset else "signals"].to_numpy()
+
+
+def frame_of(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any] | None:
+    """The first image (row, column) of signals at one time, in grey; None if they are no images."""
+    image = _image(dataset, values, 0)
+    return None if image is None else image.mean(axis=0)
 
 
 def draw_signals(
@@ -36,11 +57,11 @@ def draw_signals(
         return
     image = _image(dataset, values, signal)
     if image is None:
-        limit = float(np.abs(dataset["signals"].to_numpy() if restore else values).max()) or 1.0
+        limit = float(np.abs(input_of(dataset) if restore else values).max()) or 1.0
         _rows(ax, values, limit=limit, bar=bar)
         return
     if restore:
-        reference = _image(dataset, _restored(dataset, dataset["signals"].to_numpy()), signal)
+        reference = _image(dataset, _restored(dataset, input_of(dataset)), signal)
         low, high = float(np.nanmin(reference)), float(np.nanmax(reference))  # type: ignore[arg-type]
         shown = np.clip((image - low) / ((high - low) or 1.0), 0.0, 1.0)
         if is_movie(dataset):

@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+
+from vars_dyn.recording import facts
 
 __all__ = [
     "BLUE",
@@ -16,6 +19,7 @@ __all__ = [
     "INK",
     "ORANGE",
     "bare_axes",
+    "clock",
     "colour_bar",
     "colours",
     "marker",
@@ -23,6 +27,7 @@ __all__ = [
     "time_axis",
 ]
 
+_TAU, _MS = "time (membrane time constants)", "time (ms)"
 INK, FAINT, BLUE, ORANGE = "#222222", "#c4c4c4", "#1f5fa8", "#d1661a"
 
 
@@ -36,16 +41,24 @@ def colours(count: int) -> list[Any]:
     return list(colormaps["viridis"](np.linspace(0.0, 0.85, max(count, 1))))[:count]
 
 
-def time_axis(ax: Axes, time: NDArray[Any]) -> None:
-    """Label the time axis. For a long run it is logarithmic from 1 on, since most changes happen early."""
-    if time[-1] > 20:
+def clock(dataset: xr.Dataset) -> tuple[NDArray[Any], str]:
+    """The recorded times and the label of their axis: in milliseconds where the run knows its time constant in them."""
+    time, tau = dataset["time"].to_numpy(), facts(dataset).get("tau_ms")
+    return (time, _TAU) if tau is None else (float(tau) * time, _MS)
+
+
+def time_axis(ax: Axes, time: NDArray[Any], unit: str) -> None:
+    """Label the time axis. For a long run in time constants it is logarithmic from 1 on, since most changes happen
+    early.
+    """
+    if time[-1] > 20 and unit == _TAU:
         ax.set_xscale("symlog", linthresh=1.0, linscale=0.6)
         ax.set_xlim(0, time[-1])
         decades = [10**k for k in range(int(math.log10(time[-1])) + 1)]
         ax.set_xticks([0, *decades], ["0", *[f"{k}" for k in decades]])
     elif time[-1] > time[0]:
         ax.set_xlim(time[0], time[-1])
-    ax.set_xlabel("time (membrane time constants)")
+    ax.set_xlabel(unit)
     tidy_axes(ax)
 
 

@@ -18,6 +18,7 @@ from vars_dyn._version import __version__
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording.json_facts import Facts
+from vars_dyn.stimuli.base import Stimulus
 
 __all__ = [
     "atoms_of",
@@ -31,6 +32,8 @@ __all__ = [
     "versions",
 ]
 
+#: The times at which stimuli are compared, in no ratio to their periods.
+_LOOKS = (0.618, 3.1416, 27.183)
 _PACKAGES = ("torch", "torchdiffeq", "numpy", "xarray", "zarr")
 
 
@@ -48,10 +51,12 @@ def facts_of_field(field: Field, state: State) -> Facts:
         "signal_batch": list(field.signal_batch),
         "signal_shape": list(dictionary.signal_shape),
         "code_shape": list(dictionary.code_shape),
-        "dtype": str(field.x.dtype).removeprefix("torch."),
-        "device": field.x.device.type,
+        "dtype": str(field.dtype).removeprefix("torch."),
+        "device": field.device.type,
         "dictionary_sha256": digest(dictionary.tensors()),
-        "signals_sha256": digest([field.x]),
+        "signals_sha256": digest([field.x] if field.stimulus is None else _shown(field.stimulus)),
+        **({} if field.shown is None else {"stimulus": field.shown}),
+        **({} if field.tau_ms is None else {"tau_ms": field.tau_ms}),
         "lam_sha256": digest([field.lam]),
         **{f"{name}_sha256": digest([value]) for name, value in atoms_of(field).items()},
         "start_sha256": digest(state),
@@ -62,6 +67,11 @@ def atoms_of(field: Field) -> dict[str, Tensor]:
     """The weights and the bias of a field, by name, where it has them."""
     found = {name: getattr(field, name, None) for name in ("weights", "bias")}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _shown(stimulus: Stimulus) -> list[Tensor]:
+    """Tensors that tell a stimulus from another one: what the record stores of it, and x at a few times."""
+    return [*stimulus.stored(), *(stimulus(t) for t in (0.0, *_LOOKS, *stimulus.jumps[:1]))]
 
 
 def _uniform(field: Field) -> dict[str, float]:
@@ -96,7 +106,7 @@ def _described(field: Field, problem: SparseProblem | None) -> str:
 
 def facts_of_making(field: Field, problem: SparseProblem | None) -> Facts:
     """Facts of a new run: its parameters' names, its problem, the command, the date, versions, threads and machine."""
-    device = field.x.device
+    device = field.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "parameters": [*field.parameters()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ __all__ = [
 ]
 
 #: Everything that can be recorded, in the order in which it is stored.
-VARIABLES = ("z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
+VARIABLES = ("x", "z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
+
+#: How many moments are kept: as many as a chunk has by default.
+_MOMENTS = 64
 
 
 class Moment(NamedTuple):
@@ -45,12 +49,14 @@ class Moment(NamedTuple):
 def moments_of(field: Field, problem: SparseProblem | None) -> Callable[[float], Moment]:
     """Gives the moment of each time. `problem` is that of a field that does not change with time.
 
-    The last moment is kept, and serves for as long as the field stays the same.
+    Several variables ask for the same times, so the last moments are kept; so is the problem for as long as the field
+    stays the same.
     """
-    if not field.boundaries and not isinstance(field, Intervened):
+    if not field.moves and not field.boundaries and not isinstance(field, Intervened):
         return lambda time: Moment(field.at(time), problem)
     kept: list[Moment] = []
 
+    @functools.lru_cache(maxsize=_MOMENTS)
     def moment(time: float) -> Moment:
         now = field.at(time)
         if not kept or kept[0].field is not now:
@@ -90,11 +96,12 @@ class Quantity:
 def certified_problem(field: Field) -> SparseProblem | None:
     """The problem that the equilibrium solves, detached from the autograd graph; None if there is none to certify.
 
-    For a field with interventions it is the problem without them, and every moment has its own.
+    For a field with interventions it is the problem without them, and where x moves it is that of time zero; every
+    moment has its own.
     """
     field = field.field if isinstance(field, Intervened) else field
     try:
-        return field.problem().detach()
+        return field.at(0.0).problem().detach()
     except ValueError:
         return None
 
@@ -115,10 +122,12 @@ def chosen_quantities(
 
 
 def _why_not(name: str, field: Field) -> str:
+    if name == "x":
+        return "x does not move; the variable signals holds it"
     if name in ("u", "code", "active"):
         return f"{type(field).__name__} has no encoding neurons"
     try:
-        field.problem()
+        field.at(0.0).problem()
     except ValueError as error:
         return f"there is no equilibrium to certify: {error}"
     return "there is no equilibrium to certify"
@@ -127,7 +136,8 @@ def _why_not(name: str, field: Field) -> str:
 def _available(layout: Layout, problem: SparseProblem | None) -> Iterator[Quantity]:
     """The variables that the field has, in the order of `VARIABLES`."""
     field, neurons, atoms = layout.field, layout.neurons, layout.atoms
-    real, moments = as_numpy(field.x.new_empty(0)).dtype, moments_of(field, problem)
+    real = as_numpy(torch.empty(0, dtype=field.dtype)).dtype
+    moments, moving = moments_of(field, problem), field.moves
 
     def entries(name: str, part: Population, long_name: str, of: Callable[[Moment, State], Tensor]) -> Quantity:
         shape, about = (layout.signals, *part.recorded_shape), meaning(long_name)
@@ -140,16 +150,21 @@ def _available(layout: Layout, problem: SparseProblem | None) -> Iterator[Quanti
     ) -> Quantity:
         return Quantity(name, ("signal",), (layout.signals,), dtype, meaning(long_name), of, moments)
 
+    if moving:
+        yield entries("x", neurons, "input signals, x, as they are at the time", lambda now, state: now.field.x)
     yield entries("z", neurons, "potential of the layer's neurons, z", lambda now, state: now.field.neurons(state))
     if "u" in field.state_names:
         part = field.state_names.index("u")
         yield entries("u", atoms, "potential of the encoding neurons, u", lambda now, state: state[part])
         yield entries("code", atoms, "output of the encoding neurons, the code a = g(u)", lambda m, s: m.field.code(s))
-    yield per_signal("lyapunov", "Lyapunov function V", lambda now, state: now.field.lyapunov(state))
+    held = " with x as it is at the time" if moving else ""
+    falls = ", which may rise as x moves" if moving else ""
+    yield per_signal("lyapunov", f"Lyapunov function V{held}{falls}", lambda now, state: now.field.lyapunov(state))
     if problem is not None:
-        bound = "duality gap of the code: an upper bound on E(a) - min E"
+        tracking = "tracking gap, the " if moving else ""
+        bound = f"{tracking}duality gap of the code: an upper bound on E(a) - min E{held}"
         yield per_signal("gap", bound, lambda now, state: _certificate(now, state, SparseProblem.gap))
-        relative = "duality gap of the code, relative to |x|^2 / 2"
+        relative = f"{tracking}duality gap of the code{held}, relative to |x|^2 / 2"
         yield per_signal("relative_gap", relative, lambda now, s: _certificate(now, s, SparseProblem.relative_gap))
     if "u" in field.state_names:
         trailing = len(field.dictionary.code_shape)
@@ -173,14 +188,19 @@ def time_array(name: str = "time") -> Array:
 
 
 def static_arrays(layout: Layout) -> list[Array]:
-    """The arrays that do not change with time: signals, lam, the dictionary's tensors, the chosen neurons and atoms."""
+    """The arrays that do not change with time: signals, lam, the dictionary's tensors, the chosen neurons and atoms.
+
+    Where x moves, the signals are those of time zero, and the stimulus's own arrays are there too.
+    """
     field = layout.field
-    x = as_numpy(field.x).reshape(layout.signals, *layout.neurons.shape)
+    x = as_numpy(field.at(0.0).x).reshape(layout.signals, *layout.neurons.shape)
+    when = " at time zero" if field.moves else ""
     lam = as_numpy(field.lam).reshape(layout.signals)
     return [
-        Array("signals", ("signal", *layout.neurons.all_dims), x, meaning("input signals, x")),
+        Array("signals", ("signal", *layout.neurons.all_dims), x, meaning(f"input signals, x{when}")),
         Array("lam", ("signal",), lam, meaning("weight of |a|_1 in the objective, lambda")),
         *_atom_arrays(layout),
+        *_stimulus_arrays(layout),
         *_dictionary_arrays(layout),
         *layout.coordinates(),
     ]
@@ -196,6 +216,20 @@ def _atom_arrays(layout: Layout) -> list[Array]:
             values, dims = values.reshape(layout.signals, *layout.atoms.shape), ("signal", *dims)
         found.append(Array(name, dims, values, meaning(meanings[name])))
     return found
+
+
+def _stimulus_arrays(layout: Layout) -> list[Array]:
+    stimulus = layout.field.stimulus
+    values = [as_numpy(tensor) for tensor in stimulus.stored()] if stimulus is not None else []
+    return [
+        Array(
+            f"stimulus_{k}",
+            tuple(f"stimulus_{k}_{axis}" for axis in range(v.ndim)),
+            v,
+            meaning(f"stimulus: tensor {k}"),
+        )
+        for k, v in enumerate(values)
+    ]
 
 
 def _dictionary_arrays(layout: Layout) -> list[Array]:
@@ -220,11 +254,17 @@ def _dictionary_arrays(layout: Layout) -> list[Array]:
 
 
 def end_arrays(layout: Layout, problem: SparseProblem | None, state: State, time: float) -> list[Array]:
-    """The state of all neurons and atoms at the last time, even if only some are recorded, and its certificate."""
+    """The state of all neurons and atoms at the last time, even if only some are recorded, and its certificate.
+
+    Where x moves, x is there too, and the certificate is that of the problem of the last time.
+    """
     now = moments_of(layout.field, problem)(time)
     field = now.field
     z = as_numpy(field.neurons(state)).reshape(layout.signals, *layout.neurons.shape)
     arrays = [Array("z_end", ("signal", *layout.neurons.all_dims), z, meaning("z at the end"))]
+    if layout.field.moves:
+        x = as_numpy(field.x).reshape(z.shape)
+        arrays.append(Array("x_end", ("signal", *layout.neurons.all_dims), x, meaning("input signals, x, at the end")))
     code = field.code(state)
     if "u" in field.state_names:
         a = as_numpy(code).reshape(layout.signals, *layout.atoms.shape)

@@ -33,6 +33,7 @@ _KNOWN: dict[str, Mapping[str, str]] = {
     "gamma": meaning("gamma, the strength of the inhibition between encoding neurons"),
     "tau_z": _TAU | {"long_name": "time constant of the layer's neurons z"},
     "tau_u": _TAU | {"long_name": "time constant of the encoding neurons u"},
+    "tau_ms": {"units": "ms", "long_name": "membrane time constant, the unit of time, in milliseconds"},
     "threshold": meaning("kind of the threshold g"),
     "dtype": meaning("floating-point type of the states"),
     "method": meaning("method of integration"),

@@ -51,13 +51,13 @@ def arrays(layout: Layout, snapshot: Snapshot, slot: int) -> list[Array]:
 
 def read(field: Field, array: Callable[[str], NDArray[np.generic]], slot: int) -> Snapshot:
     """The snapshot in slot 0 or 1. `array` returns an array of the store by name."""
-    prefix, device = f"snapshot/{slot}/", field.x.device
+    prefix, device = f"snapshot/{slot}/", field.device
 
     def tensor(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.from_numpy(np.array(array(prefix + name))).to(device=device, dtype=dtype).reshape(shape)
 
     state = tuple(
-        tensor(name, field.x.dtype, (*field.signal_batch, *event))
+        tensor(name, field.dtype, (*field.signal_batch, *event))
         for name, event in zip(field.state_names, field.event_shapes, strict=True)
     )
     step = float(array(prefix + "step"))

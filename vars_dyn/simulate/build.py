@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -16,6 +17,8 @@ from vars_dyn.integration import method_for
 from vars_dyn.noise import Noise
 from vars_dyn.simulate.banks import bank_of, sides_of
 from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
+from vars_dyn.stimuli import Stimulus
+from vars_dyn.stimuli.view import fitted
 
 __all__ = ["device_of", "dictionary_of", "done_of", "field_of", "integration_of", "threads_of", "times_of"]
 
@@ -37,6 +40,8 @@ _TAKES = {
 }
 #: Times per octave. The spacing is --dt for the first 2 * 20 times, and doubles each time that the time doubles.
 _PER_OCTAVE = 20
+#: How many moments of a stimulus the critical value of lam is looked for at, and the last of them.
+_MOMENTS = (101, 100.0)
 #: One thread is enough if P a, with a dense P, takes at most this many multiplications.
 _ONE_THREAD = 1 << 25
 
@@ -102,8 +107,11 @@ def dictionary_of(options: DictionaryOptions, signals: Signals, *, seed: int) ->
     )
 
 
-def field_of(options: Options, signals: Signals, dictionary: Dictionary) -> Field:
-    """The field, in the dtype and on the device asked for; ValueError for parameters that it does not take."""
+def field_of(options: Options, signals: Signals, dictionary: Dictionary, stimulus: Stimulus | None = None) -> Field:
+    """The field, in the dtype and on the device asked for; ValueError for parameters that it does not take.
+
+    It sees the stimulus, or else the signals.
+    """
     chosen = options.field
     takes = _TAKES[chosen.field]
     for name in ("lam", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"):
@@ -112,7 +120,8 @@ def field_of(options: Options, signals: Signals, dictionary: Dictionary) -> Fiel
                 f"--{name.replace('_', '-')} is no parameter of --field {chosen.field}; it takes {', '.join(takes)}"
             )
     kind = {"dtype": getattr(torch, options.run.dtype), "device": device_of(options.run.device)}
-    x, dictionary = torch.from_numpy(signals.values).to(**kind), dictionary.to(**kind)
+    dictionary = dictionary.to(**kind)
+    x = torch.from_numpy(signals.values).to(**kind) if stimulus is None else stimulus.to(**kind)
     given = {name: getattr(chosen, name) for name in takes if name != "lam" and getattr(chosen, name) is not None}
     if chosen.field == "feed-forward":
         return FeedForward(x, signal_shape=dictionary.signal_shape, **given)
@@ -121,10 +130,15 @@ def field_of(options: Options, signals: Signals, dictionary: Dictionary) -> Fiel
     return _FIELDS[chosen.field](dictionary, x, **given)
 
 
-def _lam(options: FieldOptions, x: Tensor, dictionary: Dictionary) -> float | Tensor:
+def _lam(options: FieldOptions, x: Tensor | Stimulus, dictionary: Dictionary) -> float | Tensor:
+    """The weight; a share is that of the critical value, or of the largest one at the moments of a stimulus."""
     if not options.lam.is_share:
         return options.lam.value
-    return options.lam.value * dictionary.encode(x).flatten(-len(dictionary.code_shape)).abs().amax(-1)
+    shape, still = dictionary.signal_shape, not isinstance(x, Stimulus) or not x.moves
+    moments = (0.0,) if still else np.linspace(0.0, _MOMENTS[1], _MOMENTS[0]).tolist()
+    shown = (x if isinstance(x, Tensor) else fitted(x, shape)(t) for t in moments)
+    critical = (dictionary.encode(one).flatten(-len(dictionary.code_shape)).abs().amax(-1) for one in shown)
+    return options.lam.value * functools.reduce(torch.maximum, critical)
 
 
 def done_of(options: Options) -> dict[str, Any]:

@@ -130,7 +130,9 @@ def _parser() -> CommandParser:
             if option.name == "input":
                 group.add_argument("input", nargs="*", type=_Type(option), metavar=option.metavar, help=text)
             else:
-                group.add_argument(option.written, type=_Type(option), metavar=option.metavar, help=text)
+                # jsonargparse would make a group of a name with a dot.
+                own: dict[str, Any] = {"dest": option.name} if "." in option.written else {}
+                group.add_argument(option.written, type=_Type(option), metavar=option.metavar, help=text, **own)
     return parser
 
 
@@ -142,7 +144,7 @@ def _from_yaml(file: Path) -> dict[str, Any]:
         raise ValueError(f"--config {error}") from None
     found: dict[str, Any] = {}
     for key, value in document.items():
-        name = key.replace("-", "_")
+        name = key.replace("-", "_").replace(".", "_")
         if name not in _OPTIONS or name == "config":
             raise ValueError(f"--config {file} holds the unknown option {shown(key)}; --help lists the options")
         if name in found:

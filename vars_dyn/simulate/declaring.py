@@ -9,7 +9,7 @@ from typing import Any
 
 from vars_dyn.simulate.values import yes
 
-__all__ = ["Option", "flag", "option", "options_of"]
+__all__ = ["Option", "flag", "option", "options_of", "written"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,13 @@ class Option:
     @property
     def written(self) -> str:
         """The option as it is written on the command line."""
-        return "INPUT" if self.default is None else f"--{self.name.replace('_', '-')}"
+        return "INPUT" if self.default is None else written(self.name)
+
+
+def written(name: str) -> str:
+    """An option as it is written on the command line: with dashes, and with a dot after `stimulus`."""
+    prefix, dot, rest = name.partition("stimulus_")
+    return f"--stimulus.{rest}".replace("_", "-") if dot and not prefix else f"--{name.replace('_', '-')}"
 
 
 def option(default: str | None, reader: Callable[[str], Any], help_text: str, metavar: str) -> Any:

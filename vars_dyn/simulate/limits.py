@@ -81,9 +81,11 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
     coding = options.field.field not in ("recurrent", "feed-forward")
     atoms = math.prod(dictionary.code_shape) if coding else 0
     kept = set(VARIABLES if recording.record is None else recording.record)
+    if options.stimulus.stimulus == "none":
+        kept -= {"x"}
     shown = neurons if recording.neurons is None else len(recording.neurons)
     coded = 0 if not coding else atoms if recording.atoms is None else len(recording.atoms)
-    entries = shown * ("z" in kept) + coded * len(kept & {"u", "code"}) + len(kept - {"z", "u", "code"})
+    entries = shown * len(kept & {"x", "z"}) + coded * len(kept & {"u", "code"}) + len(kept - {"x", "z", "u", "code"})
     state, point = item * count * (neurons + atoms), float(item * count * entries)
     # Variables are written one after another. Three copies of one exist then: stacked, as bytes, and compressed.
     largest = item * count * max(shown * ("z" in kept), coded * bool(kept & {"u", "code"}), 1)

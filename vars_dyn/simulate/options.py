@@ -15,6 +15,7 @@ from vars_dyn.simulate import acting
 from vars_dyn.simulate import values as read
 from vars_dyn.simulate.declaring import Option, flag, option, options_of
 from vars_dyn.simulate.input_options import DictionaryOptions, InputOptions
+from vars_dyn.simulate.stimulus_options import StimulusOptions
 
 __all__ = [
     "DictionaryOptions",
@@ -26,6 +27,7 @@ __all__ = [
     "Options",
     "RecordOptions",
     "RunOptions",
+    "StimulusOptions",
     "groups",
     "options_of",
 ]
@@ -79,27 +81,27 @@ class FieldOptions:
 class InterventionOptions:
     """interventions and noise: UNITS are u or z with indices, as in u3,5-9 or zall; several are separated by ;"""
 
-    silence: list[Intervention] = _option(
+    silence: list[Intervention] = option(
         "none", acting.silence, "set the output of units to zero", "UNITS[@START:STOP]"
     )
-    lesion: list[Intervention] = _option(
+    lesion: list[Intervention] = option(
         "none", acting.lesion, "remove units: no output, and a potential that stays", "UNITS[@START:STOP]"
     )
-    clamp: list[Intervention] = _option(
+    clamp: list[Intervention] = option(
         "none",
         acting.clamp,
         "hold the potential of u or z, or the output of a (as in a3=0.5)",
         "UNITS=VALUE[@START:STOP]",
     )
-    inject: list[Intervention] = _option("none", acting.inject, "add a current", "UNITS=VALUE[@START:STOP]")
-    scale_synapses: list[Intervention] = _option(
+    inject: list[Intervention] = option("none", acting.inject, "add a current", "UNITS=VALUE[@START:STOP]")
+    scale_synapses: list[Intervention] = option(
         "none",
         acting.scale,
         "multiply the synapses of units; of one way only with feedforward:, feedback: or inhibition: in front",
         "[WAY:]UNITS=FACTOR[@START:STOP]",
     )
-    noise_z: float = _option("0", read.number(0.0), "white noise on z, per root of a time constant", "STRENGTH")
-    noise_u: float = _option("0", read.number(0.0), "white noise on u, per root of a time constant", "STRENGTH")
+    noise_z: float = option("0", read.number(0.0), "white noise on z, per root of a time constant", "STRENGTH")
+    noise_u: float = option("0", read.number(0.0), "white noise on u, per root of a time constant", "STRENGTH")
 
 
 @dataclass(frozen=True)
@@ -112,20 +114,25 @@ class IntegratorOptions:
         "1e-8", read.number(0.0, above=True), "absolute tolerance of a step, in units of each signal's size", "NUMBER"
     )
     t_max: float = option(
-        "1000", read.number(0.0, above=True), "time at which the run ends, in membrane time constants", "TIME"
+        "auto",
+        read.auto_or(1000.0, read.number(0.0, above=True)),
+        "time at which the run ends, in membrane time constants. auto: 1000, or 100 with a stimulus that moves",
+        "TIME|auto",
     )
     dt: float = option("0.1", read.number(0.0, above=True), "spacing of the times to record, at the start", "TIME")
     times: str = option(
-        "octaves",
-        read.one_of("octaves", "even"),
-        "octaves: the spacing of the times doubles each time that the time doubles; even: the spacing stays --dt",
-        "octaves|even",
+        "auto",
+        read.auto_or("octaves", read.one_of("octaves", "even")),
+        "octaves: the spacing of the times doubles each time that the time doubles; even: the spacing stays --dt; "
+        "auto: octaves, or even with a stimulus that moves",
+        "octaves|even|auto",
     )
     gap: float | None = option(
-        "1e-6",
-        read.or_none(read.number(0.0, above=True)),
-        "relative duality gap at which a signal has settled; none: run to --t-max",
-        "NUMBER|none",
+        "auto",
+        read.auto_or(1e-6, read.or_none(read.number(0.0, above=True))),
+        "relative duality gap at which a signal has settled; none: run to --t-max. auto: 1e-6, or none with a stimulus "
+        "that moves for ever",
+        "NUMBER|none|auto",
     )
     step: float | None = option(
         "none",
@@ -209,12 +216,13 @@ class Options:
     """All options.
 
     Attributes:
-        signals, dictionary, field, interventions, integrator, record, run: the values, in groups.
+        signals, stimulus, dictionary, field, interventions, integrator, record, run: the values, in groups.
         text: the text that each value was read from, in the command line, a YAML file, a store, or the default.
         given: the names of the options that the command line or the YAML file gave.
     """
 
     signals: InputOptions
+    stimulus: StimulusOptions
     dictionary: DictionaryOptions
     field: FieldOptions
     interventions: InterventionOptions

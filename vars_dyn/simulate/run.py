@@ -34,6 +34,7 @@ from vars_dyn.simulate.inputs import read_signals
 from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
 from vars_dyn.simulate.options import Options
 from vars_dyn.simulate.pictures import FIGURE_SUFFIXES, check_picture, save_animation, save_figure
+from vars_dyn.simulate.stimulus import check_taken, resolved, signals_under, stimulus_of
 from vars_dyn.simulate.unused import check_used
 
 __all__ = ["main"]
@@ -99,10 +100,16 @@ def _run(options: Options, begun: _Begun) -> int:
         if recording.out is None:
             raise ValueError("--resume came without --out; the store to go on with is wanted")
         _check_resumed(options, recording.out)
+    check_taken(options)
+    stimulus = stimulus_of(options)
+    options = resolved(options, stimulus)
     times, integration = times_of(options.integrator), integration_of(options.integrator)
     check_looks(options.integrator)
     device = device_of(options.run.device)
-    signals = read_signals(options.signals, options.run.seed)
+    if stimulus is None:
+        signals = read_signals(options.signals, options.run.seed)
+    else:
+        signals, stimulus = signals_under(stimulus, options)
     notes = [] if recording.resume else check_used(options, signals)
     check_dictionary(options, signals)
     dictionary = dictionary_of(options.dictionary, signals, seed=options.run.seed)
@@ -113,7 +120,7 @@ def _run(options: Options, begun: _Begun) -> int:
         _process.say(f"warning: {note}")
     for note in large:
         _process.say(note)
-    neurons = field_of(options, signals, dictionary)
+    neurons = field_of(options, signals, dictionary, stimulus)
     torch.set_num_threads(threads_of(options.run, neurons))
     with _place(options) as (store, figure):
         given = signals.attributes["input"]

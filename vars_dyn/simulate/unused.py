@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vars_dyn.images import Signals
 from vars_dyn.integration import method_for
+from vars_dyn.simulate.declaring import written
 from vars_dyn.simulate.inputs import is_array
 from vars_dyn.simulate.options import Options
 
@@ -38,7 +39,7 @@ def check_used(options: Options, signals: Signals) -> list[str]:
     """Warnings of a --seed or --dictionary that changes nothing; ValueError for any other option that does nothing."""
     for name, reason in idle_options(options, signals):
         if name in options.given:
-            raise ValueError(f"--{name.replace('_', '-')} does nothing {reason}; leave it out")
+            raise ValueError(f"{written(name)} does nothing {reason}; leave it out")
     passed = []
     if "seed" in options.given and not _draws(options):
         passed.append("--seed changes nothing: neither noise, --dictionary random:M nor --patches draws by it")
@@ -87,4 +88,5 @@ def idle_options(options: Options, signals: Signals) -> Iterator[tuple[str, str]
 
 def _draws(options: Options) -> bool:
     noisy = options.interventions.noise_z > 0 or options.interventions.noise_u > 0
-    return noisy or options.signals.patches is not None or options.dictionary.dictionary.startswith("random:")
+    drawn = options.signals.patches is not None or options.dictionary.dictionary.startswith("random:")
+    return noisy or drawn or options.stimulus.stimulus == "noise"

@@ -12,9 +12,11 @@ from vars_dyn.recording import VARIABLES
 __all__ = [
     "Clip",
     "Lam",
+    "auto_or",
     "box",
     "clip",
     "count",
+    "flash",
     "fraction",
     "full_scale",
     "indices",
@@ -28,6 +30,7 @@ __all__ = [
     "path",
     "shown",
     "sides",
+    "size",
     "speeds",
     "yes",
 ]
@@ -71,6 +74,28 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{shown(text)}; a number from 0 to 1 is wanted")
     return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read a height and a width in pixels."""
+    try:
+        height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        height = width = 0
+    if not (0 < height <= 10**5 and 0 < width <= 10**5):
+        raise ValueError(f"{shown(text)}; HEIGHT,WIDTH in pixels, at most 100000 each, is wanted")
+    return height, width
+
+
+def flash(text: str) -> tuple[float, float]:
+    """Read an onset and a duration in milliseconds."""
+    try:
+        onset, duration = (float(part) for part in text.split(","))
+    except ValueError:
+        onset = duration = math.nan
+    if not (math.isfinite(onset) and 0 < duration < math.inf):
+        raise ValueError(f"{shown(text)}; ONSET,DURATION in milliseconds, with a duration above 0, is wanted")
+    return onset, duration
 
 
 def full_scale(text: str) -> str | float:
@@ -140,6 +165,11 @@ def or_all(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def or_auto(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Make a reader that takes `auto` as None, and passes any other text to `read`."""
     return _or("auto", read)
+
+
+def auto_or(default: Any, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Make a reader that takes `auto` as the default, and passes any other text to `read`."""
+    return lambda text: default if text == "auto" else read(text)
 
 
 def _or(word: str, read: Callable[[str], Any]) -> Callable[[str], Any]:

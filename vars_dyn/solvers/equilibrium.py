@@ -50,7 +50,8 @@ def equilibrium(
         gradient.
 
     Raises:
-        ValueError: for a field without a stable equilibrium, with the reason, for a start where none is used, and for a
+        ValueError: for a field without a stable equilibrium, with the reason, for one whose x never comes to rest
+            (where it does, the equilibrium is that of x at rest), for a start where none is used, and for a
             tol that the dtype cannot verify.
 
     Warns where a signal's gap is not within tol; where the optimality conditions do not prove its support, since a
@@ -64,14 +65,15 @@ def equilibrium(
     RuntimeError. The time constants do not move the equilibrium, so they get no gradient.
     """
     mode = gradients.mode_for(gradient)
-    x = target.x
+    resting = target.at_rest() if isinstance(target, Field) else target
+    x = resting.x
     _checks.full_precision("x", x)
     tol = tolerance(tol, x.dtype)
     if start is not None and not isinstance(mode, gradients.Implicit):
         raise ValueError("start is given, but only the implicit gradient's solver takes one; None is wanted")
     with torch.autocast(x.device.type, enabled=False):
         if isinstance(mode, gradients.Implicit):
-            solution, complaints = _implicit(target, tol, start, max_iterations)
+            solution, complaints = _implicit(resting, tol, start, max_iterations)
         else:
             solution, complaints = _integrated(target, mode, tol, horizon), []
     lost = int((~solution.converged).sum())
@@ -118,7 +120,7 @@ def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float,
     state = tuple(part[-1] for part in trajectory.states)
     code = field.code(state)
     with torch.no_grad():
-        gap, kkt = field.detach().problem().certificate(code.detach())
+        gap, kkt = field.detach().at_rest().problem().certificate(code.detach())
     evaluations = torch.full(gap.shape, trajectory.statistics.evaluations, dtype=torch.long, device=gap.device)
     return Solution(code, gap, kkt, evaluations, gap <= tol, state if isinstance(target, Field) else None)
 

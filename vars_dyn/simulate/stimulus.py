@@ -1,0 +1,180 @@
+"""Make the stimulus of a run from its options, and the signals that it begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from vars_dyn.images import Signals, patches
+from vars_dyn.simulate.declaring import written
+from vars_dyn.simulate.inputs import read_signals
+from vars_dyn.simulate.options import Options
+from vars_dyn.simulate.stimulus_options import TAKES
+from vars_dyn.stimuli import (
+    Bars,
+    CentreSurround,
+    Flash,
+    Grating,
+    Noise,
+    Patches,
+    Plaid,
+    Screen,
+    Stimulus,
+    Sum,
+    Translation,
+)
+
+__all__ = ["check_taken", "resolved", "signals_under", "stimulus_of"]
+
+#: What `auto` stands for where the signal moves: the end of the run, in time constants.
+_T_MAX = 100.0
+#: The side of the screen with --whole, in pixels.
+_SIDE = 64
+
+
+def check_taken(options: Options) -> None:
+    """Raise ValueError for options that were given and do nothing with this stimulus."""
+    kind = options.stimulus.stimulus
+    takes = TAKES.get(kind, ())
+    for name in sorted(options.given):
+        own = name.removeprefix("stimulus_")
+        if own != name and own not in takes:
+            allowed = ", ".join(written(f"stimulus_{one}") for one in takes) or "no further option"
+            raise ValueError(
+                f"{written(name)} does nothing with --stimulus {kind}, which takes {allowed}; leave it out"
+            )
+    if kind == "none":
+        return
+    idle = {"norm", "patches"} if kind == "translation" else {"input", "crop", "scale", "norm", "patches", "colour"}
+    for name in sorted(idle & options.given):
+        named = "INPUT" if name == "input" else written(name)
+        raise ValueError(f"{named} does nothing with --stimulus {kind}; leave it out")
+
+
+def stimulus_of(options: Options) -> Stimulus | None:
+    """The stimulus as frames on its screen; None where there is none. ValueError for options that do not fit."""
+    chosen = options.stimulus
+    if chosen.stimulus == "none":
+        return None
+    shown = _translation(options) if chosen.stimulus == "translation" else _on_screen(options)
+    if chosen.stimulus_flash is None:
+        return shown
+    onset, duration = chosen.stimulus_flash
+    return Flash(shown, onset_ms=onset, duration_ms=duration)
+
+
+def _on_screen(options: Options) -> Stimulus:
+    chosen = options.stimulus
+    side = _SIDE if options.signals.whole else options.signals.patch
+    height, width = chosen.stimulus_size or (side, side)
+    screen = Screen(height, width, chosen.stimulus_pixels_per_degree)
+    tau, orientation, contrast = chosen.stimulus_tau_ms, chosen.stimulus_orientation, chosen.stimulus_contrast
+
+    def grating(angle: float, amplitude: float) -> Grating:
+        return Grating(
+            screen,
+            orientation=angle,
+            spatial_frequency=chosen.stimulus_spatial_frequency,
+            temporal_frequency=chosen.stimulus_temporal_frequency,
+            contrast=amplitude,
+            tau_ms=tau,
+        )
+
+    match chosen.stimulus:
+        case "grating":
+            return grating(orientation, contrast)
+        case "plaid":
+            half = chosen.stimulus_angle / 2
+            return Plaid(
+                screen,
+                orientations=(orientation - half, orientation + half),
+                spatial_frequency=chosen.stimulus_spatial_frequency,
+                temporal_frequency=chosen.stimulus_temporal_frequency,
+                contrast=contrast,
+                tau_ms=tau,
+            )
+        case "centre-surround":
+            surround = grating(chosen.stimulus_surround_orientation, chosen.stimulus_surround_contrast)
+            outer = chosen.stimulus_outer or math.inf
+            centre = grating(orientation, contrast)
+            return CentreSurround(screen, centre, surround, radius=chosen.stimulus_radius, outer=outer)
+        case "bars":
+            return Bars(
+                screen,
+                orientation=orientation,
+                width=chosen.stimulus_width,
+                speed=chosen.stimulus_speed,
+                # A single bar begins at the edge that it comes from.
+                position=0.0
+                if chosen.stimulus_spacing
+                else -math.copysign(width / 2, chosen.stimulus_speed) / chosen.stimulus_pixels_per_degree,
+                spacing=chosen.stimulus_spacing,
+                contrast=contrast,
+                tau_ms=tau,
+            )
+        case "noise":
+            return Noise(
+                screen,
+                rate=chosen.stimulus_rate,
+                frames=chosen.stimulus_frames,
+                spatial_exponent=chosen.stimulus_spatial_exponent,
+                contrast=contrast,
+                seed=options.run.seed,
+                tau_ms=tau,
+            )
+    raise ValueError(f"--stimulus is {chosen.stimulus}; one of {', '.join(TAKES)} is wanted")
+
+
+def _translation(options: Options) -> Translation:
+    """The first image of INPUT, without its mean, moving at a right angle to the orientation."""
+    chosen = options.stimulus
+    image = read_signals(dataclasses.replace(options.signals, whole=True, colour=False), options.run.seed)
+    angle = math.radians(chosen.stimulus_orientation)
+    velocity = chosen.stimulus_speed * math.sin(angle), -chosen.stimulus_speed * math.cos(angle)
+    return Translation(
+        torch.from_numpy(image.values[0, 0]),
+        velocity=velocity,
+        pixels_per_degree=chosen.stimulus_pixels_per_degree,
+        tau_ms=chosen.stimulus_tau_ms,
+    )
+
+
+def signals_under(stimulus: Stimulus, options: Options) -> tuple[Signals, Stimulus]:
+    """What the run begins with as signals, and the stimulus in their form: whole frames, or their patches."""
+    chosen = options.signals
+    what: dict[str, Any] = {"input": [f"stimulus {options.stimulus.stimulus}"], "full_scale": [1.0], "norm": "keep"}
+    height, width = stimulus.shape
+    if chosen.whole:
+        about = {**what, "scaling": f"{height} x {width} pixels of the stimulus", "mean": "kept"}
+        return Signals(stimulus(0.0).numpy()[None, None], {}, about), Sum(stimulus)
+    if min(height, width) < chosen.patch:
+        raise ValueError(f"the stimulus has {height} x {width} pixels; at least --patch, {chosen.patch}, are wanted")
+    subtract = chosen.mean != "keep"
+    moving = Patches(stimulus, chosen.patch, chosen.stride, subtract_mean=subtract)
+    cut = patches([stimulus(0.0).numpy()[None]], chosen.patch, chosen.stride)
+    about = {
+        **cut.attributes,
+        **what,
+        "scaling": f"{len(cut.values)} patch{'es' * (len(cut.values) != 1)} of the stimulus",
+        "mean": "subtracted" if subtract else "kept",
+    }
+    return Signals(moving(0.0).numpy(), cut.coordinates, about), moving
+
+
+def resolved(options: Options, stimulus: Stimulus | None) -> Options:
+    """The options with what `auto` means for a stimulus that moves: an end that is near, even times, and no gap to
+    reach if it never comes to rest.
+    """
+    if stimulus is None or not stimulus.moves:
+        return options
+    new = options.integrator
+    if options.text["t_max"] == "auto":
+        new = dataclasses.replace(new, t_max=_T_MAX)
+    if options.text["times"] == "auto":
+        new = dataclasses.replace(new, times="even")
+    if options.text["gap"] == "auto" and math.isinf(stimulus.rests_from):
+        new = dataclasses.replace(new, gap=None)
+    return dataclasses.replace(options, integrator=new)
