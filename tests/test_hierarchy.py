@@ -20,7 +20,7 @@ def layers(seed: int, *sizes: int) -> list[vd.DenseDictionary]:
     return [vd.DenseDictionary(normal(seed + k, d, m) / d**0.5) for k, (d, m) in enumerate(pairs)]
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(seed=seeds, top=st.integers(1, 5), levels=st.integers(2, 3), nonnegative=st.booleans())
 def test_the_joint_problem_is_the_energy_and_is_solved_within_its_gap(
     seed: int, top: int, levels: int, nonnegative: bool
@@ -38,16 +38,16 @@ def test_the_joint_problem_is_the_energy_and_is_solved_within_its_gap(
     solution = vd.solve(problem)
     assert solution.converged.all()
     for i in range(2):
-        best = written.energy(x[i].numpy(), written.solved(x[i].numpy(), 3000))
+        best = written.energy(x[i].numpy(), written.solved(x[i].numpy(), 20_000))
         excess = float(problem.objective(solution.code)[i]) - best
         assert -1e-7 <= excess <= float(problem.gap(solution.code)[i]) + 1e-12
 
 
 def test_a_weak_coupling_gives_the_stack_of_feedforward_solves() -> None:
     stack, x = layers(0, 6, 8, 5), normal(9, 3, 6)
-    for mu, near in ((1e-2, 0.2), (1e-4, 2e-3)):
+    for mu, near in ((1e-2, 0.2), (1e-3, 2e-2)):
         hierarchy = vd.Hierarchy(stack, [0.2, 0.1 * mu], [mu])
-        joint, stacked = hierarchy.solve(x, tol=1e-11), hierarchy.solve(x, feedback=False)
+        joint, stacked = hierarchy.solve(x), hierarchy.solve(x, feedback=False)
         assert stacked.converged.all()
         for a, b in zip(joint.codes, stacked.codes, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=near)
@@ -61,8 +61,12 @@ def test_a_weak_coupling_gives_the_stack_of_feedforward_solves() -> None:
 
 def test_a_strong_coupling_makes_a_layer_what_the_one_above_predicts() -> None:
     stack, x = layers(0, 6, 8, 5), normal(9, 3, 6)
-    found = vd.Hierarchy(stack, [0.0, 0.2], [1e4]).solve(x, tol=1e-5)
-    torch.testing.assert_close(found.codes[0], stack[1].decode(found.codes[1]), rtol=0, atol=1e-3)
+    off = []
+    for mu in (1e2, 1e3):
+        found = vd.Hierarchy(stack, [0.0, 0.2], [mu]).solve(x, tol=1e-6)
+        off.append(float((found.codes[0] - stack[1].decode(found.codes[1])).abs().max()))
+    assert off[0] < 0.02
+    assert off[1] == pytest.approx(off[0] / 10, rel=0.1)
 
 
 def test_the_field_comes_to_rest_at_the_joint_code_and_its_energy_falls() -> None:

@@ -23,7 +23,7 @@ __all__ = ["Anchor", "Unpenalised", "anchor_of", "unpenalised_of"]
 #: The anchor's bias is brought inside this share of the box, and must be found inside the second.
 _AIM, _INSIDE = 0.9, 0.95
 #: Steps that look for an anchor, and steps between looks.
-_STEPS, _LOOK = 5_000, 25
+_STEPS, _LOOK = 1_000, 25
 #: Atoms without a penalty must be at least this well conditioned: the least eigenvalue over the largest.
 _CONDITION = 1e-10
 

@@ -288,8 +288,19 @@ def _subprocess(line: list[str], folder: Path) -> list[str]:
     return [f"exit status {done.returncode}, {done.stderr[-300:]!r}"] if bad else []
 
 
-_COMMANDS = ("train", "evaluate", "series", "ablate", "figures", "table2", "overfit", "learn_dictionary", "quickstart",
-             "sweep")  # fmt: skip
+_COMMANDS = (
+    "train",
+    "evaluate",
+    "series",
+    "ablate",
+    "figures",
+    "table2",
+    "overfit",
+    "learn_dictionary",
+    "quickstart",
+    "sweep",
+    "cue",
+)
 
 
 def _experiments(draw: random.Random, count: int, folder: Path) -> list[str]:
