@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -29,7 +30,8 @@ def draw(experiment: str, found: xr.Dataset, cells: Population, out: Path) -> No
 
 
 def _gabors(figure: Figure, found: xr.Dataset, cells: Population) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    left, right = halves
     order = np.argsort(-found.r_squared.values, kind="stable")
     picked = order[np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).astype(int)]
     for ax, atom in zip(left.subplots(8, 10, squeeze=False).ravel(), [*picked, *[None] * _SHOWN], strict=False):
@@ -144,7 +146,7 @@ def _curves(ax: Axes, at: np.ndarray, values: np.ndarray, colour: str, label: st
 
 
 def _histogram(ax: Axes, values: np.ndarray, text: str, limits: tuple[float, float] = (0.0, 1.0)) -> None:
-    ax.hist(np.clip(values[np.isfinite(values)], *limits), bins=np.linspace(*limits, 21), color=BLUE)
+    ax.hist(np.clip(values[np.isfinite(values)], *limits), bins=np.linspace(*limits, 21).tolist(), color=BLUE)
     _labelled(ax, text, "cells")
 
 
