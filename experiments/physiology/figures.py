@@ -43,7 +43,7 @@ def _gabors(figure: Figure, found: xr.Dataset, cells: Population) -> None:
     one, two = right.subplots(2, 1)
     one.hist(found.r_squared, bins=np.linspace(0, 1, 26), color=BLUE)
     share = float((found.r_squared >= 0.7).mean())
-    _labelled(one, "$R^2$ of the Gabor fit", f"atoms ({100 * share:.0f} % at least 0.7)")
+    _labelled(one, f"$R^2$ of the Gabor fit ({100 * share:.0f} % at least 0.7)", "atoms")
     fine = found.where(found.r_squared >= 0.7, drop=True)
     two.scatter(fine.orientation, fine.frequency, s=8, color=INK, alpha=0.6)
     two.set_xlim(0, 180)
