@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -29,7 +30,8 @@ def draw(experiment: str, found: xr.Dataset, cells: Population, out: Path) -> No
 
 
 def _gabors(figure: Figure, found: xr.Dataset, cells: Population) -> None:
-    left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    left, right = halves
     order = np.argsort(-found.r_squared.values, kind="stable")
     picked = order[np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).astype(int)]
     for ax, atom in zip(left.subplots(8, 10, squeeze=False).ravel(), [*picked, *[None] * _SHOWN], strict=False):
@@ -41,7 +43,7 @@ def _gabors(figure: Figure, found: xr.Dataset, cells: Population) -> None:
     one, two = right.subplots(2, 1)
     one.hist(found.r_squared, bins=np.linspace(0, 1, 26), color=BLUE)
     share = float((found.r_squared >= 0.7).mean())
-    _labelled(one, "$R^2$ of the Gabor fit", f"atoms ({100 * share:.0f} % at least 0.7)")
+    _labelled(one, f"$R^2$ of the Gabor fit ({100 * share:.0f} % at least 0.7)", "atoms")
     fine = found.where(found.r_squared >= 0.7, drop=True)
     two.scatter(fine.orientation, fine.frequency, s=8, color=INK, alpha=0.6)
     two.set_xlim(0, 180)
@@ -144,7 +146,7 @@ def _curves(ax: Axes, at: np.ndarray, values: np.ndarray, colour: str, label: st
 
 
 def _histogram(ax: Axes, values: np.ndarray, text: str, limits: tuple[float, float] = (0.0, 1.0)) -> None:
-    ax.hist(np.clip(values[np.isfinite(values)], *limits), bins=np.linspace(*limits, 21), color=BLUE)
+    ax.hist(np.clip(values[np.isfinite(values)], *limits), bins=np.linspace(*limits, 21).tolist(), color=BLUE)
     _labelled(ax, text, "cells")
 
 

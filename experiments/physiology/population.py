@@ -110,7 +110,7 @@ class Population:
         return Place(row, column, orientation, frequency, phase)
 
     def extent(self, cell: int) -> float:
-        """A receptive field's diameter in pixels: four times the larger standard deviation of its envelope."""
+        """The diameter of a cell's receptive field in pixels: four of its envelope's larger standard deviation."""
         return 4.0 * max(self._fit(cell)[-2:])
 
     def _fit(self, cell: int) -> list[float]:

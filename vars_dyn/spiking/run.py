@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vars_dyn import _checks
 from vars_dyn.recording import provenance
 from vars_dyn.recording.json_facts import Facts
+from vars_dyn.recording.store import Array
 from vars_dyn.spiking.events import State, advance, initial_state
 from vars_dyn.spiking.layout import COORDINATES, Block, block_of, empty, static_arrays
 from vars_dyn.spiking.neurons import SpikingLCA
@@ -127,7 +128,7 @@ def _in_memory(
     return xr.Dataset(arrays, attrs=attributes({**known, **identity})).set_coords(COORDINATES)
 
 
-def _arrays(neurons: SpikingLCA) -> list:
+def _arrays(neurons: SpikingLCA) -> list[Array]:
     return [*empty(neurons), *static_arrays(neurons)]
 
 
