@@ -41,8 +41,9 @@ def facts_of_field(field: Field, state: State) -> Facts:
     """What defines the field and its start: parameters, dictionary, dtype, device, and SHA-256 of the tensors."""
     dictionary = field.dictionary
     layout = {name: getattr(dictionary, name) for name in ("stride", "padding", "groups") if hasattr(dictionary, name)}
-    if getattr(dictionary, "dilation", 1) != 1:  # older stores do not have it, and can be resumed
-        layout["dilation"] = dictionary.dilation
+    dilation = getattr(dictionary, "dilation", 1)
+    if dilation != 1:  # older stores do not have it, and can be resumed
+        layout["dilation"] = dilation
     return {
         **field.parameters(),
         **_uniform(field),

@@ -33,7 +33,8 @@ def are_movies(paths: Sequence[Path], options: InputOptions) -> bool:
 def read_sounds(paths: Sequence[Path], options: InputOptions) -> Signals:
     """The sounds as signals (signal, channel, sample), of one rate and one length."""
     found: list[NDArray[np.float64]] = []
-    scales, rates, sources, channels = [], [], [], []
+    scales, rates, sources = [], [], []
+    channels: list[int] = []
     for path in paths:
         if not is_sound(path):
             raise ValueError(f"INPUT {path} is no sound, but {paths[0]} is one; inputs of one kind are wanted")
