@@ -34,6 +34,8 @@ from vars_dyn.plotting.style import colours, tidy_axes
 __all__ = ["main", "measure"]
 
 _BATCH = 256
+#: Batches in a call of SPAMS.
+_CALL = 10
 
 
 class Work(NamedTuple):
@@ -86,18 +88,22 @@ def scikit_learn(work: Work, algorithm: str) -> Advance:
 
 
 def spams_online(work: Work) -> Advance:
-    """SPAMS trainDL (Mairal et al. 2009), whose model is handed on from call to call."""
+    """SPAMS trainDL (Mairal et al. 2009), whose model is handed on from call to call.
+
+    Every call gets other signals, because it draws in the same order each time.
+    """
     # deferred: an optional peer
     import spams
 
-    signals = np.asfortranarray(work.train.T)
+    rows, step = Rows(work.train), iter(range(10**9))
     atoms: Any = np.asfortranarray(work.start.numpy())
     model: Any = None
 
     def advance() -> Tensor:
         nonlocal atoms, model
+        signals = np.asfortranarray(rows.batch(next(step), _CALL * _BATCH, work.seed).T)
         atoms, model = spams.trainDL(
-            signals, return_model=True, model=model, D=atoms, lambda1=work.lam, mode=2, iter=2, batchsize=_BATCH,
+            signals, return_model=True, model=model, D=atoms, lambda1=work.lam, mode=2, iter=_CALL, batchsize=_BATCH,
             numThreads=1, verbose=False,
         )  # fmt: skip
         return torch.from_numpy(np.array(atoms))

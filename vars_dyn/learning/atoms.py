@@ -53,6 +53,14 @@ class Atoms:
         scaled = found / torch.where(lost, torch.ones_like(norm), norm)
         return scaled if before is None else torch.where(lost, before, scaled)
 
+    def project_one(self, atom: Float[Tensor, " f"], before: Float[Tensor, " f"]) -> Tensor:
+        """`project` for a single atom, for loops over atoms, where every call of torch counts."""
+        found = atom.clamp(min=0) if self.nonnegative else atom
+        norm = float(torch.linalg.vector_norm(found))
+        if self.norm == "ball":
+            return found / norm if norm > 1 else found
+        return found / norm if norm > torch.finfo(found.dtype).tiny else before
+
 
 def weight_of(dictionary: Dictionary) -> tuple[Tensor, int]:
     """The weight of a dictionary that can learn, and the dimension that counts its atoms; ValueError for another."""

@@ -68,7 +68,7 @@ class Store:
             name, before, now = difference
             raise StoreError(f"{self.path} cannot be resumed with another {name}: it has {before}, this run has {now}")
         table = tensors.pop("course")
-        steps = [Step(*row[:-2], int(row[-2]), int(row[-1])) for row in table.tolist()]
+        steps = [Step._make([*row[:-2], int(row[-2]), int(row[-1])]) for row in table.tolist()]
         return Checkpoint(tensors, steps, old)
 
     def write(self, state: Mapping[str, Tensor], steps: Sequence[Step], facts: Mapping[str, Any]) -> None:

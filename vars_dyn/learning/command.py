@@ -11,6 +11,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import zarr
 
 from vars_dyn._command import CommandParser
 from vars_dyn._files import StoreError, check_place, is_our_picture, replacing
+from vars_dyn._resources import need_memory
 from vars_dyn._version import __version__
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
 from vars_dyn.learning.atoms import Atoms, random_dictionary
@@ -182,19 +184,26 @@ def _run(words: Sequence[str], begun: list[Path]) -> int:
     }
     origin = {"input": [str(file) for file in files], "options": {**kept, "images": list(found.images)}}
     begun.append(out)
-    learned = learn(
-        dictionary,
-        source,
-        options.lam,
-        method=_rule(options),
-        codes=_codes(options),
-        steps=options.steps,
-        batch_size=options.batch,
-        seed=options.seed,
-        atoms=Atoms(options.norm, options.nonnegative_atoms, options.patience),
-        store=StoreOptions(out, options.every, origin),
-        resume=found.resume,
-    )
+    try:
+        learned = learn(
+            dictionary,
+            source,
+            options.lam,
+            method=_rule(options),
+            codes=_codes(options),
+            steps=options.steps,
+            batch_size=options.batch,
+            seed=options.seed,
+            atoms=Atoms(options.norm, options.nonnegative_atoms, options.patience),
+            store=StoreOptions(out, options.every, origin),
+            resume=found.resume,
+        )
+    except BaseException:
+        if options.out is None:
+            with suppress(OSError):
+                out.rmdir()  # only a folder in which nothing was stored
+                begun.clear()
+        raise
     if figure is not None:
         mark = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}[figure.suffix.lower()]
         with replacing(figure) as partial:
@@ -234,6 +243,7 @@ def _source(options: LearnOptions, files: Sequence[Path]) -> tuple[Source, tuple
     if options.contrast is not None:
         steps.append(ContrastNormalisation(options.contrast))
     patches.patch_steps = tuple(steps)
+    patches.sample(1, options.seed)  # images that do not fit are refused before anything is made for them
     shape = (3 if options.colour else 1, options.patch, options.patch)
     return patches, shape if options.kind == "conv" else (math.prod(shape),)
 
@@ -258,6 +268,9 @@ def _dictionary(options: LearnOptions, shape: tuple[int, ...]) -> Dictionary:
         if len(shape) != 1:
             raise ValueError(f"the signals have shape {shape}; dense wants vectors, a signal a row")
         count = options.atoms or 2 * shape[0]
+        need_memory(
+            8.0 * count * (shape[0] + 2 * count), f"learning {count} atoms", "fewer, or smaller patches, are wanted"
+        )
         start: Dictionary = DenseDictionary(torch.ones(shape[0], count, dtype=dtype))
     else:
         templates = torch.ones(options.atoms or 32, shape[0], *(options.kernel for _ in shape[1:]), dtype=dtype)

@@ -105,10 +105,12 @@ def descend(
                 j = first + place
                 if not used[j]:
                     continue
+                before = moved[:place].mT
                 # The atoms of the group that moved before have changed this one's gradient.
-                own = slope[place] - within[place, :place] @ moved[:place] if place else slope[place]
-                new = atoms.project((rows[j] + own / scale[j])[None], rows[j][None])[0]
-                moved[place] = new - rows[j]
+                own = torch.addmv(slope[place], before, within[place, :place], alpha=-1) if place else slope[place]
+                old = rows[j]
+                new = atoms.project_one(torch.add(old, own, alpha=1 / scale[j]), old)
+                torch.sub(new, old, out=moved[place])
                 rows[j] = new
     return with_atoms(dictionary, rows)
 
