@@ -19,6 +19,9 @@ __all__ = ["FREE", "parse", "stored"]
 #: Options that may differ when a run is resumed, since they do not change what was computed before.
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "json", "config")
 
+#: What `auto` stands for without a stimulus.
+_STILL = {"t_max": "1000", "times": "octaves", "gap": "1e-6"}
+
 
 @dataclass(frozen=True)
 class _Read:
@@ -90,6 +93,10 @@ def stored(options: Options) -> str:
         for name, value in options.text.items()
         if name not in FREE or name in ("t_max", "max_steps", "threads")
     }
+    if kept["stimulus"] == "none":
+        # The text of versions without stimuli, which can thus resume the run.
+        kept = {name: value for name, value in kept.items() if not name.startswith("stimulus")}
+        kept |= {name: still for name, still in _STILL.items() if kept[name] == "auto"}
     if isinstance(kept["input"], list):
         kept["input"] = [str(Path(name).resolve()) for name in kept["input"]]
     return json.dumps(kept)

@@ -192,9 +192,9 @@ def _check_resumed(options: Options, store: Path) -> None:
         raise StoreError(f"--out {store} was not written by this command; resume it with vars_dyn.recording.record")
     new = json.loads(stored(options))
     for name in sorted(options.given - set(FREE)):
-        if old.get(name) != new[name] and not _same_number(old.get(name), new[name]):
+        if old.get(name) != new.get(name) and not _same_number(old.get(name), new.get(name)):
             raise StoreError(
-                f"{store} cannot be resumed with another {name}: it has {old.get(name)}, this run has {new[name]}"
+                f"{store} cannot be resumed with another {name}: it has {old.get(name)}, this run has {new.get(name)}"
             )
 
 
