@@ -135,9 +135,10 @@ def held_out_objective(weight: Tensor, work: Work) -> float:
 def prepared(patch: int, atoms: int, lam: float, count: int, seed: int) -> Work:
     """Patches of photographs, filtered as Olshausen and Field did."""
     source = Patches(photographs(), patch, image_steps=[OlshausenField()], pool=64)
-    start = random_dictionary(vd.DenseDictionary(torch.ones(patch**2, atoms, dtype=torch.float64)), seed)
+    train = source.batch(0, count, seed)  # refuses patches larger than the photographs before memory is taken
     held_out = torch.from_numpy(source.batch(1, 500, seed + 1))
-    return Work(source.batch(0, count, seed), held_out, start.tensors()[0], lam, seed)
+    start = random_dictionary(vd.DenseDictionary(torch.ones(patch**2, atoms, dtype=torch.float64)), seed)
+    return Work(train, held_out, start.tensors()[0], lam, seed)
 
 
 def measure(work: Work, marks: Sequence[float]) -> dict[str, list[dict[str, float]]]:

@@ -193,7 +193,7 @@ def test_a_stream_is_skipped_to_where_it_was_and_may_end() -> None:
 
 def test_rows_of_a_zarr_array_are_drawn_evenly(tmp_path: Path) -> None:
     array = zarr.open(tmp_path / "x.zarr", mode="w", shape=(50, 2), chunks=(8, 2), dtype="f4")
-    array[...] = np.arange(50)[:, None]
+    array[...] = np.repeat(np.arange(50.0)[:, None], 2, 1)
     counts = np.zeros(50)
     for step in range(400):
         batch = Rows(array).batch(step, 16, 0)

@@ -6,6 +6,7 @@ source holds more than a fixed amount of memory, however large the corpus is.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -139,7 +140,7 @@ class Stream:
                 if next(self._flow, None) is None:
                     return None
         self._next = step + 1
-        found = [one for one, _ in zip(self._flow, range(count), strict=False)]
+        found = list(itertools.islice(self._flow, count))
         return np.stack(found) if len(found) == count else None
 
     def _signals(self) -> Iterator[NDArray[np.float64]]:
