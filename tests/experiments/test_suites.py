@@ -171,9 +171,7 @@ def test_a_gpu_gives_the_same() -> None:
     found = []
     for device in ("cpu", "cuda"):
         how = {"corruptions": Corruptions(["fog"], [3]), "device": device}
-        found.append(
-            [record["value"] for kind in BY_DEFAULT for record in _records(_validated(41), kind, **how)]
-        )
+        found.append([record["value"] for kind in BY_DEFAULT for record in _records(_validated(41), kind, **how)])
     assert np.allclose(found[0], found[1], atol=1.5 / 41)  # rounding may change the answer for one image
 
 
