@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from experiments import cli
 from experiments.data.images import evaluation_images
 from experiments.evaluation.opening import evaluation_of, opened
-from experiments.evaluation.run import ON_VALIDATION_IMAGES, Evaluation, measure
+from experiments.evaluation.run import BY_DEFAULT, Evaluation, measure
 from experiments.evaluation.suites import SUITES
 from experiments.report import pictures, plots, records
 from experiments.report.outputs import refuse_foreign
@@ -25,7 +25,7 @@ __all__ = ["main"]
 def _parser() -> cli.Parser:
     parser = cli.parser_for("evaluate", "Measure a trained model, and write records, a table and figures.")
     cli.add_model(parser)
-    parser.add_option("on", str, default=",".join(ON_VALIDATION_IMAGES), help=f"suites, by commas: {', '.join(SUITES)}")
+    parser.add_option("on", str, default=",".join(BY_DEFAULT), help=f"suites, by commas: {', '.join(SUITES)}")
     parser.add_option("out", str | None, default=None, help="folder for results (default: beside the checkpoint)")
     parser.add_option("overwrite", bool, default=False, help="replace files of these names that no evaluation made")
     parser.add_option("label", str | None, default=None, help="the run's name in tables (default: that of its folder)")

@@ -27,6 +27,7 @@ from experiments.report import records
 from experiments.settings import Data
 
 __all__ = [
+    "BY_DEFAULT",
     "ON_VALIDATION_IMAGES",
     "Attacks",
     "Corruptions",
@@ -43,14 +44,17 @@ __all__ = [
 #: The suites that measure on the images that a model was validated on. They need no other data.
 ON_VALIDATION_IMAGES = tuple(name for name, suite in SUITES.items() if suite.needs is None)
 
+#: Those of them that are measured when no suites are named. The strong attacks cost far more than the others.
+BY_DEFAULT = tuple(name for name in ON_VALIDATION_IMAGES if SUITES[name].default)
+
 
 @dataclass
 class Evaluation:
     """What to evaluate on, and how.
 
     Attributes:
-        on: the suites. clean, corruptions, fgsm and pgd measure on the validation images; imagenet, imagenet-c,
-            imagenet-r, ... measure on a folder of data sets.
+        on: the suites. clean, corruptions, fgsm, pgd and the other attacks measure on the validation images; imagenet,
+            imagenet-c, imagenet-r, ... measure on a folder of data sets.
         corruptions: which corruptions.
         attacks: how strong the attacks are.
         pacs: how to fine-tune on PACS.
@@ -64,7 +68,7 @@ class Evaluation:
         progress: show the progress bar.
     """
 
-    on: Sequence[str] = ON_VALIDATION_IMAGES
+    on: Sequence[str] = BY_DEFAULT
     corruptions: Corruptions = field(default_factory=Corruptions)
     attacks: Attacks = field(default_factory=Attacks)
     pacs: Pacs = field(default_factory=Pacs)

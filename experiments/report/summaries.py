@@ -63,7 +63,7 @@ class Column:
         return math.fsum(values) / len(values) if values else None
 
 
-#: The columns of the suites that measure on validation images.
+#: The columns of the suites that are measured by default.
 VALIDATION_COLUMNS = {
     "clean": Column("clean"),
     "corruptions": Column("corruptions"),
@@ -74,6 +74,12 @@ VALIDATION_COLUMNS = {
 #: All columns. Those of the suites that have a data set of their own come last.
 ALL_COLUMNS = {
     **VALIDATION_COLUMNS,
+    "PGD (margin)": Column("pgd-margin"),
+    "APGD-CE": Column("apgd-ce"),
+    "APGD-DLR": Column("apgd-dlr"),
+    "APGD-T": Column("apgd-t"),
+    "Square": Column("square"),
+    "noise": Column("noise"),
     "ImageNet": Column("imagenet"),
     "IN-C (mCE)": Column("imagenet-c", "mce_alexnet"),
     "IN-C (mean error)": Column("imagenet-c", "mean_corruption_error_unnormalised"),

@@ -17,7 +17,7 @@ from experiments import evaluate as command
 from experiments import records as record_table
 from experiments.data.images import Labelled
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, corrupt_all
-from experiments.evaluation.run import ON_VALIDATION_IMAGES, Attacks, Corruptions, Evaluation, evaluate
+from experiments.evaluation.run import BY_DEFAULT, ON_VALIDATION_IMAGES, Attacks, Corruptions, Evaluation, evaluate
 from experiments.evaluation.suites import SUITES, corrupted
 from experiments.report.records import latest
 from experiments.report.summaries import ALL_COLUMNS, VALIDATION_COLUMNS
@@ -53,7 +53,7 @@ class Constant(nn.Module):
 def test_guessing_gives_chance_everywhere() -> None:
     how = Evaluation(corruptions=Corruptions(["fog", "contrast"], [1, 5]), batch_size=100, progress=False)
     found = list(evaluate(Guess(), _labelled(400), DATA, how))
-    assert {record["on"] for record in found} == set(ON_VALIDATION_IMAGES)
+    assert {record["on"] for record in found} == set(BY_DEFAULT)
     accuracies = [record["value"] for record in found if record["metric"] == "accuracy"]
     counts = Counter(record["on"] for record in found if record["metric"] == "accuracy")
     assert [counts[name] for name in ("clean", "corruptions", "fgsm", "pgd")] == [1, 2 * 2, 1, 1]
@@ -71,8 +71,8 @@ def test_no_validation_images_are_refused_by_every_suite_on_them(name: str) -> N
 def test_every_suite_has_a_column() -> None:
     lacking = set(SUITES) - {column.on for column in ALL_COLUMNS.values()}
     assert not lacking, f"ALL_COLUMNS in experiments/report/summaries.py wants a column for {sorted(lacking)}"
-    lacking = set(ON_VALIDATION_IMAGES) ^ {column.on for column in VALIDATION_COLUMNS.values()}
-    assert not lacking, f"VALIDATION_COLUMNS is for the suites on validation images alone; see {sorted(lacking)}"
+    lacking = set(BY_DEFAULT) ^ {column.on for column in VALIDATION_COLUMNS.values()}
+    assert not lacking, f"VALIDATION_COLUMNS is for the suites of every evaluation alone; see {sorted(lacking)}"
 
 
 def test_one_answer_to_all_gives_exactly_one_class() -> None:
@@ -193,8 +193,8 @@ def test_attacks_on_fewer_images_and_bad_kinds() -> None:
     how = Evaluation(on=("pgd",), attacks=Attacks(radius=2, images=8), progress=False)
     (record,) = evaluate(Constant(), _labelled(20), DATA, how)
     assert (record["images"], record["radius"]) == (8, 2 / 255)
-    with pytest.raises(ValueError, match="on has 'noise'"):
-        Evaluation(on=("noise",))
+    with pytest.raises(ValueError, match="on has 'fear'"):
+        Evaluation(on=("fear",))
 
 
 def _records(out: Path) -> list[dict[str, Any]]:

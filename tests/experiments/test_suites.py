@@ -17,7 +17,7 @@ from torch import nn
 from experiments import evaluate as command
 from experiments.data.images import Labelled
 from experiments.evaluation.corruptions import CORRUPTIONS
-from experiments.evaluation.run import ON_VALIDATION_IMAGES, Corruptions, Evaluation, Pacs, evaluate, evaluate_on
+from experiments.evaluation.run import BY_DEFAULT, Corruptions, Evaluation, Pacs, evaluate, evaluate_on
 from experiments.evaluation.suites import SUITES, Subject
 from experiments.evaluation.suites import pacs as pacs_suite
 from experiments.evaluation.suites.attacked import Pgd
@@ -156,7 +156,7 @@ def test_neither_batch_size_nor_workers_change_anything() -> None:
     found = []
     for batch_size, workers in ((41, 0), (7, 3), (1, 0)):
         how = {"corruptions": Corruptions(["gaussian_noise"], [3]), "batch_size": batch_size, "workers": workers}
-        found.append([_records(subject, kind, **how) for kind in ON_VALIDATION_IMAGES])
+        found.append([_records(subject, kind, **how) for kind in BY_DEFAULT])
     assert found[0] == found[1] == found[2]
     attack = Pgd(subject, Evaluation(on=("pgd",), progress=False))
     images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
@@ -171,9 +171,7 @@ def test_a_gpu_gives_the_same() -> None:
     found = []
     for device in ("cpu", "cuda"):
         how = {"corruptions": Corruptions(["fog"], [3]), "device": device}
-        found.append(
-            [record["value"] for kind in ON_VALIDATION_IMAGES for record in _records(_validated(41), kind, **how)]
-        )
+        found.append([record["value"] for kind in BY_DEFAULT for record in _records(_validated(41), kind, **how)])
     assert np.allclose(found[0], found[1], atol=1.5 / 41)  # rounding may change the answer for one image
 
 

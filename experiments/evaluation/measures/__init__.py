@@ -1,1 +1,1 @@
-"""What is computed from a model's outputs: attacks, saliency, attention maps."""
+"""What is computed from the outputs of a model: saliency, attention maps."""

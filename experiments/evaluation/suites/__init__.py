@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from experiments.evaluation.suites.attacked import Fgsm, Pgd
+from experiments.evaluation.suites.attacked import (
+    ApgdCrossEntropy,
+    ApgdDlr,
+    ApgdTargeted,
+    Fgsm,
+    Noise,
+    Pgd,
+    PgdMargin,
+    SquareSearch,
+)
 from experiments.evaluation.suites.cifar_c import Cifar10C, Cifar100C
 from experiments.evaluation.suites.classification import Clean
 from experiments.evaluation.suites.corrupted import Corrupted, ImageNetC
@@ -19,6 +28,12 @@ _ALL: tuple[type[Suite], ...] = (
     Corrupted,
     Fgsm,
     Pgd,
+    PgdMargin,
+    ApgdCrossEntropy,
+    ApgdDlr,
+    ApgdTargeted,
+    SquareSearch,
+    Noise,
     ImageNet,
     ImageNetC,
     ImageNetR,

@@ -1,44 +1,76 @@
-"""Accuracy on validation images under white-box attacks."""
+"""Accuracy on validation images under attack."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from experiments.evaluation.measures import attacks
+from experiments.evaluation.attacks.apgd import apgd, apgd_targeted
+from experiments.evaluation.attacks.ball import Ball, Generators
+from experiments.evaluation.attacks.gradient import fgsm, pgd
+from experiments.evaluation.attacks.losses import LOSSES
+from experiments.evaluation.attacks.noise import noise
+from experiments.evaluation.attacks.square import square
 from experiments.evaluation.suites.classification import Classification
 from experiments.evaluation.suites.suite import Options, SuitePart, Tally, chunks
-from experiments.options.limits import between, whole
+from experiments.options.limits import between, one_of, whole
 
-__all__ = ["Attacks", "Fgsm", "Pgd"]
+__all__ = [
+    "ApgdCrossEntropy",
+    "ApgdDlr",
+    "ApgdTargeted",
+    "Attacked",
+    "Attacks",
+    "Fgsm",
+    "Noise",
+    "Pgd",
+    "PgdMargin",
+    "SquareSearch",
+]
 
 
 @dataclass
 class Attacks:
-    """The L-infinity ball of FGSM and PGD, in steps of 1/255.
+    """How strong the attacks are. Lengths are in steps of 1/255.
 
     Attributes:
         radius: the radius of the ball.
+        norm: the norm of the ball: linf (the largest change of a value) or l2; 127.5 is the usual radius 0.5 of l2.
         step: the length of a step of PGD.
         steps: how many steps PGD takes.
+        apgd_steps: how many steps APGD takes.
+        restarts: from how many random points APGD starts.
+        targets: how many other classes the targeted APGD tries.
+        queries: how often Square asks the model.
+        draws: how many random points noise tries.
         images: how many images to attack; None: all validation images.
     """
 
     radius: float = 1.0
+    norm: Literal["linf", "l2"] = "linf"
     step: float = 0.5
     steps: int = 5
+    apgd_steps: int = 100
+    restarts: int = 1
+    targets: int = 9
+    queries: int = 5000
+    draws: int = 10
     images: int | None = None
 
     def check(self) -> None:
         """Raise ValueError for a ball, a step or a number that cannot be."""
+        one_of("attacks.norm", self.norm, ("linf", "l2"))
         for name in ("radius", "step"):
-            between(f"attacks.{name}", getattr(self, name), 0, 255)
-        whole("attacks.steps", self.steps, 1, 100_000)
+            most = 255 if self.norm == "linf" else 255 * 1e4
+            between(f"attacks.{name}", getattr(self, name), 0, most)
+        for name in ("steps", "apgd_steps", "restarts", "targets", "queries", "draws"):
+            whole(f"attacks.{name}", getattr(self, name), 1, 100_000)
         whole("attacks.images", self.images, 1)
 
 
@@ -48,15 +80,27 @@ class _Options(Options, Protocol):
     attacks: Attacks
 
 
-class Fgsm(Classification):
-    """The fast gradient sign method."""
+class Attacked(Classification):
+    """Accuracy after an attack. What is drawn for an image depends on the seed and the image's number alone.
+
+    Attributes:
+        uses: the options in `Attacks` that the attack takes besides the ball.
+    """
 
     how: _Options
-    name = "fgsm"
     groups = ("attacks",)
+    default = False
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that the attack takes, by their names in records; lengths are those of values in [0, 1]."""
+        given = self.how.attacks
+        lengths = {name: getattr(given, name) / 255 for name in ("radius", *self.uses) if name in ("radius", "step")}
+        return {"norm": given.norm, **{name: getattr(given, name) for name in self.uses}, **lengths}
 
     def options(self) -> Any:
-        return [asdict(self.how.attacks), self.how.seed]
+        return [self.settings, self.how.attacks.images, self.how.seed]
 
     def parts(self) -> Iterator[SuitePart]:
         yield from chunks(self.name, self.images.subset(self.how.attacks.images, "images"))
@@ -65,26 +109,106 @@ class Fgsm(Classification):
         return self.count(self.batches(part), self.attacked)
 
     def attacked(self, images: Tensor, labels: Tensor, first: int) -> Tensor:
-        """The images after the attack."""
-        return attacks.fgsm(self.subject.model, images, labels, self.how.attacks.radius / 255)
-
-    def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
-        for record in super().records(tallies):
-            yield {**record, "radius": self.how.attacks.radius / 255}
-
-
-class Pgd(Fgsm):
-    """Projected gradient descent from a random start, which depends on the seed and the image's number alone."""
-
-    name = "pgd"
-
-    def attacked(self, images: Tensor, labels: Tensor, first: int) -> Tensor:
-        options = self.how.attacks
+        """The images after the attack. `first` is the number of the first of them."""
         seeds = (np.random.SeedSequence([self.how.seed, first + i]).generate_state(1) for i in range(len(images)))
         generators = [torch.Generator().manual_seed(int(seed[0])) for seed in seeds]
-        radius, step = options.radius / 255, options.step / 255
-        return attacks.pgd(self.subject.model, images, labels, radius, step, options.steps, generators)
+        ball = Ball(self.how.attacks.radius / 255, self.how.attacks.norm)
+        return self.attack(self.subject.model, images, labels, ball, generators)
+
+    @abstractmethod
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:
+        """Images in the ball that the model should get wrong."""
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
         for record in super().records(tallies):
-            yield {**record, "step": self.how.attacks.step / 255, "steps": self.how.attacks.steps}
+            yield {**record, **self.settings}
+
+
+class Fgsm(Attacked):
+    """The fast gradient sign method."""
+
+    name = "fgsm"
+    default = True
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:
+        return fgsm(model, images, labels, ball)
+
+
+class Pgd(Attacked):
+    """Projected gradient descent from a random start.
+
+    Attributes:
+        loss: the name of the loss that it climbs.
+    """
+
+    name = "pgd"
+    default = True
+    uses = ("step", "steps")
+    loss: ClassVar[str] = "cross_entropy"
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:
+        given = self.how.attacks
+        return pgd(model, images, labels, ball, given.step / 255, given.steps, generators, LOSSES[self.loss])
+
+
+class PgdMargin(Pgd):
+    """Projected gradient descent on the margin."""
+
+    name = "pgd-margin"
+    default = False
+    loss = "margin"
+
+
+class ApgdCrossEntropy(Attacked):
+    """Auto-PGD on the cross-entropy.
+
+    Attributes:
+        loss: the name of the loss that it climbs.
+    """
+
+    name = "apgd-ce"
+    uses = ("apgd_steps", "restarts")
+    loss: ClassVar[str] = "cross_entropy"
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:
+        given = self.how.attacks
+        loss = LOSSES[self.loss]
+        return apgd(model, images, labels, ball, given.apgd_steps, given.restarts, generators, loss)
+
+
+class ApgdDlr(ApgdCrossEntropy):
+    """Auto-PGD on the difference of logits ratio."""
+
+    name = "apgd-dlr"
+    loss = "dlr"
+
+
+class ApgdTargeted(Attacked):
+    """Auto-PGD towards the most likely other classes, one after the other."""
+
+    name = "apgd-t"
+    uses = ("apgd_steps", "targets")
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:
+        given = self.how.attacks
+        return apgd_targeted(model, images, labels, ball, given.apgd_steps, given.targets, generators)
+
+
+class SquareSearch(Attacked):
+    """The Square attack, which sees logits only."""
+
+    name = "square"
+    uses = ("queries",)
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:
+        return square(model, images, labels, ball, self.how.attacks.queries, generators)
+
+
+class Noise(Attacked):
+    """The worst of some random points of the ball."""
+
+    name = "noise"
+    uses = ("draws",)
+
+    def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:
+        return noise(model, images, labels, ball, self.how.attacks.draws, generators)

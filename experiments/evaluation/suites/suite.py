@@ -138,12 +138,14 @@ class Suite(ABC):
     Attributes:
         name: its name in `--on` and in the records' field "on".
         needs: the folder below `Subject.root` that the suite reads; None: it measures on `Subject.images`.
+        default: whether it is measured when no suites are named, if it needs no folder.
         groups: the groups of `Evaluation`'s options that the suite takes; a group's `check`, if it has one, raises
             ValueError for bad options.
     """
 
     name: ClassVar[str]
     needs: ClassVar[str | None] = None
+    default: ClassVar[bool] = True
     groups: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, subject: Subject, how: Options) -> None:
