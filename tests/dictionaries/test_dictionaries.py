@@ -261,7 +261,7 @@ def test_tensors_can_be_exchanged_moved_and_cut_off(
     P, seed = data.draw(kind()), data.draw(seeds)
     x = signals_for(P, seed)
     code = P.encode(x)
-    doubled = P.with_tensors(tuple(2 * t for t in P.tensors()))
+    doubled = P.scaled(torch.tensor(1, dtype=torch.int32))
     torch.testing.assert_close(doubled.encode(x), 2 * code, rtol=1e-12, atol=0)
     torch.testing.assert_close(P.encode(x), code, rtol=0, atol=0)
     single = P.to(dtype=torch.float32)
@@ -270,9 +270,10 @@ def test_tensors_can_be_exchanged_moved_and_cut_off(
     torch.testing.assert_close(single.encode(x.float()).double(), code, rtol=1e-4, atol=1e-5)
     followed = P.with_tensors(tuple(t.detach().clone().requires_grad_() for t in P.tensors()))
     gradients = torch.autograd.grad(followed.encode(x).square().sum(), followed.tensors())
-    # |P^T x|^2 is homogeneous of degree 2 in the tensors, so their derivative along themselves is twice its value.
-    along = sum(float((g * t).sum()) for g, t in zip(gradients, P.tensors(), strict=True))
-    assert along == pytest.approx(2 * float(code.square().sum()), rel=1e-10, abs=1e-14)
+    if not isinstance(P, vd.HierarchyDictionary):  # it multiplies two of its tensors
+        # |P^T x|^2 is homogeneous of degree 2 in the tensors, so their derivative along themselves is twice its value.
+        along = sum(float((g * t).sum()) for g, t in zip(gradients, P.tensors(), strict=True))
+        assert along == pytest.approx(2 * float(code.square().sum()), rel=1e-10, abs=1e-14)
     assert not followed.detach().encode(x).requires_grad
     assert followed.encode(x).requires_grad
     assert str(P).startswith(f"{type(P).__name__}(signal_shape={P.signal_shape}, code_shape={P.code_shape}")

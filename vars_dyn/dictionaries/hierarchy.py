@@ -151,7 +151,3 @@ class HierarchyDictionary(Dictionary):
         # to at most sqrt(2) times its norm.
         encode, decode = max(own.encode for own in parts) + 4, max(own.decode for own in parts) + 4
         return Rounding(torch.cat(norms), encode, math.ceil(1.5 * decode), sparse=False)
-
-    def __repr__(self) -> str:
-        sizes = " > ".join(str(n) for n in (self.layers[0].signal_size, *(layer.code_size for layer in self.layers)))
-        return f"{type(self).__name__}({sizes})"

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import zarr
 
+from vars_dyn import _process
 from vars_dyn._command import CommandParser
 from vars_dyn._files import StoreError, check_place, is_our_picture, replacing
 from vars_dyn._resources import need_memory
@@ -35,7 +36,6 @@ from vars_dyn.learning.results import Learned
 from vars_dyn.learning.rules import Gradient, Hebbian, Online, Rule
 from vars_dyn.learning.sources import Patches, Rows, Source
 from vars_dyn.learning.training import StoreOptions, learn
-from vars_dyn.simulate import process
 from vars_dyn.simulate.inputs import is_array
 
 __all__ = ["LearnOptions", "main"]
@@ -109,28 +109,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 2 bad input, 130 interrupted, 143 terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     begun: list[Path] = []
-    with process.streams(), process.terminable():
+    with _process.streams(), _process.terminable():
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *_, **__: process.say(f"warning: {message}")
+                warnings.showwarning = lambda message, *_, **__: _process.say(f"warning: {message}")
                 return _run(words, begun)
         except SystemExit as stop:  # --help
             return int(stop.code or 0)
         except ArgumentError as error:
-            process.say(f"error: {error}")
+            _process.say(f"error: {error}")
             return 2
         except (ValueError, OSError, MemoryError) as error:
-            process.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
+            _process.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
             return 2
         except KeyboardInterrupt as stop:
-            ended = isinstance(stop, process.Terminated)
+            ended = isinstance(stop, _process.Terminated)
             again = [*words, *([] if "--resume" in words else ["--resume"])]
             if begun and not any(word.partition("=")[0] == "--out" for word in words):
                 again += ["--out", str(begun[0])]
             told = (
                 f"go on with: {sys.executable} -m vars_dyn.learn {shlex.join(again)}" if begun else "nothing was stored"
             )
-            process.say(f"{'terminated' if ended else 'interrupted'}: {told}")
+            _process.say(f"{'terminated' if ended else 'interrupted'}: {told}")
             return 143 if ended else 130
 
 
@@ -210,7 +210,7 @@ def _run(words: Sequence[str], begun: list[Path]) -> int:
             summary(learned.history).savefig(partial, dpi=100, metadata={mark: f"vars_dyn {__version__}"})
     told = _report(learned, figure)
     text = "\n".join(f"{name:<18} {value}" for name, value in told.items())
-    process.tell(f"{text}\n{json.dumps(told)}" if found.json else text)
+    _process.tell(f"{text}\n{json.dumps(told)}" if found.json else text)
     return 0
 
 
