@@ -155,7 +155,7 @@ def test_a_seed_that_draws_nothing_is_named(here: Path, capsys: pytest.CaptureFi
     np.save("w.npy", np.eye(6))
     assert main(["signals.npy", "--dictionary", "w.npy", "--seed", "3", "--gap", "1e-2", "--figure", "none"]) == 0
     assert capsys.readouterr().err == (
-        "warning: --seed changes nothing: neither --dictionary random:M nor --patches draws by it\n"
+        "warning: --seed changes nothing: neither noise, --dictionary random:M nor --patches draws by it\n"
     )
 
 

@@ -23,7 +23,7 @@ from vars_dyn._files import replacing
 from vars_dyn._version import __version__
 from vars_dyn.movies import pyav
 from vars_dyn.plotting.pictures import draw_signals
-from vars_dyn.plotting.style import INK, colours, time_axis
+from vars_dyn.plotting.style import INK, clock, colours, time_axis
 from vars_dyn.recording.rebuilding import Reconstruction
 
 __all__ = ["ANIMATION_SUFFIXES", "animate"]
@@ -104,7 +104,8 @@ class _Scene:
         self._rebuilt = Reconstruction(dataset) if self._codes else None
         count = dataset.sizes["time"]
         self.index = np.unique(np.round(np.linspace(0, count - 1, min(images, count))).astype(int))
-        self.times = dataset["time"].to_numpy()[self.index]
+        times, self.unit = clock(dataset)
+        self.times = times[self.index]
         self._traced = next(name for name in ("u", "code", "z") if name in dataset)
         last = dataset[self._traced].isel(time=-1, signal=self.signal).to_numpy().reshape(-1)
         self._lines = np.argsort(-np.abs(last), kind="stable")[:_LINES]
@@ -162,7 +163,7 @@ class _Scene:
         values = np.concatenate(parts)
         for line, shade in enumerate(colours(values.shape[1])):
             ax.plot(self.times, values[:, line], color=shade, linewidth=1.2)
-        time_axis(ax, self.times)
+        time_axis(ax, self.times, self.unit)
         label = {"u": "encoding neurons u", "code": "code a", "z": "neurons z"}[self._traced]
         many = f" of signal {self.signal}" if self._few.sizes["signal"] > 1 else ""
         ax.set_title(f"most active {label}{many}", fontsize=10)
