@@ -38,7 +38,7 @@ class Intervention(ABC):
     stop: float | None = None
 
     #: The names of the fields that hold a `Value`.
-    values: ClassVar[tuple[str, ...]] = ()
+    valued: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -80,7 +80,7 @@ class Intervention(ABC):
     @property
     def boundaries(self) -> tuple[float, ...]:
         """The times at which what it does jumps."""
-        inside = (t for name in self.values for t in knots(getattr(self, name)) if self.begins < t < self.ends)
+        inside = (t for name in self.valued for t in knots(getattr(self, name)) if self.begins < t < self.ends)
         return tuple(sorted({*(t for t in (self.start, self.stop) if t is not None), *inside}))
 
     def acts_at(self, time: float) -> bool:
@@ -89,22 +89,22 @@ class Intervention(ABC):
 
     def changes_at(self, time: float) -> bool:
         """Whether a value changes along a line just after `time`."""
-        courses = (getattr(self, name) for name in self.values)
+        courses = (getattr(self, name) for name in self.valued)
         return any(isinstance(c, Course) and c.between == "linear" and time < c.times[-1] for c in courses)
 
     def amplified(self, power: int) -> Self:
         """The same where signals are two to the `power` times as large."""
-        changed = {name: amplified(getattr(self, name), power) for name in self.values}
+        changed = {name: amplified(getattr(self, name), power) for name in self.valued}
         return replace(self, **changed) if changed else self
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that it was given, in a fixed order; they may require gradients."""
-        return tuple(t for name in self.values if (t := tensor_of(getattr(self, name))) is not None)
+        return tuple(t for name in self.valued if (t := tensor_of(getattr(self, name))) is not None)
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Self:
         """The same intervention holding `tensors` (ordered as in `tensors()`)."""
         rest, changed = iter(tensors), {}
-        for name in self.values:
+        for name in self.valued:
             value = getattr(self, name)
             if tensor_of(value) is not None:
                 changed[name] = replaced(value, next(rest))

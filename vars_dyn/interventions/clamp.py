@@ -32,7 +32,7 @@ class Clamp(Intervention):
     _: KW_ONLY
     of: str = "potential"
 
-    values: ClassVar[tuple[str, ...]] = ("value",)
+    valued: ClassVar[tuple[str, ...]] = ("value",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

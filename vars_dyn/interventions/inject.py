@@ -28,7 +28,7 @@ class Inject(Intervention):
 
     current: Value
 
-    values: ClassVar[tuple[str, ...]] = ("current",)
+    valued: ClassVar[tuple[str, ...]] = ("current",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

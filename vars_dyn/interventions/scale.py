@@ -41,7 +41,7 @@ class Scale(Intervention):
     _: KW_ONLY
     synapses: str = "all"
 
-    values: ClassVar[tuple[str, ...]] = ("factor",)
+    valued: ClassVar[tuple[str, ...]] = ("factor",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

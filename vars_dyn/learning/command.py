@@ -274,7 +274,7 @@ def _dictionary(options: LearnOptions, shape: tuple[int, ...]) -> Dictionary:
         start: Dictionary = DenseDictionary(torch.ones(shape[0], count, dtype=dtype))
     else:
         templates = torch.ones(options.atoms or 32, shape[0], *(options.kernel for _ in shape[1:]), dtype=dtype)
-        start = ConvDictionary(templates, shape)  # type: ignore[arg-type]
+        start = ConvDictionary(templates, shape)
     return random_dictionary(start, options.seed)
 
 
