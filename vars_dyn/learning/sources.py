@@ -83,7 +83,7 @@ class Rows:
         raise ValueError("nearly all signals hold NaN or infinity; finite numbers are wanted")
 
     def _drawn(self, generator: np.random.Generator, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        total = len(self.values)
+        total = int(self.values.shape[0])
         if not isinstance(self.values, zarr.Array):
             index = generator.integers(total, size=count)
             return index, np.asarray(self.values[index], dtype=np.float64)
