@@ -285,7 +285,8 @@ def test_what_does_not_fit_the_field_is_refused(acts: list[Intervention], said: 
 
 
 def test_interventions_one_after_another_on_a_unit_are_fine() -> None:
-    with_interventions(sparse(), [vd.Silence(atoms=[1], stop=2.0), vd.Clamp(1.0, atoms=[1], start=2.0)])
+    field = with_interventions(sparse(), [vd.Silence(atoms=[1], stop=2.0), vd.Clamp(1.0, atoms=[1], start=2.0)])
+    assert field.boundaries == (2.0,)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,8 @@ def test_a_commit_that_was_cut_off_is_not_called_done(tmp_path: Path, monkeypatc
     assert open_sweep(store)["status"].values.tolist() == [0, 1]
 
 
-def test_an_object_store_holds_the_same(tmp_path: Path) -> None:
+def test_an_object_store_holds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the tracebacks of a store with a URL go to the working folder
     design = {"a": [1.0, -2.0, 3.0], "b": [0.5]}
     local = vd.sweep(product, design, tmp_path / "s.zarr")
     url = f"memory://{tmp_path.name}.zarr"
