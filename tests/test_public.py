@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +28,32 @@ def test_all_is_sorted_and_there() -> None:
     assert list(vd.__all__) == sorted(vd.__all__)
     assert all(hasattr(vd, name) for name in vd.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", vd.__version__)
+
+
+def test_each_name_is_the_one_that_type_checkers_see() -> None:
+    """`vars_dyn/__init__.py` names every object twice: for type checkers, and for the import on first use."""
+    seen = {}
+    for block in ast.parse(Path(vd.__file__).read_text()).body:
+        if isinstance(block, ast.If):
+            seen = {each.name: node.module for node in block.body if isinstance(node, ast.ImportFrom)
+                    for each in node.names}  # fmt: skip
+    assert set(seen) == {*vd.__all__, "stimuli"}
+    for name in vd.__all__:
+        assert getattr(vd, name) is getattr(importlib.import_module(seen[name]), name)
+    assert set(dir(vd)) >= set(seen)
+    with pytest.raises(AttributeError, match="has no attribute 'slove'"):
+        _ = vd.slove
+
+
+def test_a_name_imports_only_what_it_needs() -> None:
+    program = """
+import sys
+import vars_dyn as vd
+assert "torch" not in sys.modules
+vd.solve, vd.DenseDictionary, vd.stimuli.Grating, vd.dynamics.Field
+assert not {"timm", "xarray", "zarr", "matplotlib", "scipy.stats", "dask"} & {*sys.modules}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from vars_dyn._checks import count
 
@@ -162,6 +161,8 @@ class LatinHypercube(_Sampled):
     """
 
     def _shares(self, members: int, parameters: int, seed: int) -> NDArray[np.float64]:
+        from scipy.stats import qmc  # deferred: scipy.stats takes half a second to import
+
         drawn = qmc.LatinHypercube(parameters, rng=np.random.default_rng(seed)).random(members)
         return np.minimum(np.asarray(drawn, dtype=np.float64), np.nextafter(1.0, 0.0))
 
