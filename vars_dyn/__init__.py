@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vars_dyn.integration import IntegrationError, Trajectory
     from vars_dyn.integration.integrate import integrate
     from vars_dyn.interventions import Clamp, Inject, Lesion, Scale, Silence
+    from vars_dyn.learning.lca import LCA1d, LCA2d, LCA3d
     from vars_dyn.learning.results import Learned
     from vars_dyn.learning.training import learn
     from vars_dyn.noise import Noise
@@ -54,6 +55,9 @@ __all__ = [
     "HierarchyDictionary",
     "Inject",
     "IntegrationError",
+    "LCA1d",
+    "LCA2d",
+    "LCA3d",
     "Learned",
     "Lesion",
     "Noise",
@@ -106,6 +110,9 @@ _HOMES = {
     "HierarchyDictionary": "vars_dyn.dictionaries",
     "Inject": "vars_dyn.interventions",
     "IntegrationError": "vars_dyn.integration",
+    "LCA1d": "vars_dyn.learning.lca",
+    "LCA2d": "vars_dyn.learning.lca",
+    "LCA3d": "vars_dyn.learning.lca",
     "Learned": "vars_dyn.learning.results",
     "Lesion": "vars_dyn.interventions",
     "Noise": "vars_dyn.noise",

@@ -60,6 +60,13 @@ def test_the_page_on_learning_runs() -> None:
     assert bool((names["local"].dictionary.tensors()[0] >= 0).all())
 
 
+def test_the_page_for_users_of_lca_pytorch_runs() -> None:
+    names: dict[str, object] = {}
+    exec(python_of("docs/howto/lca_pytorch.md"), names)
+    assert names["found"].converged.all()
+    assert names["acts"].requires_grad
+
+
 def test_the_contributors_dictionary_is_one() -> None:
     names: dict[str, object] = {}
     exec(python_of("CONTRIBUTING.md"), names)

@@ -2,6 +2,7 @@
 
 from vars_dyn.learning.atoms import Atoms, random_dictionary
 from vars_dyn.learning.coding import Equilibrium, Integrate, Solve
+from vars_dyn.learning.lca import LCA1d, LCA2d, LCA3d, LCACode, LCALayer
 from vars_dyn.learning.learner import Learner, Step
 from vars_dyn.learning.preprocessing import ZCA, Centre, ContrastNormalisation, OlshausenField
 from vars_dyn.learning.results import Learned, load_dictionary, save_dictionary
@@ -18,6 +19,11 @@ __all__ = [
     "Gradient",
     "Hebbian",
     "Integrate",
+    "LCA1d",
+    "LCA2d",
+    "LCA3d",
+    "LCACode",
+    "LCALayer",
     "Learned",
     "Learner",
     "OlshausenField",

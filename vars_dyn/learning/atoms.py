@@ -12,7 +12,7 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary, FourierDictionary
 
-__all__ = ["Atoms", "Revival", "atoms_of", "per_atom", "random_dictionary", "revived", "with_atoms"]
+__all__ = ["Atoms", "Revival", "atoms_of", "outer", "per_atom", "random_dictionary", "revived", "with_atoms"]
 
 #: Where the atoms of each kind of dictionary lie: the dimension of the weight that counts them.
 _DIMENSION: dict[type[Dictionary], int] = {DenseDictionary: 1, ConvDictionary: 0, FourierDictionary: 0}
@@ -95,6 +95,19 @@ def random_dictionary(dictionary: Dictionary, seed: int, atoms: Atoms | None = N
     return with_atoms(dictionary, (atoms or Atoms()).project(drawn))
 
 
+def outer(
+    dictionary: Dictionary, code: Float[Tensor, n * code_shape], residual: Float[Tensor, n * signal_shape]
+) -> Tensor:
+    """The sum over the signals of residual times code, as a weight: minus the gradient of 1/2 |x - P a|^2."""
+    weight, _ = weight_of(dictionary)
+    free = weight.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        image = dictionary.with_tensors((free,)).decode_unchecked(code)
+        # P a is linear in the weight, so the residual pulled back through it is the product.
+        (found,) = torch.autograd.grad(image, free, residual)
+    return found
+
+
 def per_atom(code: Float[Tensor, n * code_shape]) -> Float[Tensor, "n m positions"]:
     """Codes (signals, atoms, positions): a dense dictionary's atoms have one position each."""
     return code.flatten(2) if code.ndim > 2 else code[..., None]
@@ -125,12 +138,8 @@ def revived(
     place = energy[:, 0].argmax(-1)
     code = torch.zeros_like(energy)
     code[torch.arange(len(chosen)), chosen, place] = 1.0
-    weight, _ = weight_of(dictionary)
-    free = weight.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        image = dictionary.with_tensors((free,)).decode_unchecked(code.reshape(len(some), *dictionary.code_shape))
-        # P a is linear in the weight, so this gradient holds, in each chosen atom, the residual that the atom sees.
-        (pieces,) = torch.autograd.grad(image, free, some)
+    # In each chosen atom this is the residual that the atom sees.
+    pieces = outer(dictionary, code.reshape(len(some), *dictionary.code_shape), some)
     rows = atoms_of(dictionary).clone()
     seen = atoms_of(dictionary.with_tensors((pieces,)))[chosen]
     if atoms.nonnegative:

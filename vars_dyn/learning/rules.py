@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn.dictionaries import Dictionary
-from vars_dyn.learning.atoms import Atoms, atoms_of, per_atom, with_atoms
+from vars_dyn.learning.atoms import Atoms, atoms_of, outer, per_atom, with_atoms
 from vars_dyn.learning.coding import Coded
 from vars_dyn.learning.statistics import descend, moments, statistics_size
 
@@ -152,12 +152,7 @@ class _Synapses(Running):
     def update(self, dictionary: Dictionary, x: Tensor, coded: Coded) -> Dictionary:
         self.count += 1
         code = coded.code.detach()
-        (weight,) = dictionary.tensors()
-        free = weight.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            image = dictionary.with_tensors((free,)).decode_unchecked(code)
-            # P a is linear in the weight: this gradient is the sum over the batch of residual times code.
-            (change,) = torch.autograd.grad(image, free, x - image.detach())
+        change = outer(dictionary, code, x - dictionary.detach().decode_unchecked(code))
         power = per_atom(code).square().sum(-1).mean(0)
         # The first batches make a plain average, so that the start at zero has no weight.
         share = max(1.0 / self.rule.memory, 1.0 / self.count)
