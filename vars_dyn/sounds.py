@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import wavfile
-from scipy.signal import resample_poly
 
 from vars_dyn._reading import one_line, regular_file
 from vars_dyn._resources import need_memory
@@ -44,6 +42,8 @@ class Sound:
 
 def read_sound(path: Path | str) -> Sound:
     """A WAV file of integers or floats. Raises ValueError for one that is damaged, empty, or not finite."""
+    from scipy.io import wavfile  # deferred: only sounds need it
+
     file = Path(path)
     regular_file(file, "a WAV file")
     # The numbers as stored, as float64, and scaled.
@@ -79,6 +79,8 @@ def resampled(sound: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
 
     `factor` is taken as the nearest ratio of integers up to 1000. Raises ValueError where that is 0.
     """
+    from scipy.signal import resample_poly  # deferred: it imports scipy.stats, which takes half a second
+
     ratio = Fraction(factor).limit_denominator(1000)
     if ratio.numerator < 1 or ratio.numerator > 1000:
         raise ValueError(f"the factor of the sampling rate is {factor:g}; one from 0.001 to 1000 is wanted")

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
@@ -111,6 +110,8 @@ def odeint_guarded(
 
     It raises an IntegrationError where the backward integration cannot go on.
     """
+    import torchdiffeq  # deferred: it imports scipy.integrate, which takes half a second
+
     attempts = 0
 
     def watch(t0: Tensor, state: State, dt: Tensor) -> None:

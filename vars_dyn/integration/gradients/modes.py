@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchdiffeq
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -124,6 +123,8 @@ class Adjoint:
             adjoint_atol=(atol, _state_tolerance(segment, state, atol), size.tolerance, *(atol for _ in parameters)),
             **_backwards(plan),
         )
+        import torchdiffeq  # deferred: it imports scipy.integrate, which takes half a second
+
         again = functools.partial(odeint_onto, torchdiffeq.odeint, method=plan.method)
         stops = self._stops(segment, field)
         states, last = segment.solve(field.with_tensors(tensors), state, odeint, again, stops)

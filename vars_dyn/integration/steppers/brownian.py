@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 __all__ = ["DEPTH", "Brownian"]
@@ -88,6 +87,8 @@ class Brownian:
 
     def _normal(self, cell: int, level: int, position: int) -> NDArray[np.float64]:
         """Standard normal numbers of shape (signals, units) for a node of the tree."""
+        from scipy.special import ndtri  # deferred: only noise needs it
+
         blocks = -(-self.units // 4)
         rows = []
         for first, count in self._runs:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
 from vars_dyn.dynamics.base import State
@@ -27,9 +26,13 @@ class Torchdiffeq(Method):
 
     # `Any`, as torchdiffeq warns of a `callback_reject_step` that a fixed-step method does not call.
     def odeint(self, func: Any, y0: State, t: Tensor, settings: Settings) -> State:
+        import torchdiffeq  # deferred: it imports scipy.integrate, which takes half a second
+
         return odeint_onto(torchdiffeq.odeint, func, y0, t, settings, method=self)
 
     def retake(self, func: Function, y0: State, t: Tensor, settings: Settings, piece: Piece) -> State:
+        import torchdiffeq  # deferred: it imports scipy.integrate, which takes half a second
+
         if self.adaptive:
             # Steps end on the whole segment's times and not at the piece's end, because a step that was rejected
             # may have overshot the piece's end.
