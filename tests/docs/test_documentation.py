@@ -19,6 +19,15 @@ def python_of(page: str) -> str:
     return "\n".join(blocks)
 
 
+def test_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(python_of("README.md"), names)
+    assert (names["solution"].relative_gap <= 1e-8).all()
+    assert (names["trajectory"].relative_gap <= 1e-6).all()
+    assert bool((names["run"].relative_gap.isel(time=-1) <= 1e-6).all())
+
+
 def test_the_quick_start_runs_and_settles() -> None:
     names: dict[str, object] = {}
     exec(python_of("docs/quickstart.md"), names)
