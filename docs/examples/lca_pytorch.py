@@ -1,17 +1,17 @@
 """The LCA layers beside lca-pytorch: `python docs/examples/lca_pytorch.py CLONE`.
 
-CLONE is a clone of https://github.com/lanl/lca-pytorch. Both code the same crops of a photograph with the same random
-atoms, in one thread. lca-pytorch takes its 1000 iterations of a hundredth of a time constant.
+CLONE is a clone of https://github.com/lanl/lca-pytorch. Both layers get the same atoms and images, in one thread.
 """
 
 from __future__ import annotations
 
-import platform
 import sys
 import tempfile
 import time
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 import vars_dyn as vd
@@ -19,46 +19,56 @@ from vars_dyn.images import read_image
 from vars_dyn.learning.photographs import photographs
 
 
-def main(clone: str) -> None:
-    """Print a row of the table for each way of padding."""
-    sys.path.insert(0, clone)
+def theirs(neurons: int, size: int, pad: str, iterations: int, tau: float) -> Any:
+    """A layer of lca-pytorch. Its constructor writes a folder, which goes away."""
     from lcapt.lca import LCAConv2D
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    image = torch.from_numpy(read_image(photographs()[0]))[0]
-    x = torch.stack([image[r : r + 24, c : c + 24] for r, c in ((150, 200), (300, 150))])
-    x = x[:, None].float()
-    print("| padding | processor time, theirs / ours | relative gap, theirs / ours | largest difference / entry |")
-    print("|---|---|---|---|")
-    for padding in ("valid", "same", "same, the border coded"):
-        with tempfile.TemporaryDirectory() as folder:
-            theirs = LCAConv2D(16, 1, folder, 7, pad=padding[:5].rstrip(","))
-        outside = padding.endswith("coded")
-        prepared = not outside
-        ours = vd.LCA2d(
-            16, 1, 7, pad="valid" if outside else padding, input_zero_mean=prepared, input_unit_var=prepared
-        )
-        y = x
-        if outside:
-            y = x - x.mean((1, 2, 3), keepdim=True)
-            y = F.pad(y / y.std((1, 2, 3), keepdim=True), (3, 3, 3, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        return LCAConv2D(neurons, 1, folder, size, lca_iters=iterations, tau=tau, pad=pad)
+
+
+def padded(x: Tensor, border: int) -> Tensor:
+    """What lca-pytorch codes with `pad="same"`: the prepared images in a frame of zeros."""
+    x = x - x.mean((1, 2, 3), keepdim=True)
+    return F.pad(x / x.std((1, 2, 3), keepdim=True), [border] * 4)
+
+
+def same_codes() -> None:
+    """The largest difference between the codes after 2000 time constants, in float64."""
+    x = torch.randn(2, 1, 10, 10, dtype=torch.float64)
+    print("| padding | largest difference | largest entry |\n|---|---|---|")
+    for pad in ("valid", "same"):
+        peer = theirs(2, 3, pad, iterations=40_000, tau=20).double()
+        prepared = pad == "valid"
+        layer = vd.LCA2d(2, 1, 3, pad="valid", tol=1e-12, input_zero_mean=prepared, input_unit_var=prepared).double()
         with torch.no_grad():
-            ours.weights.copy_(theirs.weights)
-            start = time.process_time()
-            codes = theirs(x)
-            middle = time.process_time()
-            found = ours.encode(y)
-            end = time.process_time()
-            dictionary = ours.dictionary(y.shape[-2:]).detach()
-            gap = vd.SparseProblem(dictionary, found.inputs, 0.25, nonnegative=True).relative_gap(codes)
-        away, most = float((codes - found.acts).abs().max()), float(codes.abs().max())
-        print(
-            f"| {padding} | {middle - start:.1f} s / {end - middle:.1f} s | {float(gap.max()):.1e} / "
-            f"{float(found.relative_gap.max()):.1e} | {away:.2f} / {most:.2f} |"
-        )
-    print(f"\nOne thread of {platform.processor() or platform.machine()}, torch {torch.__version__}, seed 0.")
+            layer.weights.copy_(peer.weights)
+            codes, ours = peer(x), layer(x if prepared else padded(x, 1))
+        print(f"| {pad} | {float((codes - ours).abs().max()):.1e} | {float(codes.abs().max()):.2f} |")
+
+
+def same_time() -> None:
+    """Processor time and gap on two crops of a photograph, with lca-pytorch's default iterations, in float32."""
+    image = torch.from_numpy(read_image(photographs()[0]))[0]
+    x = torch.stack([image[r : r + 24, c : c + 24] for r, c in ((150, 200), (300, 150))])[:, None].float()
+    peer, layer = theirs(16, 7, "valid", iterations=1000, tau=100), vd.LCA2d(16, 1, 7, pad="valid")
+    with torch.no_grad():
+        layer.weights.copy_(peer.weights)
+        start = time.process_time()
+        codes = peer(x)
+        middle = time.process_time()
+        found = layer.encode(x)
+        end = time.process_time()
+        dictionary = layer.dictionary(x.shape[-2:]).detach()
+        gap = vd.SparseProblem(dictionary, found.inputs, layer.lambda_, nonnegative=True).relative_gap(codes)
+    print(f"\nlca-pytorch: {middle - start:.1f} s, relative gap {float(gap.max()):.1e}")
+    print(f"vars_dyn: {end - middle:.1f} s, relative gap {float(found.relative_gap.max()):.1e}")
+    print(f"torch {torch.__version__}, one thread, seed 0")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.path.insert(0, sys.argv[1])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    same_codes()
+    same_time()
