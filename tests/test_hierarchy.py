@@ -118,6 +118,19 @@ def test_a_strong_coupling_makes_a_layer_what_the_one_above_predicts() -> None:
     assert off[1] == pytest.approx(off[0] / 10, rel=0.1)
 
 
+@pytest.mark.parametrize("lam", [[0.2, 0.1], [0.0, 0.2]])
+def test_a_large_coupling_is_solved_to_rounding_in_few_steps(lam: list[float]) -> None:
+    stack, x = layers(0, 16, 24, 12), normal(9, 2, 16)
+    problem = vd.hierarchy_problem(x, stack, lam, [1e6])
+    solution = vd.solve(problem)
+    assert (solution.kkt_residual <= 2.1 * problem.rounding(solution.code)).all()
+    assert (solution.iterations <= 5000).all()
+    written = Layers([P.weight.numpy() for P in stack], lam, [1e6], False)
+    for i in range(2):
+        best = written.energy(x[i].numpy(), written.solved(x[i].numpy()) or [])
+        assert float(problem.objective(solution.code)[i]) <= best + 1e-6
+
+
 def test_the_field_comes_to_rest_at_the_joint_code_and_its_energy_falls() -> None:
     stack, x = layers(0, 4, 5, 3), normal(9, 2, 4)
     hierarchy = vd.Hierarchy(stack, [0.2, 0.1], [1.0], bias=[None, torch.full((3,), 0.05).double()])
