@@ -20,10 +20,11 @@ both = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 
 
 def test_no_certificate_is_false_in_a_sample_of_the_campaign() -> None:
-    counts, false = campaign.campaign(600, 1, batch=50)
+    counts, false = campaign.campaign(600, 1, batch=30)
     assert not false, false[0][:2000]
-    assert counts["solved_within_tol"] > 400
-    assert counts["zero_within_tol"] < 300
+    assert counts["solved_within_tol"] > 300
+    assert counts["zero_within_tol"] < 200
+    assert min(counts[name] for name in ("with_weights", "with_bias", "hierarchy", "not_bounded")) > 30
 
 
 def rescaled(problem: vd.SparseProblem, i: int, j: int) -> vd.SparseProblem:
@@ -322,3 +323,31 @@ def test_singular_gram_matrices_are_no_trouble(dtype: torch.dtype, method: str, 
         solution = vd.solve(problem, method, max_iterations=1000)
         assert solution.converged.all()
         assert torch.isfinite(solution.code).all()
+
+
+def test_an_entry_that_underflows_in_other_units_is_still_an_entry() -> None:
+    """The code 1e-200 is 1e-400 beside a signal of 1e200; but its atom is silenced, or its sign is wrong."""
+    P, x = vd.DenseDictionary(torch.ones(1, 2, dtype=torch.float64)), torch.full((1, 1), 1e200, dtype=torch.float64)
+    silent = torch.tensor([1.0, math.inf], dtype=torch.float64)
+    problem = vd.SparseProblem(P, x, 1.0, weights=silent)
+    off = torch.tensor([[1e200, 1e-200]], dtype=torch.float64)
+    assert problem.relative_gap(off * torch.tensor([1.0, 0.0])).item() < 1e-12
+    for value in (problem.gap(off), problem.relative_gap(off), problem.kkt_residual(off)):
+        assert value.isinf().all()
+    signed = vd.SparseProblem(P, x, 1.0, nonnegative=True)
+    assert signed.relative_gap(off).item() < 1e-12
+    assert signed.relative_gap(off * torch.tensor([1.0, -1.0])).isinf().all()
+    # An entry of the wrong size violates its own condition, however small it is.
+    strong = vd.SparseProblem(P, x, 1e210)
+    assert strong.kkt_residual(torch.zeros_like(off)).item() == 0
+    assert strong.kkt_residual(off * torch.tensor([0.0, 1.0])).item() >= 1e210 * (1 - 1e-9)
+
+
+def test_free_atoms_that_are_small_in_single_precision_do_no_harm() -> None:
+    weight = normal(0, 6, 4, dtype=torch.float32)
+    weight[:, 3] *= 1e-25  # its square is no number of single precision
+    weights = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    problem = vd.SparseProblem(vd.DenseDictionary(weight), normal(1, 3, 6, dtype=torch.float32), 0.3, weights=weights)
+    code = vd.solve(problem, max_iterations=300).code
+    assert code.isfinite().all()
+    assert not problem.relative_gap(code).isnan().any()

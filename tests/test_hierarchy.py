@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import vars_dyn as vd
 from tests.campaigns.weights import Layers
 from tests.strategies import normal, seeds
+from vars_dyn.recording import to_dataset
 
 
 def layers(seed: int, *sizes: int) -> list[vd.DenseDictionary]:
@@ -38,7 +40,7 @@ def test_the_joint_problem_is_the_energy_and_is_solved_within_its_gap(
     solution = vd.solve(problem)
     assert solution.converged.all()
     for i in range(2):
-        best = written.energy(x[i].numpy(), written.solved(x[i].numpy(), 20_000))
+        best = written.energy(x[i].numpy(), written.solved(x[i].numpy()) or [])
         excess = float(problem.objective(solution.code)[i]) - best
         assert -1e-7 <= excess <= float(problem.gap(solution.code)[i]) + 1e-12
 
@@ -59,6 +61,53 @@ def test_a_weak_coupling_gives_the_stack_of_feedforward_solves() -> None:
     )
 
 
+def test_the_stack_of_eq_1_to_3_hands_settled_neurons_upwards() -> None:
+    """Each layer's neurons, integrated to rest, are what the next layer's map sees."""
+    stack, x = layers(0, 6, 8, 5), normal(9, 3, 6)
+    weight = normal(20, 8, 6) / 6**0.5
+    found = vd.Hierarchy(stack, [0.2, 0.3], [2.0]).solve(x, feedback=False, forward=[lambda z: z @ weight.mT])
+    assert found.converged.all()
+    seen = x
+    for level, (P, lam) in enumerate(zip(stack, (0.2, 0.15), strict=True)):
+        field = vd.SparseRecurrent(P, seen, lam)
+        times = torch.tensor([0.0, 3000.0], dtype=torch.float64)
+        run = vd.integrate(field, field.initial_state(), times, "rkc", rtol=1e-4, gap=1e-9)
+        z = run.states[0][-1]
+        torch.testing.assert_close(found.neurons[level], z, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.codes[level], field.code((z, run.states[1][-1])), rtol=0, atol=1e-3)
+        seen = z @ weight.mT if level == 0 else z
+    # The stack that hands codes is another one, and so is that of the encoders, which fits any hierarchy.
+    others = [
+        vd.Hierarchy(stack, [0.2, 0.3], [2.0]).solve(x, feedback=False, forward=maps)
+        for maps in (None, [P.encode for P in stack[:-1]])
+    ]
+    assert all(bool((other.codes[1] - found.codes[1]).abs().max() > 0.01) for other in others)
+    torch.testing.assert_close(others[1].neurons[0], others[0].neurons[0], rtol=0, atol=0)
+    for arguments, message in (
+        ({"forward": [torch.tanh]}, "forward is given with feedback"),
+        ({"feedback": False, "forward": []}, "forward has 0 maps; one for each layer above"),
+        ({"feedback": False, "forward": [torch.tanh]}, r"x has shape \(3, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vd.Hierarchy(stack, [0.2, 0.3], [2.0]).solve(x, **arguments)
+
+
+def test_records_label_the_layers_of_atoms_and_neurons(tmp_path: Path) -> None:
+    stack, x = layers(0, 4, 5, 3), normal(9, 2, 4)
+    hierarchy = vd.Hierarchy(stack, [0.2, 0.1], [1.0])
+    field, times = hierarchy.field(x), torch.linspace(0, 1, 3, dtype=torch.float64)
+    run = vd.record(field, tmp_path / "run.zarr", times)
+    assert (run.layer.dims, run.layer.values.tolist()) == (("atom",), [1] * 5 + [2] * 3)
+    assert (run.neuron_layer.dims, run.neuron_layer.values.tolist()) == (("neuron",), [1] * 4 + [2] * 5)
+    upper = run.code.isel(time=-1).groupby("layer")[2]
+    wanted = hierarchy.split(torch.from_numpy(run.code.values[-1]))[1]
+    assert (upper.values == wanted.numpy()).all()
+    some = vd.record(field, tmp_path / "some.zarr", times, atoms=[6, 1])
+    assert some.layer.values.tolist() == [2, 1]
+    memory = to_dataset(field, vd.integrate(field, field.initial_state(), times))
+    assert set(memory.coords) >= {"layer", "neuron_layer"}
+
+
 def test_a_strong_coupling_makes_a_layer_what_the_one_above_predicts() -> None:
     stack, x = layers(0, 6, 8, 5), normal(9, 3, 6)
     off = []
@@ -67,6 +116,19 @@ def test_a_strong_coupling_makes_a_layer_what_the_one_above_predicts() -> None:
         off.append(float((found.codes[0] - stack[1].decode(found.codes[1])).abs().max()))
     assert off[0] < 0.02
     assert off[1] == pytest.approx(off[0] / 10, rel=0.1)
+
+
+@pytest.mark.parametrize("lam", [[0.2, 0.1], [0.0, 0.2]])
+def test_a_large_coupling_is_solved_to_rounding_in_few_steps(lam: list[float]) -> None:
+    stack, x = layers(0, 16, 24, 12), normal(9, 2, 16)
+    problem = vd.hierarchy_problem(x, stack, lam, [1e6])
+    solution = vd.solve(problem)
+    assert (solution.kkt_residual <= 2.1 * problem.rounding(solution.code)).all()
+    assert (solution.iterations <= 5000).all()
+    written = Layers([P.weight.numpy() for P in stack], lam, [1e6], False)
+    for i in range(2):
+        best = written.energy(x[i].numpy(), written.solved(x[i].numpy()) or [])
+        assert float(problem.objective(solution.code)[i]) <= best + 1e-6
 
 
 def test_the_field_comes_to_rest_at_the_joint_code_and_its_energy_falls() -> None:

@@ -283,6 +283,7 @@ def test_what_makes_no_problem_is_refused(make: Callable[[], object], message: s
 
 
 def test_a_sample_of_the_campaign_holds() -> None:
-    counts, failures = campaign.campaign(20, 7)
+    counts, failures = campaign.campaign(24, 1)
     assert not failures, failures[0]
-    assert counts["solved"] == 20
+    assert counts["solved"] >= 20
+    assert counts["solved"] + counts["unbounded"] == 24

@@ -33,7 +33,8 @@ class Unpenalised(NamedTuple):
 
     Attributes:
         atoms: their numbers among flattened codes.
-        gram: P_U^T P_U + ridge I, (|U|, |U|); for a batched dictionary (*elements, 1, |U|, |U|), or one per signal
+        gram: P_U^T P_U + ridge I in float64, where the squares of small atoms do not underflow, (|U|, |U|); for a
+            batched dictionary (*elements, 1, |U|, |U|), or one per signal
             where each has its own ridge.
         least: a lower bound on the smallest eigenvalue of `gram`.
     """
@@ -44,14 +45,14 @@ class Unpenalised(NamedTuple):
 
     def step(self, c: Tensor, held: Tensor | None) -> Tensor:
         """The step of the entries of U to the minimum on U, from the descent c, (*any, n); zero for entries `held`."""
-        own = c[..., self.atoms]
         gram = self.gram
+        own = c[..., self.atoms].to(gram.dtype)
         if held is not None:
             free = (~held[..., self.atoms]).to(own.dtype)
             own = own * free
             gram = gram * free[..., None] * free[..., None, :] + torch.diag_embed(1 - free)
         by = torch.linalg.solve(gram.expand(*own.shape, own.shape[-1]), own[..., None]).squeeze(-1)
-        return torch.zeros_like(c).index_copy(-1, self.atoms, by)
+        return torch.zeros_like(c).index_copy(-1, self.atoms, by.to(c.dtype))
 
 
 class Anchor(NamedTuple):

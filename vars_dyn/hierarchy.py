@@ -9,7 +9,8 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,11 +37,14 @@ class LayerCodes(NamedTuple):
         codes: a_1, ..., a_L, each (*any, *code_shape) of its layer.
         relative_gap: with feedback that of the joint problem; without, the largest of the layers' own. One per signal.
         converged: whether every such gap is within the tolerance, one per signal.
+        neurons: without feedback, the settled neurons z_l = P_l a_l + x_l of all layers, each (*any, *signal_shape) of
+            its layer, where x_l is what the layer sees; empty with feedback.
     """
 
     codes: tuple[Tensor, ...]
     relative_gap: Tensor
     converged: Tensor
+    neurons: tuple[Tensor, ...] = ()
 
 
 class Hierarchy:
@@ -106,37 +110,63 @@ class Hierarchy:
         """The codes of the layers, of a joined code."""
         return self.dictionary.split(code)
 
-    def solve(self, x: Float[Tensor, "*shape"], *, feedback: bool = True, tol: float | None = None) -> LayerCodes:
+    def solve(
+        self,
+        x: Float[Tensor, "*shape"],
+        *,
+        feedback: bool = True,
+        forward: Sequence[Callable[[Tensor], Tensor]] | None = None,
+        tol: float | None = None,
+    ) -> LayerCodes:
         """The codes of all layers, differentiable in all that they depend on.
 
         With feedback they minimise the joint energy. Without, each layer solves its own problem, from the signals
-        upwards, and takes the settled code of the layer below as its signal: a_l minimises
-        1/2 |a_{l-1} - P_l a_l|^2 + (lam_l / mu_l) |a_l|_1. This is the limit of the joint codes where all mu_l go to
-        zero and lam_l / mu_l stays as it is. `tol` is that of `equilibrium`.
+        upwards, and settles before the next begins: a_l minimises 1/2 |x_l - P_l a_l|^2 + (lam_l / mu_l) |a_l|_1 for
+        what it sees, x_l, with x_1 = x.
+
+        Args:
+            x: signals, (*any, *signal_shape) of the first layer.
+            feedback: whether upper layers act on lower ones.
+            forward: without feedback, W_2, ..., W_L of Eq. 1-3: layer l sees x_l = W_l(z_{l-1}), where z_{l-1} =
+                P_{l-1} a_{l-1} + x_{l-1} are the settled neurons of the layer below. `P.encode` of the layers below the
+                top is a choice that always fits. None: layer l sees the code below, x_l = a_{l-1}. That is the limit of
+                the joint codes where all mu_l go to zero and lam_l / mu_l stays as it is.
+            tol: that of `equilibrium`.
+
+        Raises ValueError for `forward` with feedback, or of another length than the layers above the first, and for
+        what it returns if it does not fit the layer.
         """
         if feedback:
+            if forward is not None:
+                raise ValueError(
+                    "forward is given with feedback, which joins the layers by their energy; None is wanted"
+                )
             found = equilibrium(self.problem(x), tol=tol)
             return LayerCodes(self.split(found.code), found.relative_gap, found.converged)
-        codes, gaps, converged, below = [], [], [], x
+        if forward is not None and len(forward) != len(self.layers) - 1:
+            raise ValueError(f"forward has {len(forward)} maps; one for each layer above the first is wanted")
+        codes, neurons, gaps, converged, seen = [], [], [], [], x
         for level, layer in enumerate(self.layers):
-            mu = self.coupling[level - 1] if level else 1.0
-            bias = None if self.bias[level] is None else self.bias[level] / mu
-            problem = SparseProblem(
-                layer,
-                below,
-                self.lam[level] / mu,
-                nonnegative=self.nonnegative,
-                weights=self.weights[level],
-                bias=bias,
-            )
-            found = equilibrium(problem, tol=tol)
+            found = equilibrium(self._alone(level, seen), tol=tol)
             codes.append(found.code)
+            neurons.append(layer.decode(found.code) + seen)
             gaps.append(found.relative_gap)
             converged.append(found.converged)
             if level + 1 < len(self.layers):
                 lead = found.code.shape[: found.code.ndim - len(layer.code_shape)]
-                below = found.code.reshape(*lead, *self.layers[level + 1].signal_shape)
-        return LayerCodes(tuple(codes), torch.stack(gaps).amax(0), torch.stack(converged).all(0))
+                shape = (*lead, *self.layers[level + 1].signal_shape)
+                seen = found.code.reshape(shape) if forward is None else forward[level](neurons[-1])
+                if forward is not None and seen.numel() == math.prod(shape):
+                    seen = seen.reshape(shape)
+        return LayerCodes(tuple(codes), torch.stack(gaps).amax(0), torch.stack(converged).all(0), tuple(neurons))
+
+    def _alone(self, level: int, seen: Tensor) -> SparseProblem:
+        """The problem of one layer for what it sees, without what acts on it from above."""
+        mu = self.coupling[level - 1] if level else 1.0
+        bias, weights = self.bias[level], self.weights[level]
+        bias = None if bias is None else bias / mu
+        lam, layer = self.lam[level] / mu, self.layers[level]
+        return SparseProblem(layer, seen, lam, nonnegative=self.nonnegative, weights=weights, bias=bias)
 
     def _joined(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """lam, weights and bias over the joined code: the largest lam_l, and weights relative to it."""

@@ -188,11 +188,14 @@ class SparseProblem(RawProblem):
         self._check_code(a)
         own = self.prepared()
         code = own.units.code(a.to(own.problem.x.dtype))
-        residuals = own.problem.residuals(code)
         lost = None
         if not own.units.plain:
-            small = (a != 0) & (code.abs() < torch.finfo(code.dtype).tiny)
+            number = torch.finfo(code.dtype)
+            small = (a != 0) & (code.abs() < number.tiny)
             lost = own.problem.max_code(small.to(code.dtype))
+            # An entry that underflows must not count as zero: it has another optimality condition, and may be silenced.
+            code = torch.where(small & (code == 0), a.sign().to(code.dtype) * (number.tiny * number.eps), code)
+        residuals = own.problem.residuals(code)
         return own, code, residuals, own.problem.certify(code, residuals, own.rounding, lost)
 
     def certify(

@@ -227,8 +227,6 @@ class RawProblem:
         found = anchor_of(dictionary, self.penalty, wide.weight, wide.bias, own, free, self.batch_shape)
         if wide is not self:
             code, shift, bias = (None if t is None else t.to(self.x.dtype) for t in found[:3])
-            if free is not None:
-                free = free._replace(gram=free.gram.to(self.x.dtype), least=free.least.to(self.x.dtype))
             found = Anchor(code, shift, bias, found.found, free)
         if key and not any(t.requires_grad for t in self.tensors()):
             self._own_anchor = (key, found)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import zarr
 from PIL import Image
 
 import vars_dyn
-from tests.fuzz.sandbox import Foreign, called
+from tests.fuzz.sandbox import WALL, Foreign, called
 from vars_dyn.simulate import main
 from vars_dyn.simulate.options import groups, options_of
 
@@ -274,16 +275,24 @@ def run(count: int, seed: int, folder: Path) -> list[str]:
     return faults + _experiments(draw, max(4, count // 25), folder)
 
 
+#: Seconds of processor time for a command in a process of its own, whose start takes some of them.
+_OWN_SECONDS = 60
+
+
 def _subprocess(line: list[str], folder: Path) -> list[str]:
-    """Run one line in a process of its own, and return the faults."""
+    """Run one line in a process of its own, with a limit of its processor time, and return the faults."""
     environment = os.environ | {"PYTHONPATH": str(Path(vars_dyn.__file__).parents[1])}
-    whole = [sys.executable, "-m", "vars_dyn.simulate", *line]
+    limited = ["sh", "-c", f'ulimit -S -t {_OWN_SECONDS} && exec "$@"', "sh"]
+    whole = [*limited, sys.executable, "-m", "vars_dyn.simulate", *line]
+    clock = _OWN_SECONDS * WALL
     try:
-        done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, timeout=120, check=False)
+        done = subprocess.run(whole, cwd=folder, env=environment, capture_output=True, timeout=clock, check=False)
     except subprocess.TimeoutExpired:
-        return ["no end after 120 s in a process of its own"]
+        return [f"no end after {clock:g} s on the clock in a process of its own"]
     except ValueError:  # no command line can hold a zero byte
         return []
+    if done.returncode == -signal.SIGXCPU:
+        return [f"no end after {_OWN_SECONDS} s of processor time in a process of its own"]
     bad = b"Traceback" in done.stderr or done.returncode not in (0, 1, 2)
     return [f"exit status {done.returncode}, {done.stderr[-300:]!r}"] if bad else []
 

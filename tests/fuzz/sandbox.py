@@ -85,30 +85,43 @@ class Called:
         return found
 
 
+#: By how much the limit of time on the clock exceeds that of processor time. A busy machine makes commands slow, but a
+#: command that waits for ever takes no processor time.
+WALL = 15.0
+
+
 class _Hang(BaseException):
     """The time is up. This is no Exception, so that no command takes it for bad input."""
 
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise if the block takes longer. The error comes between two of Python's instructions, in the main thread."""
+    """Raise if the block takes more processor time, of all threads together, or `WALL` times as long on the clock.
 
-    def stop(*_: object) -> None:
-        raise _Hang
+    The error comes between two of Python's instructions, in the main thread.
+    """
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    def stop(number: int, _: object) -> None:
+        used = f"{seconds:g} s of processor time" if number == signal.SIGPROF else f"{seconds * WALL:g} s on the clock"
+        raise _Hang(used)
+
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, seconds * WALL))
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    for timer, _, limit in timers:
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, _, _ in timers:
+            signal.setitimer(timer, 0)
+        for (_, number, _), old in zip(timers, before, strict=True):
+            signal.signal(number, old)
 
 
 def called(
     main: Callable[[Sequence[str]], int], arguments: Sequence[str], folder: Path, seconds: float = 20.0
 ) -> Called:
-    """Call a command's `main` in `folder`, in this process, and say how it ended."""
+    """Call a command's `main` in `folder`, in this process, and say how it ended; `seconds` is as for `within`."""
     out, err, fault, status = io.StringIO(), io.StringIO(), None, None
     here = Path.cwd()
     os.chdir(folder)
@@ -119,7 +132,7 @@ def called(
                 status = main(list(arguments))
     except _Hang as error:
         last = traceback.extract_tb(error.__traceback__)[-2]  # the last entry is `stop` itself
-        fault = f"no end after {seconds:g} s, in {Path(last.filename).name}:{last.lineno}"
+        fault = f"no end after {error}, in {Path(last.filename).name}:{last.lineno}"
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException as error:  # users would see a traceback of whatever leaves main

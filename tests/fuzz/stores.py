@@ -25,7 +25,7 @@ __all__ = ["QUICK", "run"]
 #: How many damaged stores `run` opens and resumes in a few seconds.
 QUICK = 12
 
-_SLOW = 20.0  # seconds; a store of a few kilobytes takes far less to open or to refuse
+_SLOW = 20.0  # seconds of processor time; a store of a few kilobytes takes far less to open or to refuse
 _ODD: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1.5, float("nan"), float("inf"), "", "NaN", "none", "string", "bool",
     "object", "complex128", "float32", "int8", "numcodecs.pickle", "pickle", "../..", "/", [], [0], [-1], [10**12],
@@ -48,15 +48,15 @@ def run(count: int, seed: int, folder: Path) -> list[str]:
         store = folder / f"damaged-{number}.zarr"
         shutil.copytree(folder / "part.zarr", store)
         done = [_damage(store, outside, chance) for _ in range(chance.choice((1, 1, 1, 2, 5)))]
-        began = time.monotonic()
+        began = time.process_time()
         fault = _opened(store, part) or _resumed(store, whole)
         if (outside / "thesis.tex").read_text() != "years of work" or len(list(outside.iterdir())) > 1:
             fault = "touched what is outside"
             shutil.rmtree(outside)
             outside.mkdir()
             (outside / "thesis.tex").write_text("years of work")
-        if time.monotonic() - began > _SLOW:
-            fault = f"took {time.monotonic() - began:.0f} s"
+        if time.process_time() - began > _SLOW:
+            fault = f"took {time.process_time() - began:.0f} s of processor time"
         if fault is not None:
             found.append(f"seed {seed}, store {number} ({'; '.join(done)}): {fault}")
         shutil.rmtree(store)

@@ -83,6 +83,35 @@ ACCURACY = {
 }
 
 
+@pytest.mark.parametrize("method", ["dopri5", "rkc", "auto", "rk4"])
+def test_a_field_that_is_hopelessly_stiff_is_refused_before_the_first_step(method: str) -> None:
+    weight = torch.nn.functional.normalize(normal(0, 6, 9), dim=0)
+    field = vd.SparseRecurrent(vd.DenseDictionary(1e60 * weight), normal(1, 3, 6), lam=0.3e60)
+    message = rf"^the field is so stiff, with rates up to 6.66e\+120, that {method} needs at least .*e\+1"
+    with pytest.raises(ValueError, match=message):
+        vd.integrate(field, field.initial_state(), grid(50, 2), method, gap=1e-6)
+    with pytest.raises(ValueError, match=message):
+        stream(field, start_of(field, field.initial_state()), grid(50, 2), method=method, gap=1e-6)
+    # Steps that nothing caps may be long, and a limit that is missed by less leaves the trajectory up to it.
+    mild = vd.SparseRecurrent(vd.DenseDictionary(10 * weight), normal(1, 3, 6), lam=3.0)
+    with pytest.raises(vd.IntegrationError, match="the step limit is reached"):
+        vd.integrate(mild, mild.initial_state(), grid(50, 2), method, gap=1e-6, max_steps=8)
+
+
+@settings(max_examples=4)
+@given(seed=seeds, power=st.integers(-2, 2))
+def test_a_dictionary_in_other_units_comes_to_rest_at_the_same_code_in_other_units(seed: int, power: int) -> None:
+    """(s P, s lam) has 1/s times the code; the gap of every state says the same of the rescaled code, to the bit."""
+    s = 2.0**power
+    weight, x = torch.nn.functional.normalize(normal(seed, 8, 6), dim=0), normal(seed + 1, 2, 8)
+    field, other = (vd.SparseRecurrent(vd.DenseDictionary(c * weight), x, lam=0.3 * c) for c in (1.0, s))
+    run = vd.integrate(other, other.initial_state(), grid(20000, 2), "rkc", rtol=1e-3, gap=1e-8)
+    assert (run.relative_gap <= 1e-8).all()
+    code = other.code(tuple(part[-1] for part in run.states))
+    assert torch.equal(other.problem().relative_gap(code), field.problem().relative_gap(code * s))
+    torch.testing.assert_close(code * s, vd.equilibrium(field).code, rtol=0, atol=1e-3)
+
+
 def test_all_methods_are_tested() -> None:
     unlike = sorted(set(METHODS) ^ set(ACCURACY))
     assert not unlike, f"ACCURACY in this file wants an entry for every registered method and no other; see {unlike}"

@@ -15,6 +15,7 @@ from sklearn.linear_model import Lasso
 from torch import Tensor
 
 import vars_dyn as vd
+from tests.references import interior_point
 from tests.strategies import normal, seeds, states_for
 from vars_dyn.dictionaries.reweighted import Reweighted
 from vars_dyn.interventions import Course, Intervention, with_interventions
@@ -74,6 +75,93 @@ def test_the_field_rests_where_its_problem_has_its_argmin(case: int) -> None:
     torch.testing.assert_close(acting.unknowns(state), code, rtol=0, atol=2e-5)
     # A gap is no false certificate: another code has a gap that is not small.
     assert float(acting.problem().relative_gap(code + 0.1 * (code != 0)).max()) > 1e-3
+
+
+#: Currents into atoms of an overcomplete dictionary, within and beyond the penalty, with what else may act.
+CURRENTS: list[list[Intervention]] = [
+    [vd.Inject([0.2, -0.1], atoms=[3, 4])],
+    [vd.Inject([0.45, -0.3], atoms=[0, 5])],
+    [vd.Inject(0.4, atoms=[2]), vd.Silence(atoms=[7]), vd.Clamp(0.6, atoms=[1], of="output")],
+    [vd.Inject(0.35, atoms=[2, 6]), vd.Clamp(0.5, neurons=[1], of="output"), vd.Inject(-0.2, neurons=[3])],
+    [vd.Inject(-0.35, atoms=[4]), vd.Clamp(-0.3, neurons=[0], of="output"), vd.Lesion(atoms=[5])],
+]
+FIELDS = {
+    "paper": {},
+    "nonnegative": {"threshold": "nonnegative"},
+    "other constants": {"alpha": 1.5, "beta": 3.0, "gamma": 3.0},
+    "weights": {"weights": at(*[0.5 + 0.2 * k for k in range(8)], torch.inf), "bias": at(0.1, *[0.0] * 8)},
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+@pytest.mark.parametrize("case", range(len(CURRENTS)))
+def test_currents_into_atoms_of_an_overcomplete_dictionary_are_certified(case: int, kind: str) -> None:
+    """F(a) of docs/howto/interventions.md, minimised by an interior point method that knows nothing of the field."""
+    field = vd.SparseRecurrent(dictionary(11), normal(12, 2, D), lam=0.3, **FIELDS[kind])
+    acting = with_interventions(field, CURRENTS[case]).at(0.0)
+    assert acting.instability() is None
+    problem = acting.problem()
+    found = vd.solve(problem, tol=1e-12)
+    assert bool(found.converged.all())
+    effect, c = acting.effect, field.constants
+    held, gone = effect.neurons.fixed, effect.atoms.fixed
+    rows = torch.full((D,), c["gamma"] - 1 / c["alpha"], dtype=torch.float64)
+    target = field.x / c["alpha"] + (0 if effect.neurons.current is None else effect.neurons.current.value / c["alpha"])
+    sent = torch.zeros(ATOMS, dtype=torch.float64)
+    if held is not None:
+        rows = rows.masked_fill(held, c["gamma"])
+        target = torch.where(held, effect.neurons.output.value, target)
+    if gone is not None and effect.atoms.output is not None:
+        sent = torch.where(gone, effect.atoms.output.value, 0.0)
+    level = 0.3 * (torch.ones(ATOMS) if field.weights is None else field.weights)
+    level = level.double() if gone is None else level.double().masked_fill(gone, torch.inf)
+    q = effect.atoms.current.value + (0 if field.bias is None else field.bias)
+    P = field.dictionary.matrix()
+    for row in range(2):
+        # sum_j w_j/2 (P a)_j^2 - t_j (P a)_j, as squares of the rows.
+        squares = [
+            (float(rows[j]), P[j : j + 1].numpy(), (target[row, j] / rows[j] - P[j] @ sent).reshape(1).numpy())
+            for j in range(D)
+        ]
+        wanted = interior_point(squares, level.numpy(), q.numpy(), field.nonnegative)
+        np.testing.assert_allclose(found.code[row].numpy(), wanted, rtol=0, atol=1e-6)
+    # Another code has a gap that is at least the rise of the objective.
+    off = found.code + 0.05 * (found.code != 0)
+    assert bool((problem.gap(off) >= problem.objective(off) - problem.objective(found.code)).all())
+
+
+def test_a_current_into_one_of_two_equal_atoms_has_its_closed_form() -> None:
+    """Two atoms e_1: the one with the current q takes all, a = x + q - lam, as long as 0 < q < 2 lam."""
+    P = vd.DenseDictionary(at(1.0, 1.0)[None])
+    field = vd.SparseRecurrent(P, at(1.0)[None], lam=0.3)
+    for q in (0.1, 0.45):
+        acts = [vd.Inject(q, atoms=[0])]
+        run = vd.integrate(field, field.initial_state(), at(0, 200.0), gap=1e-7, interventions=acts)
+        assert float(run.relative_gap) <= 1e-7
+        code = with_interventions(field, acts).at(200.0).code(tuple(part[-1] for part in run.states))
+        assert code[0].tolist() == pytest.approx([1.0 + q - 0.3, 0.0], abs=1e-3)
+    # Beyond, the objective falls for ever along (1, -1).
+    acts = [vd.Inject(0.65, atoms=[0])]
+    with pytest.raises(ValueError, match="no stable equilibrium is proved: bias currents exceed"):
+        vd.integrate(field, field.initial_state(), at(0, 1.0), gap=1e-6, interventions=acts)
+    acts.append(vd.Clamp(0.5, neurons=[0], of="output"))
+    with pytest.raises(ValueError, match="these interventions no stable equilibrium is proved: currents exceed"):
+        vd.integrate(field, field.initial_state(), at(0, 1.0), gap=1e-6, interventions=acts)
+
+
+def test_gradients_reach_a_current_through_the_equilibrium() -> None:
+    field = vd.SparseRecurrent(dictionary(11), normal(12, 2, D), lam=0.3)
+
+    def loss(q: Tensor) -> Tensor:
+        acting = with_interventions(field, [vd.Inject(q, atoms=[2, 4])]).at(0.0)
+        return vd.equilibrium(acting.problem(), tol=1e-12).code.square().sum()
+
+    q = at(0.4, -0.2).requires_grad_()
+    (slope,) = torch.autograd.grad(loss(q), q)
+    for k in range(2):
+        step = 1e-5 * torch.eye(2, dtype=torch.float64)[k]
+        with torch.no_grad():
+            assert float(slope[k]) == pytest.approx(float(loss(q + step) - loss(q - step)) / 2e-5, rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("constants", [{}, CONVEX])

@@ -10,13 +10,13 @@ from torch import Tensor
 from vars_dyn._compile import uncompiled
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration.gradients import Adjoint, Mode, is_wanted, through_time
-from vars_dyn.integration.plan import Options
+from vars_dyn.integration.plan import Options, refuse_hopeless
 from vars_dyn.integration.results import IntegrationError, Monitor, Trajectory, start_of, verdict
 from vars_dyn.integration.run import run_for
 from vars_dyn.integration.segment import Segment
 from vars_dyn.integration.steppers import method_for
 from vars_dyn.integration.streaming import stream
-from vars_dyn.integration.times import Spacing, checked_times, looks_at_gap
+from vars_dyn.integration.times import Spacing, checked_times, earliest_end, looks_at_gap
 from vars_dyn.interventions import Intervention, with_interventions
 from vars_dyn.noise import Noise
 
@@ -86,8 +86,8 @@ def integrate(
         A `Trajectory`, always len(times) long.
 
     Raises:
-        ValueError: for arguments that do not fit, and for a gap on a field without a proved stable equilibrium
-            (integrating such a field to a time warns).
+        ValueError: for arguments that do not fit, for a gap on a field without a proved stable equilibrium (integrating
+            such a field to a time warns), and for a field that is so stiff that `max_steps` cannot suffice by far.
         IntegrationError: when the integration cannot go on, for example at a state or a gap that is not a number, or at
             a runaway. It has the trajectory so far.
 
@@ -111,6 +111,9 @@ def integrate(
     spacing = looks_at_gap(run.plan, field, check_every)
     if differentiable and gap is None:
         spacing = Spacing(mode.between_restarts(run.plan, float(times[-1] - times[0])))
+    # A monitor may end the run at the second of the times.
+    last = float(times[-1] if monitor is None else times[:2][-1])
+    refuse_hopeless(run.plan, float(times[0]), earliest_end(run.plan, spacing, float(times[0]), last))
     snapshot = run.entered(start_of(field, state, float(times[0]), step if chosen.adaptive else None))
     reached = times if snapshot.live.numel() else times[:1]
     solve, rows = mode.solve if differentiable else Segment.solve, list[State]()

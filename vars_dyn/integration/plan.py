@@ -17,11 +17,15 @@ from vars_dyn.integration.steppers.stochastic import Forcing, Scheme, default_st
 from vars_dyn.noise import Noise
 from vars_dyn.problems import SparseProblem
 
-__all__ = ["MILD_CURVATURE", "Options", "Plan", "plan_for"]
+__all__ = ["MILD_CURVATURE", "Options", "Plan", "plan_for", "refuse_hopeless"]
 
 #: Where V's second derivatives exceed this, an error of the size that rtol allows may raise V by more than about
 #: 10 rtol^2 of its value. There errors are multiplied by the square root of the excess, as they count in V.
 MILD_CURVATURE = 20.0
+
+#: A way that takes this many times `max_steps` is refused before the first step. On a shorter one the trajectory up to
+#: the limit is worth having.
+_HOPELESS = 100
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,23 @@ def plan_for(field: Field, options: Options, capped: bool, power: int = 0) -> Pl
         stable=not reason,
         forcing=forcing,
     )
+
+
+def refuse_hopeless(plan: Plan, start: float, end: float) -> None:
+    """ValueError where the way from `start` to `end` takes far more steps than `max_steps`, however the state moves.
+
+    This holds where steps are fixed or capped, or where the method takes no step beyond its stages.
+    """
+    longest = plan.cap if plan.method.adaptive else plan.step or math.inf
+    if plan.method.reach is not None and (math.isfinite(longest) or math.isinf(plan.method.limit)):
+        longest = plan.method.reach / plan.stiffness
+    least = (end - start) / longest
+    if least > _HOPELESS * plan.max_steps:
+        raise ValueError(
+            f"the field is so stiff, with rates up to {plan.stiffness:.3g}, that {plan.method.name} needs at least "
+            f"{least:.3g} steps to t = {end:.6g}, and max_steps is {plan.max_steps}; a dictionary P / s with lam / s, "
+            "whose codes are s times as large, or a shorter time is wanted; vars_dyn.equilibrium takes no steps"
+        )
 
 
 def _fixed_step(method: Method, field: Field, step: float | None) -> float:

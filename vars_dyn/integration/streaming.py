@@ -9,11 +9,11 @@ from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field, State
-from vars_dyn.integration.plan import Options
+from vars_dyn.integration.plan import Options, refuse_hopeless
 from vars_dyn.integration.results import Snapshot
 from vars_dyn.integration.run import Run, run_for
 from vars_dyn.integration.segment import Segment
-from vars_dyn.integration.times import Spacing, checked_times, looks_at_gap
+from vars_dyn.integration.times import Spacing, checked_times, earliest_end, looks_at_gap
 from vars_dyn.interventions import Intervention, with_interventions
 from vars_dyn.noise import Noise
 
@@ -55,7 +55,10 @@ def stream(
     if float(times[0]) < snapshot.time:
         raise ValueError(f"times begin at {float(times[0])}, before the snapshot's time {snapshot.time}")
     run = run_for(field.detach(), snapshot.state, options, capped=bool(cap_steps))
-    return _chunks(run, snapshot, times, looks_at_gap(run.plan, field, check_every), chunk)
+    spacing, last = looks_at_gap(run.plan, field, check_every), float(times[:chunk][-1])
+    if bool(snapshot.live.any()):
+        refuse_hopeless(run.plan, snapshot.time, earliest_end(run.plan, spacing, snapshot.time, last))
+    return _chunks(run, snapshot, times, spacing, chunk)
 
 
 def _chunks(

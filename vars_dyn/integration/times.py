@@ -14,7 +14,7 @@ from vars_dyn import _checks
 from vars_dyn.dynamics.base import Field
 from vars_dyn.integration.plan import Plan
 
-__all__ = ["Cut", "Spacing", "checked_times", "cuts", "looks_at_gap"]
+__all__ = ["Cut", "Spacing", "checked_times", "cuts", "earliest_end", "looks_at_gap"]
 
 
 def checked_times(times: Tensor) -> Tensor:
@@ -58,6 +58,11 @@ def looks_at_gap(plan: Plan, field: Field, check_every: float | None) -> Spacing
     if plan.method.stabilised:
         return Spacing(constant, doubles=True)
     return Spacing(max(constant, 10 * plan.cap if plan.method.adaptive else 0.0))
+
+
+def earliest_end(plan: Plan, spacing: Spacing, start: float, last: float) -> float:
+    """When a run from `start` to `last` can end at the earliest: at the first look at which signals may settle."""
+    return min(last, spacing.after(max(start, plan.settles_from))) if plan.gap is not None else last
 
 
 class Cut(NamedTuple):

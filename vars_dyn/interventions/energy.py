@@ -2,8 +2,8 @@
 
 With w = gamma - 1/alpha and t = (x + I_z) / alpha on the rows of free neurons, and w = gamma and t = z on those of
 neurons whose output is held, the code of the free atoms at rest is a stationary point of
-F(a) = sum_j (w_j/2 (P a)_j^2 - t_j (P a)_j) + (beta - gamma)/2 |a|^2 + lam |a|_1 - I_u.a,
-where a has the outputs that are held in their places.
+F(a) = sum_j (w_j/2 (P a)_j^2 - t_j (P a)_j) + (beta - gamma)/2 |a|^2 + lam sum_i v_i |a_i| - (q + I_u).a,
+where a has the outputs that are held in their places, and v and q are the field's weights and bias.
 """
 
 from __future__ import annotations
@@ -73,10 +73,18 @@ class Free:
         return self.field.x if current is None else self.field.x + current.value
 
     @property
-    def _bias(self) -> Tensor | None:
-        """I_u of the free atoms; None where it is zero."""
+    def _injected(self) -> Tensor | None:
+        """I_u of the free atoms; None where there is none."""
         current = self.effect.atoms.current
         return None if current is None else _outside(self.effect.atoms.fixed, current.value)
+
+    def _atoms(self, field: Gated) -> tuple[Tensor | None, Tensor | None]:
+        """The weights and the bias of the free atoms, I_u included; those that are held have weight one and no bias."""
+        fixed, weights, bias, current = self.effect.atoms.fixed, field.weights, field.bias, self._injected
+        if weights is not None and fixed is not None:
+            weights = torch.where(fixed, 1.0, weights)
+        bias = None if bias is None else _outside(fixed, bias)
+        return weights, current if bias is None else bias if current is None else bias + current
 
     @property
     def _dictionary(self) -> Dictionary:
@@ -87,14 +95,14 @@ class Free:
         columns = (~fixed).to(self.field.x.dtype)
         return Reweighted(own, columns.new_ones(own.signal_shape), columns)
 
-    @property
-    def _as_field(self) -> Field:
+    def _as_field(self, field: Gated) -> Gated:
         """A field with the same problem where no neuron is held: the free atoms, and x less what is sent."""
-        twin = copy.copy(self.field)
+        twin = copy.copy(field)
         twin.dictionary, twin.x = self._dictionary, self._driven
+        twin.weights, twin.bias = self._atoms(field)
         if self.effect.atoms.fixed is not None:
-            sent = self.field.dictionary.decode(self.code)
-            twin.x = twin.x - self.field.constants["alpha"] * self._curvature * sent
+            sent = field.dictionary.decode(self.code)
+            twin.x = twin.x - field.constants["alpha"] * self._curvature * sent
         return twin
 
     def problem(self) -> SparseProblem:
@@ -104,15 +112,15 @@ class Free:
             raise ValueError(reason)
         if not isinstance(self.field, Gated):
             return self._of_neurons()
-        held = self.effect.neurons.fixed is not None
-        if self._bias is None and not held and self._as_it_is:
-            return self._as_field.problem()
-        if self._bias is None and self._convex:
-            return self._with_rows(self.field)
-        return self._written_out(self.field)
+        if self._as_it_is:
+            return self._as_field(self.field).problem()
+        return self._with_rows(self.field) if self._convex else self._written_out(self.field)
 
     @property
     def _as_it_is(self) -> bool:
+        """Whether a field without interventions has the same problem."""
+        if self.effect.neurons.fixed is not None:
+            return False
         return self._convex or self._flat or self.effect.atoms.fixed is None
 
     def _with_rows(self, field: Gated) -> SparseProblem:
@@ -127,23 +135,21 @@ class Free:
         free = self.effect.atoms.fixed
         columns = ones.new_ones(field.dictionary.code_shape) if free is None else (~free).to(ones.dtype)
         scaled = Reweighted(field.dictionary, rows, columns)
-        return SparseProblem(scaled, target, field.lam / c, self._ridge / c, penalty=field.penalty)
+        weights, bias = self._atoms(field)
+        bias = None if bias is None else bias / c
+        lam, ridge = field.lam / c, self._ridge / c
+        return SparseProblem(scaled, target, lam, ridge, penalty=field.penalty, weights=weights, bias=bias)
 
     def _written_out(self, field: Gated) -> SparseProblem:
         """The problem of any F whose quadratic form is positive definite."""
         form, weight = self._form()
-        if not _is_definite(form):
-            raise ValueError(
-                "a current into encoding neurons adds the term -I.a to the objective, and its quadratic form is "
-                "singular: there is no certificate"
-            )
         fixed = self.effect.neurons.fixed
         target = self._driven / field.constants["alpha"]
         target = target if fixed is None else torch.where(fixed, self.neurons, target)
+        weights, bias = self._atoms(field)
         drive = field.dictionary.encode(target - weight * field.dictionary.decode(self.code))
-        drive = drive if self._bias is None else drive + self._bias
-        b = _outside(self.effect.atoms.fixed, drive)
-        return matrix_problem(form, b, field.dictionary.code_shape, field.lam, field.penalty)
+        b = _outside(self.effect.atoms.fixed, drive if bias is None else drive + bias)
+        return matrix_problem(form, b, field.dictionary.code_shape, field.lam, field.penalty, weights)
 
     def _form(self) -> tuple[Tensor, Tensor]:
         """The quadratic form of F written out, with ones on the diagonal for atoms that are not free; and w."""
@@ -187,27 +193,31 @@ class Free:
             )
         if not isinstance(self.field, Gated):
             return self.field.instability()
-        held = self.effect.neurons.fixed is not None
-        if self._bias is None:
-            if self._convex:
-                return None
-            if not held and self._as_it_is:
-                return self._as_field.instability()
+        if self._as_it_is:
+            return self._as_field(self.field).instability()
+        if self._convex:
+            return self._drifting(self.field)
         if self.field.dictionary.code_size <= _MATRIX_LIMIT:
             with torch.no_grad():
                 if _is_definite(self._form()[0]):
                     return None
-        if self._bias is not None and self._convex and self._bounded(self.field, self._bias):
-            return None
         return (
             f"for {name} with these interventions no stable equilibrium is proved: the quadratic form of the free "
             "atoms is not known to be positive definite, and nothing else bounds them"
         )
 
-    def _bounded(self, field: Gated, bias: Tensor) -> bool:
-        """Whether the penalty alone outweighs the currents into atoms."""
-        with torch.no_grad():
-            return bool((field.penalty.excess(bias.expand_as(self.code).clone(), field.per_code(field.lam)) < 0).all())
+    def _drifting(self, field: Gated) -> str | None:
+        """Why currents into atoms may leave no equilibrium of a convex F; None where it is bounded below."""
+        if self._atoms(field)[1] is None or _checks.plain(self._ridge) > 0:
+            return None
+        bounded = self._with_rows(field).detach().bounded()
+        if bool(bounded.all()):
+            return None
+        return (
+            f"for {type(field).__name__} with these interventions no stable equilibrium is proved: currents exceed the "
+            f"penalties of their atoms, and for {int((~bounded).sum())} of {bounded.numel()} signals no lower bound of "
+            "the objective was found"
+        )
 
     def lyapunov(self, state: State) -> Tensor:
         """V of a state in which everything that is held has its place; NaN where it is not known."""
@@ -234,7 +244,7 @@ class Free:
         if current is not None:
             seen = potentials["z"] if "z" in potentials else rebuilt / self.field.constants["alpha"]
             value = value - sum_event(current.value * seen, signal)
-        return value if self._bias is None else value - sum_event(self._bias * code, event)
+        return value if self._injected is None else value - sum_event(self._injected * code, event)
 
 
 def _outside(mask: Tensor | None, value: Tensor) -> Tensor:

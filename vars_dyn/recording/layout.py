@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vars_dyn.dictionaries import ConvDictionary, FourierDictionary
+from vars_dyn.dictionaries import ConvDictionary, FourierDictionary, HierarchyDictionary
 from vars_dyn.dynamics.base import Field
 from vars_dyn.recording.store import Array
 
@@ -32,7 +32,8 @@ _SOUND_DIMS, _SOUND_CODE_DIMS = ("sound_channel", "sample"), ("channel", "place"
 class Population:
     """The neurons or the atoms of a field: their shape and dimensions, and the recorded ones (None for all).
 
-    `axes` names the dimensions of a shape that has names of its own; it is empty for any other shape.
+    `axes` names the dimensions of a shape that has names of its own; it is empty for any other shape. `layers` holds
+    how many of them each layer of a hierarchy has; it is empty where there are no layers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Population:
     all_dims: tuple[str, ...]
     axes: tuple[str, ...]
     chosen: tuple[int, ...] | None
+    layers: tuple[int, ...] = ()
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -56,9 +58,9 @@ class Population:
         return value.flatten(-len(self.shape))[..., torch.tensor(self.chosen, device=value.device)]
 
     def coordinates(self) -> list[Array]:
-        """Flat indices and positions of the recorded neurons (or atoms) among all; empty if all are recorded."""
+        """Flat indices and positions of the recorded neurons (or atoms) among all, if not all are; and their layers."""
         if self.chosen is None:
-            return []
+            return self._layer()
         index = np.asarray(self.chosen, dtype=np.int64)
         long_name = f"index of the {self.name} among all {math.prod(self.shape)}, in row-major order"
         arrays = [Array(self.name, (self.name,), index, {"units": "1", "long_name": long_name})]
@@ -66,14 +68,25 @@ class Population:
             for name, place in zip(self.axes, np.unravel_index(index, self.shape), strict=False):
                 attributes = {"units": "1", "long_name": f"{name} of the recorded {self.name}"}
                 arrays.append(Array(f"{self.name}_{name}", (self.name,), place.astype(np.int64), attributes))
-        return arrays
+        return arrays + self._layer()
+
+    def _layer(self) -> list[Array]:
+        """The layer of each recorded neuron (or atom), counted from the signals upwards; empty without layers."""
+        if not self.layers:
+            return []
+        layer = np.repeat(np.arange(1, len(self.layers) + 1), self.layers)
+        layer = layer if self.chosen is None else layer[list(self.chosen)]
+        name = "layer" if self.name == "atom" else f"{self.name}_layer"
+        attributes = meaning(f"layer of the {self.name}, counted from the signals upwards")
+        return [Array(name, self.dims, layer.astype(np.int64), attributes)]
 
 
 class Layout:
     """The dimensions of one field's recording, with the neurons and atoms that are recorded.
 
     If only some neurons are recorded, z has the dimension `neuron`. Arrays over all neurons then have `all_neuron`,
-    or colour, row and column. The same holds for atoms. Raises ValueError for an index out of range.
+    or colour, row and column. The same holds for atoms. The atoms of a hierarchy have the coordinate `layer`, and its
+    neurons `neuron_layer`. Raises ValueError for an index out of range.
     """
 
     def __init__(self, field: Field, neurons: Sequence[int] | None = None, atoms: Sequence[int] | None = None) -> None:
@@ -83,30 +96,36 @@ class Layout:
         sound = isinstance(dictionary, ConvDictionary | FourierDictionary) and dictionary.dimensions == 1
         places = _SIGNAL_DIMS | ({2: _SOUND_DIMS} if sound else {})
         code_places = _CODE_DIMS | ({2: _SOUND_CODE_DIMS} if sound else {})
-        self.neurons = _population("neuron", dictionary.signal_shape, places, neurons)
-        self.atoms = _population("atom", dictionary.code_shape, code_places, atoms)
+        layers = dictionary.layers if isinstance(dictionary, HierarchyDictionary) else ()
+        own, above = (tuple(layer.signal_size for layer in layers), tuple(layer.code_size for layer in layers))
+        self.neurons = _population("neuron", dictionary.signal_shape, places, neurons, own)
+        self.atoms = _population("atom", dictionary.code_shape, code_places, atoms, above)
         if atoms is not None and "u" not in field.state_names:
             raise ValueError(f"atoms were chosen, but {type(field).__name__} has no encoding neurons to choose from")
 
     def coordinates(self) -> list[Array]:
-        """The coordinates of the chosen neurons and atoms."""
+        """The coordinates of the recorded neurons and atoms."""
         return [*self.neurons.coordinates(), *self.atoms.coordinates()]
 
 
 def _population(
-    name: str, shape: tuple[int, ...], names: dict[int, tuple[str, ...]], chosen: Sequence[int] | None
+    name: str,
+    shape: tuple[int, ...],
+    names: dict[int, tuple[str, ...]],
+    chosen: Sequence[int] | None,
+    layers: tuple[int, ...],
 ) -> Population:
     axes = names.get(len(shape), ())
     dims = axes or tuple(f"{name}_{k}" for k in range(len(shape)))
     if chosen is None:
-        return Population(name, shape, dims, axes, None)
+        return Population(name, shape, dims, axes, None, layers)
     index = tuple(int(k) for k in chosen)
     total = math.prod(shape)
     if not index or len(set(index)) < len(index) or min(index) < 0 or max(index) >= total:
         wrong = next((k for k in index if not 0 <= k < total), None)
         came = "is empty" if not index else f"holds {wrong}" if wrong is not None else "names one twice"
         raise ValueError(f"{name}s {came}; distinct indices from 0 to {total - 1} are wanted")
-    return Population(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, axes, index)
+    return Population(name, shape, (f"all_{name}",) if len(dims) == 1 else dims, axes, index, layers)
 
 
 def meaning(long_name: str) -> dict[str, str]:

@@ -53,6 +53,9 @@ def open_dataset(store: str | os.PathLike[str]) -> xr.Dataset:
 
 def _checked(path: Path, name: str, variable: xr.Variable) -> xr.Variable:
     """The variable, made to raise StoreError with one sentence if reading fails. One in memory stays as it is."""
+    if variable.dtype.kind in "TUO":
+        # xarray 2025.10 reads text as objects, but would write it as NumPy's strings, which netCDF 3 has not.
+        variable.encoding.pop("dtype", None)
     if isinstance(variable, xr.IndexVariable):
         return variable
     if not variable.ndim and variable.dtype.kind in "TUO":

@@ -18,6 +18,9 @@ __all__ = ["FirstOrder", "Fista", "Ista", "Iterate", "ProximalStep", "ista_step"
 
 #: The relative gap at which the steps first hand over to the polish, and the factor on it each time they go on.
 _HANDOVER, _TIGHTER = 1e-4, 1e-2
+#: Steps after which the polish is tried before that gap is reached, four times as many each time; and how many of them
+#: cost about as much as one step of the polish.
+_PATIENCE, _PER_POLISH = 500, 10
 #: Steps between looks at the gap.
 _CHECK_EVERY = 10
 
@@ -139,17 +142,31 @@ class FirstOrder(Method):
         """The codes and the steps taken in all, going on from `code` after `iterations` steps."""
         if not goal.polish:
             return self._iterated(problem, code, iterations, goal)
-        eps = torch.finfo(code.dtype).eps
-        scale = problem.size_of_descent()
-        handover = max(goal.tol, _HANDOVER)
+        eps, scale = torch.finfo(code.dtype).eps, problem.size_of_descent()
+        handover, patience = max(goal.tol, _HANDOVER), _PATIENCE
+        out, out_iterations = code.clone(), iterations.clone()
+        rows = torch.arange(len(code), device=code.device)
         while True:
-            code, iterations = self._iterated(problem, code, iterations, goal._replace(tol=handover))
-            code = polish(problem, code)
+            limit = min(goal.max_iterations, int(iterations.max()) + patience)
+            code, iterations = self._iterated(problem, code, iterations, Goal(handover, limit, True))
+            # Steps are slow where the problem is ill-conditioned, and a polish is not. From far away it may be long.
+            late = bool((iterations >= limit).any()) and limit < goal.max_iterations
+            code = polish(problem, code, max_steps=patience // _PER_POLISH if late else None)
             gap, kkt = problem.certificate(code)
+            out[rows], out_iterations[rows] = code, iterations
             unfinished = (gap > goal.tol) | (kkt > ROUNDING * eps * scale)
-            if not bool((unfinished & (iterations < goal.max_iterations)).any()) or handover <= eps:
-                return code, iterations
-            handover = max(handover * _TIGHTER, eps)
+            # Where the KKT residual is no more than its own rounding, no code has a smaller gap.
+            unfinished &= (kkt > 2 * problem.rounding(code)) & (iterations < goal.max_iterations)
+            going = unfinished.reshape(len(rows), -1).any(-1).nonzero().squeeze(-1)
+            if not len(going) or handover <= eps:
+                return out, out_iterations
+            if late:
+                patience *= 4
+            else:
+                handover = max(handover * _TIGHTER, eps)
+            if len(going) < len(rows):
+                rows, code, iterations, scale = (t[going] for t in (rows, code, iterations, scale))
+                problem = problem.select(going)
 
     def _iterated(self, problem: SparseProblem, code: Tensor, iterations: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         """Takes steps, without a polish, until every signal has reached the goal's gap or used up its steps."""

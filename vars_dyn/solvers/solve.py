@@ -101,7 +101,8 @@ def solve(
             flat, own = prepared.problem, prepared.units
         else:
             flat, own = whole.normalised()
-        _refuse_unbounded(flat)
+        # In double precision, as a bias at the border of its box may lie beyond it to single precision.
+        _refuse_unbounded(whole)
         if start is not None:
             start = own.code(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
             _checks.floating_tensor("start, in units of the solution,", start)

@@ -11,7 +11,7 @@ from vars_dyn.dynamics.base import State
 from vars_dyn.integration.steppers.base import Stepper, march
 from vars_dyn.integration.steppers.dopri5 import DOPRI5, Dopri5, dopri5_for
 from vars_dyn.integration.steppers.method import Method, Replay, Settings, Watched
-from vars_dyn.integration.steppers.rkc import Rkc, rkc_for, stages_for
+from vars_dyn.integration.steppers.rkc import REACH, Rkc, rkc_for, stages_for
 
 __all__ = ["AUTO", "Switch"]
 
@@ -66,4 +66,4 @@ class _Auto(Method):
 
 
 #: A cap limits only the steps of "dopri5", because those of "rkc" are stable at any length.
-AUTO = _Auto("auto", DOPRI5.limit, stabilised=True, replay=Replay.RESTARTS)
+AUTO = _Auto("auto", DOPRI5.limit, stabilised=True, replay=Replay.RESTARTS, reach=REACH)

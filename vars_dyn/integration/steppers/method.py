@@ -98,6 +98,7 @@ class Method(ABC):
         name: what `vars_dyn.integrate` calls it.
         limit: the largest h rho at which the method, as implemented, damps y' = -rho y; infinity where it takes as many
             stages as the stiffness asks for.
+        reach: the largest h rho of any step that it takes; None where `limit` is that.
         adaptive: whether it controls its error. If not, it steps along a grid.
         implicit: whether it solves an equation at every step, to the tolerance, whether or not it is adaptive.
         stabilised: whether it takes long steps however stiff the field is, so that looks at the gap may lie far apart.
@@ -118,6 +119,7 @@ class Method(ABC):
     always_capped: float | None = None
     in_torchdiffeq: bool = False
     replay: Replay = Replay.STEPS
+    reach: float | None = None
 
     @property
     def uses_tolerance(self) -> bool:

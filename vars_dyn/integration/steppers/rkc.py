@@ -21,7 +21,7 @@ from vars_dyn.integration.scale import Tolerance
 from vars_dyn.integration.steppers.base import Control, Marched, Stepper, Taken, cubic, for_parts, tolerated
 from vars_dyn.integration.steppers.method import Function, Replay, Settings, Time, Watched
 
-__all__ = ["MAX_STAGES", "RKC", "Rkc", "rkc_for", "stability_interval", "stages_for"]
+__all__ = ["MAX_STAGES", "REACH", "RKC", "Rkc", "rkc_for", "stability_interval", "stages_for"]
 
 _DAMPING = 2 / 13
 #: The most stages in one step, because rounding errors grow with the square of their number.
@@ -73,6 +73,10 @@ def stability_interval(s: int) -> float:
     return (w0 + 1) * dd[s] / d[s]
 
 
+#: The largest h rho of a step, with `MAX_STAGES` stages.
+REACH = 0.98 * stability_interval(MAX_STAGES)
+
+
 def stages_for(h_rho: float) -> int:
     """The fewest stages, at least 2, that are stable at h rho."""
     s = max(2, 1 + math.floor(math.sqrt(1 + 1.5 * max(h_rho, 0.0))))
@@ -93,7 +97,7 @@ class Rkc(Stepper):
     control = Control(aim=0.5, proportional=0.2, integral=0.1, order=3)
 
     def __init__(self, rtol: float, atol: float | Tolerance, norm: Callable[[State], Tensor], rho: float) -> None:
-        super().__init__(rtol, atol, norm, 0.98 * stability_interval(MAX_STAGES) / rho)
+        super().__init__(rtol, atol, norm, REACH / rho)
         self.rho = rho
 
     def first(self, func: Watched, y: State, f: State, t0: Time) -> float:
@@ -119,7 +123,7 @@ def rkc_for(settings: Settings) -> Rkc:
     return Rkc(settings.rtol, settings.atol, settings.norm, settings.stiffness)
 
 
-RKC = Marched("rkc", math.inf, stabilised=True, replay=Replay.RESTARTS, build=rkc_for)
+RKC = Marched("rkc", math.inf, stabilised=True, replay=Replay.RESTARTS, reach=REACH, build=rkc_for)
 
 
 def _first_step(
