@@ -40,7 +40,7 @@ _TAKES = {
 }
 #: Times per octave. The spacing is --dt for the first 2 * 20 times, and doubles each time that the time doubles.
 _PER_OCTAVE = 20
-#: How many moments of a stimulus the critical value of lam is looked for at, and the last of them.
+#: How many moments of a stimulus the critical value of lam is looked for at, and the last of them if it has no end.
 _MOMENTS = (101, 100.0)
 #: One thread is enough if P a, with a dense P, takes at most this many multiplications.
 _ONE_THREAD = 1 << 25
@@ -134,8 +134,11 @@ def _lam(options: FieldOptions, x: Tensor | Stimulus, dictionary: Dictionary) ->
     """The weight; a share is that of the critical value, or of the largest one at the moments of a stimulus."""
     if not options.lam.is_share:
         return options.lam.value
-    shape, still = dictionary.signal_shape, not isinstance(x, Stimulus) or not x.moves
-    moments = (0.0,) if still else np.linspace(0.0, _MOMENTS[1], _MOMENTS[0]).tolist()
+    shape = dictionary.signal_shape
+    moments = [0.0]
+    if isinstance(x, Stimulus) and x.moves:
+        last = x.duration if math.isfinite(x.duration) else _MOMENTS[1]
+        moments = np.linspace(0.0, last, _MOMENTS[0]).tolist()
     shown = (x if isinstance(x, Tensor) else fitted(x, shape)(t) for t in moments)
     critical = (dictionary.encode(one).flatten(-len(dictionary.code_shape)).abs().amax(-1) for one in shown)
     return options.lam.value * functools.reduce(torch.maximum, critical)

@@ -20,7 +20,7 @@ __all__ = ["FREE", "parse", "stored"]
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "json", "config")
 
 #: What `auto` stands for without a stimulus.
-_STILL = {"t_max": "1000", "times": "octaves", "gap": "1e-6"}
+_STILL = {"t_max": "1000", "times": "octaves", "gap": "1e-6", "chunk": "16"}
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ class IntegratorOptions:
     t_max: float = option(
         "auto",
         read.auto_or(1000.0, read.number(0.0, above=True)),
-        "time at which the run ends, in membrane time constants. auto: 1000, or 100 with a stimulus that moves",
+        "time at which the run ends, in membrane time constants. auto: 1000; the end of a movie; 100 with any other "
+        "stimulus that moves",
         "TIME|auto",
     )
     dt: float = option("0.1", read.number(0.0, above=True), "spacing of the times to record, at the start", "TIME")
@@ -131,7 +132,7 @@ class IntegratorOptions:
         "auto",
         read.auto_or(1e-6, read.or_none(read.number(0.0, above=True))),
         "relative duality gap at which a signal has settled; none: run to --t-max. auto: 1e-6, or none with a stimulus "
-        "that moves for ever",
+        "that moves for ever, and with a movie that is not over before --t-max",
         "NUMBER|none|auto",
     )
     step: float | None = option(
@@ -182,7 +183,13 @@ class RecordOptions:
     atoms: list[int] | None = option(
         "all", read.or_all(read.indices), "encoding neurons to record: all, or indices such as 0,5,10-19", "INDICES"
     )
-    chunk: int = option("16", read.count(1), "number of recorded times that are written at once", "COUNT")
+    chunk: int | None = option(
+        "auto",
+        read.auto_or(16, read.count(1)),
+        "number of recorded times that are written at once. auto: 16; with a stimulus that moves, as many as fit in 16 "
+        "MiB, at most 64",
+        "COUNT|auto",
+    )
     resume: bool = flag(
         "continue the run in --out. Options that are not given are those of the store; --t-max may be raised"
     )

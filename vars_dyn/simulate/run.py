@@ -34,7 +34,7 @@ from vars_dyn.simulate.inputs import read_signals
 from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
 from vars_dyn.simulate.options import Options
 from vars_dyn.simulate.pictures import FIGURE_SUFFIXES, check_picture, save_animation, save_figure
-from vars_dyn.simulate.stimulus import check_taken, resolved, signals_under, stimulus_of
+from vars_dyn.simulate.stimulus import check_taken, decided, resolved, signals_under, stimulus_of
 from vars_dyn.simulate.unused import check_used
 
 __all__ = ["main"]
@@ -93,6 +93,7 @@ def _resuming(store: Path | None, arguments: Sequence[str], extra: Sequence[str]
 
 
 def _run(options: Options, begun: _Begun) -> int:
+    options = decided(options)
     recording = options.record
     if recording.resume and recording.overwrite:
         raise ValueError("--resume and --overwrite came together; one of them is wanted")
@@ -178,7 +179,8 @@ def _unstored(options: Options) -> list[str]:
 def _stored_options(store: Path) -> Mapping[str, Any]:
     """The options that a store was made with; none if another program made it."""
     text = read_attributes(store).get("options")
-    return {} if text is None else json.loads(text)
+    # Stores of runs without a stimulus, and those of older versions, do not name it.
+    return {} if text is None else {"stimulus": "none", **json.loads(text)}
 
 
 def _check_resumed(options: Options, store: Path) -> None:
@@ -190,7 +192,7 @@ def _check_resumed(options: Options, store: Path) -> None:
     old = _stored_options(store)
     if not old:
         raise StoreError(f"--out {store} was not written by this command; resume it with vars_dyn.recording.record")
-    new = json.loads(stored(options))
+    new = {"stimulus": "none", **json.loads(stored(options))}
     for name in sorted(options.given - set(FREE)):
         if old.get(name) != new.get(name) and not _same_number(old.get(name), new.get(name)):
             raise StoreError(

@@ -62,7 +62,7 @@ def idle_options(options: Options, signals: Signals) -> Iterator[tuple[str, str]
         yield from ((name, "with a stack of grey images") for name in ("colour", "background"))
     if kind in ("sounds", "movies"):
         yield from ((name, f"with {kind}, which are coded whole") for name in (*_CUTS, "whole"))
-    else:
+    elif options.stimulus.stimulus != "movie":
         yield "clip", "without a sound or a movie"
     if kind != "sounds":
         yield "channels", "without a sound"
