@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vars_dyn._files import check_place, is_our_picture, replacing
@@ -50,8 +52,11 @@ def save_figure(dataset: xr.Dataset, figure: Path) -> None:
         raise _unwritten("--figure", figure, dataset, error) from error
 
 
-def save_animation(dataset: xr.Dataset, file: Path) -> None:
-    """Write the animation to a file, which gets its name when it is complete, with a bar of progress."""
+def save_animation(dataset: xr.Dataset, file: Path, stimulus: Callable[[float], NDArray[Any]] | None = None) -> None:
+    """Write the animation to a file, which gets its name when it is complete, with a bar of progress.
+
+    `stimulus` gives the signals at a time, where they move.
+    """
     with tqdm(desc="animation", unit="image", disable=None, leave=False, file=sys.stderr) as bar:
 
         def show(done: int, total: int) -> None:
@@ -60,7 +65,7 @@ def save_animation(dataset: xr.Dataset, file: Path) -> None:
                 bar.update(done - bar.n)
 
         try:
-            animate(dataset, file, progress=show)
+            animate(dataset, file, stimulus=stimulus, progress=show)
         except ValueError as error:
             raise StoreError(
                 f"--animate {file} cannot be made: {error}; the store {dataset.encoding['source']} is complete"
