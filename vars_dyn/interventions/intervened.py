@@ -62,8 +62,10 @@ class Intervened(Wrapped):
         return self.during(float(t), float(t)).at(t)
 
     def at_rest(self) -> Field:
-        """The field after the last boundary; ValueError where x never comes to rest."""
-        return self.last if math.isfinite(self.rests_from) or not self.moves else self.field.at_rest()
+        """The field after the last boundary and the last movement of x; ValueError where x never comes to rest."""
+        if self.rests_from == math.inf:
+            return self.field.at_rest()  # it says why there is none
+        return self.at(self.rests_from if math.isfinite(self.rests_from) else 0.0)
 
     @property
     def last(self) -> Field:

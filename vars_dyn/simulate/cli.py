@@ -93,10 +93,15 @@ def stored(options: Options) -> str:
         for name, value in options.text.items()
         if name not in FREE or name in ("t_max", "max_steps", "threads")
     }
-    if kept["stimulus"] == "none":
+    if kept["stimulus"] in ("none", "auto"):
         # The text of versions without stimuli, which can thus resume the run.
         kept = {name: value for name, value in kept.items() if not name.startswith("stimulus")}
         kept |= {name: still for name, still in _STILL.items() if kept[name] == "auto"}
+    for name in ("weights", "bias"):
+        if kept[name] == "none":
+            del kept[name]
+        else:
+            kept[name] = str(Path(str(kept[name])).resolve())
     if isinstance(kept["input"], list):
         kept["input"] = [str(Path(name).resolve()) for name in kept["input"]]
     return json.dumps(kept)

@@ -51,6 +51,19 @@ class FieldOptions:
         "critical value max |P^T x|",
         "NUMBER[x]",
     )
+    weights: Path | None = option(
+        "none",
+        read.or_none(read.path),
+        "array (.npy, .safetensors, zarr) of one weight per atom, or per template, by which its share of the penalty "
+        "is multiplied; 0 leaves an atom unpenalised, infinity silences it (default: ones)",
+        "FILE",
+    )
+    bias: Path | None = option(
+        "none",
+        read.or_none(read.path),
+        "array of one bias current per atom, or per template (default: zeros)",
+        "FILE",
+    )
     alpha: float | None = option(
         "none", read.or_none(read.number()), "leak of the neurons (default: the field's, 1)", "NUMBER"
     )

@@ -104,6 +104,7 @@ def _run(options: Options, begun: _Begun) -> int:
     check_taken(options)
     stimulus = stimulus_of(options)
     options = resolved(options, stimulus)
+    recording = options.record
     times, integration = times_of(options.integrator), integration_of(options.integrator)
     check_looks(options.integrator)
     device = device_of(options.run.device)
@@ -126,7 +127,8 @@ def _run(options: Options, begun: _Begun) -> int:
     with _place(options) as (store, figure):
         given = signals.attributes["input"]
         inputs = given if isinstance(given, list) else [given]
-        sources = [Path(str(name)) for name in (*inputs, *_files_of(options.dictionary.dictionary))]
+        own = [file for file in (options.field.weights, options.field.bias) if file is not None]
+        sources = [Path(str(name)) for name in (*inputs, *_files_of(options.dictionary.dictionary), *own)]
         check_place("--out", store, sources)
         check_picture("--figure", figure, FIGURE_SUFFIXES, sources)
         check_picture("--animate", recording.animate, ANIMATION_SUFFIXES, sources)
