@@ -24,6 +24,10 @@ def taus(seed: int, *shape: int) -> Tensor:
     return normal(seed, *shape).exp()
 
 
+def at(*times: float) -> Tensor:
+    return torch.tensor(times, dtype=torch.float64)
+
+
 def tau_of(field: vd.Field, name: str, units: int) -> np.ndarray:
     """One time constant per signal and unit."""
     return np.broadcast_to(getattr(field, name).numpy(), (SIGNALS, units))
@@ -76,7 +80,7 @@ def test_no_rate_exceeds_the_stiffness(seed: int, spread: str, data: st.DataObje
 @pytest.mark.parametrize("spread", ["unit", "signal", "both"])
 def test_the_trajectory_is_scipys_and_ends_where_it_would_without(spread: str) -> None:
     field = field_of(3, spread)
-    times = torch.tensor([0.0, 0.5, 4.0]).double()
+    times = at(0.0, 0.5, 4.0)
     acts: list[Intervention] = [vd.Inject(0.4, atoms=[2], start=0.5), vd.Silence(neurons=[1], start=0.5)]
     found = vd.integrate(field, field.initial_state(), times, rtol=1e-9, atol=1e-11, interventions=acts).states
     P, x = field.dictionary.matrix().numpy(), field.x.numpy()
@@ -94,7 +98,7 @@ def test_the_trajectory_is_scipys_and_ends_where_it_would_without(spread: str) -
     for k, (low, high) in enumerate(((0.0, 0.5), (0.5, 4.0))):
         y = solve_ivp(slope, (low, high), y, "LSODA", args=(k == 1,), rtol=1e-10, atol=1e-12).y[:, -1]
         np.testing.assert_allclose(torch.cat([part[k + 1].flatten() for part in found]), y, rtol=0, atol=1e-7)
-    run = vd.integrate(field, field.initial_state(), torch.tensor([0.0, 1e3]).double(), gap=1e-8, rtol=1e-5)
+    run = vd.integrate(field, field.initial_state(), at(0.0, 1e3), gap=1e-8, rtol=1e-5)
     assert float(run.relative_gap.max()) <= 1e-8
     plain = vd.SparseRecurrent(field.dictionary, field.x, lam=0.3)
     code = vd.equilibrium(plain).code
@@ -104,7 +108,7 @@ def test_the_trajectory_is_scipys_and_ends_where_it_would_without(spread: str) -
 def test_equal_time_constants_are_a_number() -> None:
     number = field_of(1, tau_z=0.7, tau_u=1.3)
     each = field_of(1, tau_z=torch.full((D,), 0.7).double(), tau_u=torch.full((SIGNALS, 1), 1.3).double())
-    times = torch.tensor([0.0, 2.0, 5.0]).double()
+    times = at(0.0, 2.0, 5.0)
     one, two = (vd.integrate(f, f.initial_state(), times, gap=1e-3, rtol=1e-4) for f in (number, each))
     for a, b in zip(one.states, two.states, strict=True):
         assert torch.equal(a, b)
@@ -112,7 +116,7 @@ def test_equal_time_constants_are_a_number() -> None:
 
 
 def test_gradients_flow_to_them() -> None:
-    times, at_end = torch.tensor([0.0, 1.0]).double(), normal(5, SIGNALS, ATOMS)
+    times, at_end = at(0.0, 1.0), normal(5, SIGNALS, ATOMS)
 
     def loss(tau: Tensor, gradient: str = "backprop") -> Tensor:
         field = field_of(2, tau_u=tau)
@@ -147,7 +151,10 @@ def test_a_record_keeps_them(tmp_path: Path) -> None:
         ({"alpha": torch.ones(D).double()}, "alpha is .*; a number is wanted"),
         ({"tau_u": torch.ones(D).double()}, r"one number per atom, \(8,\)"),
         ({"tau_z": torch.ones(ATOMS).double()}, r"one number per neuron, \(5,\)"),
-        ({"tau_z": torch.tensor([1.0, 0, 1, 1, 1]).double()}, "the smallest tau_z is 0.0; a number above zero"),
+        (
+            {"tau_z": at(1.0, 0, 1, 1, 1)},
+            "the smallest tau_z is 0.0; a number above zero",
+        ),
         ({"tau_u": torch.ones(ATOMS)}, "tau_u is torch.float32 but x is torch.float64"),
     ],
 )
