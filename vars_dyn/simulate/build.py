@@ -22,7 +22,7 @@ from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, Integrato
 from vars_dyn.stimuli import Stimulus
 from vars_dyn.stimuli.view import fitted
 
-__all__ = ["device_of", "dictionary_of", "done_of", "field_of", "integration_of", "threads_of", "times_of"]
+__all__ = ["device_of", "dictionary_of", "done_of", "field_of", "integration_of", "lam_of", "threads_of", "times_of"]
 
 _FIELDS: dict[str, type[Field]] = {
     "sparse": SparseRecurrent,
@@ -128,7 +128,7 @@ def field_of(options: Options, signals: Signals, dictionary: Dictionary, stimulu
     if chosen.field == "feed-forward":
         return FeedForward(x, signal_shape=dictionary.signal_shape, **given)
     if chosen.field in _SPARSE:
-        given["lam"] = _lam(chosen, x, dictionary)
+        given["lam"] = lam_of(chosen, x, dictionary)
         given |= {
             name: _per_atom(f"--{name}", given[name], dictionary).to(**kind)
             for name in ("weights", "bias")
@@ -150,7 +150,7 @@ def _per_atom(what: str, file: Path, dictionary: Dictionary) -> Tensor:
     return found
 
 
-def _lam(options: FieldOptions, x: Tensor | Stimulus, dictionary: Dictionary) -> float | Tensor:
+def lam_of(options: FieldOptions, x: Tensor | Stimulus, dictionary: Dictionary) -> float | Tensor:
     """The weight; a share is that of the critical value, or of the largest one at the moments of a stimulus."""
     if not options.lam.is_share:
         return options.lam.value

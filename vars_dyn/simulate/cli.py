@@ -19,6 +19,9 @@ __all__ = ["FREE", "parse", "stored"]
 #: Options that may differ when a run is resumed, since they do not change what was computed before.
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "json", "config")
 
+#: The options of spiking units.
+_SPIKING = ("spiking", "leak", "quantum", "window")
+
 #: What `auto` stands for without a stimulus.
 _STILL = {"t_max": "1000", "times": "octaves", "gap": "1e-6", "chunk": "16"}
 
@@ -97,6 +100,8 @@ def stored(options: Options) -> str:
         # The text of versions without stimuli, which can thus resume the run.
         kept = {name: value for name, value in kept.items() if not name.startswith("stimulus")}
         kept |= {name: still for name, still in _STILL.items() if kept[name] == "auto"}
+    if kept["spiking"] == "no":
+        kept = {name: value for name, value in kept.items() if name not in _SPIKING}
     for name in ("weights", "bias"):
         if kept[name] == "none":
             del kept[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -41,13 +42,13 @@ def check_picture(option: str, file: Path | None, suffixes: Sequence[str], sourc
         raise ValueError(f"{option} {file} cannot be written: {folder} is no folder that may be written to")
 
 
-def save_figure(dataset: xr.Dataset, figure: Path) -> None:
+def save_figure(dataset: xr.Dataset, figure: Path, draw: Callable[[xr.Dataset], Figure] = summary) -> None:
     """Draw the summary to a file, which gets its name when it is complete."""
     mark = f"vars_dyn {__version__}"
     metadata = {".png": {"Software": mark}, ".pdf": {"Creator": mark}, ".svg": {"Creator": mark}}[figure.suffix.lower()]
     try:
         with replacing(figure) as partial:
-            summary(dataset).savefig(partial, dpi=100, metadata=metadata)
+            draw(dataset).savefig(partial, dpi=100, metadata=metadata)
     except OSError as error:
         raise _unwritten("--figure", figure, dataset, error) from error
 
