@@ -105,7 +105,7 @@ def by_scipy(field: vd.SparseRecurrent, stimulus: vd.stimuli.Stimulus) -> np.nda
 def test_the_trajectory_is_that_of_lsoda(name: str) -> None:
     stimulus = STIMULI[name]()
     field = field_of(stimulus)
-    run = vd.integrate(field, field.initial_state(), TIMES, rtol=3e-8, atol=3e-10, interventions=acts())
+    run = vd.integrate(field, field.initial_state(), TIMES, rtol=1e-7, atol=1e-9, interventions=acts())
     found = torch.cat([part.flatten(1) for part in run.states], 1).numpy()
     wanted = by_scipy(field, stimulus)
     assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
@@ -208,14 +208,14 @@ def test_signals_settle_after_the_last_movement_and_the_last_intervention() -> N
             field,
             field.initial_state(),
             at(0.0, 400.0),
-            gap=1e-4,
-            rtol=1e-5,
+            gap=1e-2,
+            rtol=1e-4,
             interventions=own,
         )
         assert bool((run.settled_at >= last).all())
         rest = with_interventions(field_of(field.stimulus(400.0)), own).at(400.0)  # type: ignore[misc]
         gap = rest.problem().relative_gap(rest.unknowns(tuple(p[-1] for p in run.states)))
-        assert float(gap.max()) <= 1e-4
+        assert float(gap.max()) <= 1e-2
         code = vd.equilibrium(with_interventions(field, own)).code
         torch.testing.assert_close(rest.problem().relative_gap(code), torch.zeros(2).double(), rtol=0, atol=1e-9)
 
@@ -254,7 +254,9 @@ def test_a_linear_field_under_noise_answers_a_moving_x_as_without_noise(name: st
     x = S.Sum(stimulus, S.Constant(torch.zeros(2, D, dtype=torch.float64))) if name != "drifting" else stimulus
     shape = (2, D) if name != "drifting" else (2, 3)
     moving = vd.FeedForward(x, signal_shape=shape[1:] if name != "drifting" else shape)
-    still = vd.FeedForward(torch.zeros(*moving.initial_state()[0].shape).double(), signal_shape=moving.event_shapes[0])
+    # Zero in place of x and of the current, with the same jumps, where steps end.
+    still = vd.FeedForward(S.Scaled(x, 0.0), signal_shape=moving.event_shapes[0])
+    nothing: list[Intervention] = [vd.Inject(Course(COURSE.times, [0.0] * 3, "linear"), neurons=[1], start=0.2)]
     noise = vd.Noise(z=0.4, seed=1, scheme=scheme)
     current: list[Intervention] = [vd.Inject(COURSE, neurons=[1], start=0.2)]
     start = tuple(torch.zeros_like(part) for part in moving.initial_state())
@@ -263,7 +265,7 @@ def test_a_linear_field_under_noise_answers_a_moving_x_as_without_noise(name: st
     for step in (2.0**-4, 2.0**-5):
         answer, without = (
             vd.integrate(f, start, TIMES, noise=noise, step=step, interventions=i).states[0]
-            for f, i in ((moving, current), (still, None))
+            for f, i in ((moving, current), (still, nothing))
         )
         errors.append(float((answer - without - exact).abs().max()))
         assert float(without.abs().max()) > 0.1

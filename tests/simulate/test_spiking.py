@@ -59,7 +59,7 @@ def test_a_run_goes_on_to_a_later_end_with_the_same_bits(capsys: pytest.CaptureF
         ((*SMALL, "--gap", "1e-3"), "--gap does nothing with --spiking"),
         ((*SMALL, "--noise-u", "1"), "--noise-u does nothing with --spiking"),
         ((*SMALL, "--weights", "atoms.npy"), "--weights does nothing with --spiking"),
-        ((*SMALL, "--t-max", "15"), "a multiple of every is wanted"),
+        ((*SMALL, "--t-max", "15"), "no multiple of --window, 10; one that is, is wanted"),
         ((*SMALL, "--leak", "3", "--quantum", "9"), "a smaller quantum, a smaller leak or a larger lam"),
         ((*SMALL[:-1], "--leak", "3"), "--leak does nothing without --spiking"),
         (("--stimulus", "grating", "--spiking"), "--spiking came with --stimulus grating, which moves"),

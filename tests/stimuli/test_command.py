@@ -13,6 +13,9 @@ from PIL import Image
 import vars_dyn as vd
 from tests.moving import noise, write_movie
 from vars_dyn.simulate import main
+from vars_dyn.simulate.cli import parse
+from vars_dyn.simulate.member import simulation
+from vars_dyn.sweeping.commands import words_of
 
 SMALL = ("--patch", "6", "--dictionary", "random:20", "--rtol", "1e-3", "--dt", "0.5", "--chunk", "3")
 
@@ -106,6 +109,20 @@ def test_a_movie_is_seen_frame_by_frame_to_its_end(capsys: pytest.CaptureFixture
     assert main(["film.mkv", *whole_too, "--t-max", "1", "--rtol", "1e-2", "--figure", "none", "--out", "b.zarr"]) == 0
     assert main(["--out", "b.zarr", "--resume", "--t-max", "2", "--figure", "none"]) == 0
     assert vd.open_dataset("b.zarr")["signals"].shape == (1, 1, 6, 8, 16)
+
+
+def test_a_sweep_can_vary_the_stimulus_and_knows_the_times() -> None:
+    write_movie(Path("film.mkv"), list(noise(6, 16, 16)), codec="ffv1", pixels="bgr0", rate=40)
+    line = words_of({"stimulus": "noise", "stimulus_tau_ms": 20, "stimulus_rate": 30.0}, flags=True)
+    options = parse(line)
+    assert (options.stimulus.stimulus_tau_ms, options.stimulus.stimulus_rate) == (20.0, 30.0)
+    member = {"dt": 0.5, "t_max": 1.0}
+    for own, times in (
+        ({"input": "film.mkv"}, np.arange(31) * 0.5),  # six frames of 25 ms
+        ({"stimulus": "grating", **member}, [0.0, 0.5, 1.0]),
+        ({"input": "film.mkv", "stimulus": "none", **member}, [0.0, 0.5, 1.0]),
+    ):
+        np.testing.assert_allclose(simulation(["z"]).sizes([{"dt": 0.5, **own}])["time"], times)
 
 
 @pytest.mark.parametrize(

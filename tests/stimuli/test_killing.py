@@ -21,8 +21,8 @@ from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.simulate import main
 
 S = vd.stimuli
-TIMES = 0.2 * torch.arange(61, dtype=torch.float64)
-ACTS = [vd.Silence(atoms=[3], start=1.1, stop=6.0), vd.Inject(0.3, atoms=[1], start=2.0, stop=9.0)]
+TIMES = 0.2 * torch.arange(25, dtype=torch.float64)
+ACTS = [vd.Silence(atoms=[3], start=1.1, stop=3.0), vd.Inject(0.3, neurons=[1], start=2.0, stop=4.0)]
 NOISE = vd.Noise(u=0.1, z=0.05, seed=4)
 
 
@@ -30,7 +30,7 @@ NOISE = vd.Noise(u=0.1, z=0.05, seed=4)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    write_movie(Path("film.mkv"), list(noise(8, 8, 16)), codec="ffv1", pixels="bgr0", rate=50)
+    write_movie(Path("film.mkv"), list(noise(6, 8, 16)), codec="ffv1", pixels="bgr0", rate=125)
 
 
 def film() -> vd.stimuli.Stimulus:
@@ -60,7 +60,7 @@ def killed(target: Callable[..., object], arguments: tuple[object, ...], store: 
     """Run `target` in a process, and kill it once the store holds a few commits."""
     process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
     process.start()
-    while process.is_alive() and read_attributes(store).get("snapshot_index", 0) < 8:
+    while process.is_alive() and read_attributes(store).get("snapshot_index", 0) < 6:
         time.sleep(0.001)
     process.kill()
     process.join()
@@ -78,8 +78,8 @@ def test_a_recording(name: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("film.mkv", "--patch", "8", "--silence", "u3@1:6", "--stimulus.tau-ms", "5"),
-        ("--stimulus", "bars", "--patch", "8", "--inject", "u1=0.3@2:9", "--noise-u", "0.1", "--t-max", "20"),
+        ("film.mkv", "--patch", "8", "--silence", "u3@1:3"),
+        ("--stimulus", "bars", "--patch", "8", "--inject", "z1=0.3@1:3", "--noise-u", "0.1", "--t-max", "5"),
     ],
 )
 def test_a_command(options: tuple[str, ...]) -> None:

@@ -147,9 +147,11 @@ def _parser() -> CommandParser:
             if option.name == "input":
                 group.add_argument("input", nargs="*", type=_Type(option), metavar=option.metavar, help=text)
             else:
-                # jsonargparse would make a group of a name with a dot.
-                own: dict[str, Any] = {"dest": option.name} if "." in option.written else {}
-                group.add_argument(option.written, type=_Type(option), metavar=option.metavar, help=text, **own)
+                # jsonargparse would make a group of a name with a dot. Sweeps write names with dashes only.
+                dotted = "." in option.written
+                names = [option.written, *([option.written.replace(".", "-")] if dotted else [])]
+                own: dict[str, Any] = {"dest": option.name} if dotted else {}
+                group.add_argument(*names, type=_Type(option), metavar=option.metavar, help=text, **own)
     return parser
 
 

@@ -163,8 +163,7 @@ def _run(options: Options, begun: _Begun) -> int:
     if figure is not None:
         save_figure(dataset, figure)
     if recording.animate is not None:
-        seen = neurons.stimulus
-        save_animation(dataset, recording.animate, None if seen is None else lambda t: seen(t).cpu().numpy())
+        save_animation(dataset, recording.animate, neurons.stimulus)
     found = report.report_of(dataset, None if figure is None else str(figure))
     text = report.as_table(found, facts(dataset)["stop_gap"])
     if options.run.json:

@@ -41,6 +41,9 @@ def spiking_of(options: Options, signals: Signals, dictionary: Dictionary) -> Sp
             f"--spiking came with --stimulus {options.stimulus.stimulus}, which moves; a signal that stays is wanted "
             "(--stimulus none codes a movie whole)"
         )
+    t_max, window = options.integrator.t_max, options.spiking.window
+    if not math.isclose(max(round(t_max / window), 1) * window, t_max, rel_tol=1e-9):
+        raise ValueError(f"--t-max is {t_max:g}, which is no multiple of --window, {window:g}; one that is, is wanted")
     device = device_of(options.run.device)
     dictionary, x = dictionary.to(device), torch.from_numpy(signals.values).to(device)
     return SpikingLCA(

@@ -31,7 +31,7 @@ class Movie(Frames):
 
     Args:
         path: the movie; what `vars_dyn.movies.MovieReader` reads.
-        rate: frames per second. By default the times of the frames are those of the file.
+        rate: frames per second, of those that are taken. By default the times of the frames are those of the file.
         between: "hold" or "linear".
         clip: the first frame, the frame before which to stop (None: to the end), and, if given, the step: every
             step-th frame is taken.
