@@ -42,6 +42,7 @@ def shade_interventions(ax: Axes, dataset: xr.Dataset, *, named: bool = True) ->
                 va="top",
                 color=INK,
                 clip_on=True,
+                bbox={"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5},
             )
 
 

@@ -46,8 +46,9 @@ def _raster(ax: Axes, dataset: xr.Dataset, number: int) -> None:
     ax.set_ylabel("atom")
     ax.set_title(f"spikes of signal {number}")
     tidy_axes(ax)
+    ax.set_ylim(-1, 1.15 * max(int(dataset["atoms"]), 1))  # room for the legend above the spikes
     if len(chosen):
-        ax.legend(loc="upper right", frameon=False, fontsize=8)
+        ax.legend(loc="upper right", ncols=2, frameon=False, fontsize=8)
 
 
 def _averages(ax: Axes, dataset: xr.Dataset, number: int) -> None:
@@ -55,7 +56,7 @@ def _averages(ax: Axes, dataset: xr.Dataset, number: int) -> None:
     code = dataset["code"].isel(signal=number).to_numpy().reshape(len(time), -1)
     order = np.argsort(-np.abs(code[-1]), kind="stable")[:_LINES]
     for atom, shade in zip(order, colours(len(order)), strict=True):
-        ax.plot(time, code[:, atom], color=shade, linewidth=1.3, label=str(atom), **marker(time))
+        ax.plot(time, code[:, atom], color=shade, linewidth=1.3, **marker(time))
     ax.set_xlabel("time (tau)")
     ax.set_title(f"averaged code of signal {number}, largest atoms")
     tidy_axes(ax)
