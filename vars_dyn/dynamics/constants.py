@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn.shapes import flat_per_atom, per_atom
+from vars_dyn.shapes import per_atom
 
 __all__ = ["checked_constants", "flat_taus", "selected_taus"]
 
@@ -31,16 +31,15 @@ def checked_constants(
     """
     numbers: dict[str, float | Tensor] = {}
     each: dict[str, Tensor] = {}
-    for name, value in (positive | other).items():
-        spread = isinstance(value, Tensor) and value.ndim > 0
-        if spread and name in shapes:
-            each[name] = per_atom(name, value, shapes[name], batch, x, unit="atom" if name == "tau_u" else "neuron")
-            numbers[name] = float(each[name].detach().min())
-            _checks.number(f"the smallest {name}", numbers[name], positive=True)
-            continue
-        if spread:
+    for name, value in {**positive, **other}.items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            numbers[name] = _checks.number(name, value, positive=name in positive)
+        elif name not in shapes:
             raise ValueError(f"{name} is {_checks.describe(value)}; a number is wanted{_GAMMA * (name == 'gamma')}")
-        numbers[name] = _checks.number(name, value, positive=name in positive)
+        else:
+            each[name] = per_atom(name, value, shapes[name], batch, x, unit="atom" if name == "tau_u" else "neuron")
+            smallest = float(each[name].detach().min())
+            numbers[name] = _checks.number(f"the smallest {name}", smallest, positive=True)
     return numbers, each
 
 
@@ -48,7 +47,10 @@ def flat_taus(
     taus: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], lead: tuple[int, ...]
 ) -> dict[str, Tensor]:
     """Time constants of every unit, for signals whose batch is flattened to `lead`."""
-    return {name: flat_per_atom(value, shapes[name], lead) for name, value in taus.items()}
+    return {
+        name: value if value.ndim == len(shapes[name]) else value.reshape(*lead, *shapes[name])
+        for name, value in taus.items()
+    }
 
 
 def selected_taus(

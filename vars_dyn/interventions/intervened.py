@@ -43,7 +43,7 @@ class Intervened(Wrapped):
         return Intervened(field, interventions)
 
     @functools.cached_property
-    def boundaries(self) -> tuple[float, ...]:  # type: ignore[override]
+    def boundaries(self) -> tuple[float, ...]:
         """The times at which x or what is done jumps. A movie has many, so they are put together once."""
         own = {t for each in self.interventions for t in each.boundaries}
         return tuple(sorted(own | set(self.field.boundaries)))
