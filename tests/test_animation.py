@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.figure import Figure
 from PIL import Image
 
 import vars_dyn as vd
@@ -18,6 +19,7 @@ from tests.recording.helpers import even, small_field
 from vars_dyn._files import is_our_picture
 from vars_dyn.movies import MovieReader
 from vars_dyn.plotting import animate
+from vars_dyn.plotting.animation import _Scene
 from vars_dyn.recording.record import record
 
 
@@ -75,7 +77,7 @@ def test_the_middle_panel_shows_the_reconstruction_at_that_time(image_run: xr.Da
 
 def test_a_stimulus_that_moves_is_shown_as_it_moves(image_run: xr.Dataset, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).random((image_run.sizes["time"], *image_run.signals.shape))
-    recorded = image_run.assign(stimulus=(("time", *image_run.signals.dims), frames))
+    recorded = image_run.assign(x=(("time", *image_run.signals.dims), frames))
     animate(recorded, tmp_path / "recorded.gif", images=3)
     chosen = {float(t): frames[k] for k, t in enumerate(image_run.time)}
     animate(image_run, tmp_path / "called.gif", images=3, stimulus=lambda t: chosen[t])
@@ -83,6 +85,38 @@ def test_a_stimulus_that_moves_is_shown_as_it_moves(image_run: xr.Dataset, tmp_p
         np.testing.assert_array_equal(a, b)
     animate(image_run, tmp_path / "still.gif", images=3)
     assert (images_of(tmp_path / "still.gif")[1] != images_of(tmp_path / "recorded.gif")[1]).any()
+
+
+def test_a_moving_input_sets_the_scale_the_signal_and_the_neurons_that_are_shown(tmp_path: Path) -> None:
+    # Signal 1 is seen from 2 to 4 only; nothing is there at the start and at the end.
+    pulse = vd.stimuli.Flash(vd.stimuli.Constant(torch.ones(8, dtype=torch.float64)), onset_ms=20, duration_ms=20)
+    still = vd.stimuli.Constant(torch.full((8,), 0.2, dtype=torch.float64))
+    P = vd.DenseDictionary(torch.eye(8, dtype=torch.float64)[:, :5])
+    field = vd.SparseRecurrent(P, vd.stimuli.Stack(still, pulse), lam=0.1)
+    run = record(field, tmp_path / "run.zarr", even(10.0, 0.5), rtol=1e-3)
+    seen: list[tuple[np.ndarray, Any]] = []
+    shown: list[tuple[str, float]] = []
+
+    def told(figure: Any, text: str, **_: Any) -> None:
+        shown.append((text, figure.axes[2].lines[-1].get_xdata()[0]))  # the cursor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "vars_dyn.plotting.animation.draw_signals",
+            lambda ax, few, values, **how: seen.append((np.array(values), how["limits"])),
+        )
+        patch.setattr(Figure, "suptitle", told)
+        animate(run, tmp_path / "recorded.gif", images=7)
+        animate(run.drop_vars("x"), tmp_path / "called.gif", images=7, stimulus=lambda t: field.stimulus(t).numpy())
+    for one, other in zip(seen[:14], seen[14:], strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        assert one[1] == other[1] == (0.0, 1.0)
+    chosen = [0, 3, 7, 10, 13, 17, 20]
+    np.testing.assert_array_equal(np.stack([values for values, _ in seen[:14:2]]), run.x[chosen])
+    # The axis is in milliseconds, and so is what moves along it.
+    assert shown[:7] == shown[7:] == [(f"t = {5 * k} ms", 5.0 * k) for k in chosen]
+    scene = _Scene(run, None, 100, None)
+    assert (scene.signal, set(scene._lines.tolist())) == (1, {0, 1, 2, 3, 4})
 
 
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from vars_dyn import _checks
 from vars_dyn._files import replacing
 from vars_dyn._version import __version__
 from vars_dyn.movies import pyav
-from vars_dyn.plotting.pictures import draw_signals
+from vars_dyn.plotting.pictures import draw_signals, restored
 from vars_dyn.plotting.style import INK, clock, colours, time_axis
 from vars_dyn.recording.rebuilding import Reconstruction
 
@@ -58,7 +58,7 @@ def animate(
         images: the most images. Of more recorded times than that, evenly spread ones are shown.
         rate: images per second.
         stimulus: the signals (signal, *signal_shape) at a time, for a run whose input moves. By default the variable
-            `stimulus` of the dataset, if it has one over time, and else the signals, which do not move.
+            `x` of the dataset, which records them; where it is not there, the input is shown as it is at the start.
         progress: a function that is called after each image with the number of images done and of all.
 
     Raises:
@@ -92,12 +92,11 @@ class _Scene:
         x = dataset["signals"].to_numpy()
         if signal is not None and not 0 <= signal < len(x):
             raise ValueError(f"signal is {signal}; a number from 0 to {len(x) - 1} is wanted")
-        self.signal = int((x.reshape(len(x), -1) ** 2).sum(1).argmax()) if signal is None else signal
         # The signals are needed for every image, so they are read once. All else stays in the store.
         self._few = dataset[["signals"]].load()
         self._few.attrs = dataset.attrs
         self._dataset, self._stimulus = dataset, stimulus
-        self._moves = stimulus is None and "stimulus" in dataset and dataset["stimulus"].dims[0] == "time"
+        self._recorded = stimulus is None and "x" in dataset and dataset["x"].dims[1:] == dataset["signals"].dims
         self._codes = _is_whole(dataset, "code")
         if not self._codes and not _is_whole(dataset, "z"):
             raise ValueError("the run has neither code nor z of all neurons; a run that records one of them is wanted")
@@ -107,8 +106,13 @@ class _Scene:
         times, self.unit = clock(dataset)
         self.times = times[self.index]
         self._traced = next(name for name in ("u", "code", "z") if name in dataset)
-        last = dataset[self._traced].isel(time=-1, signal=self.signal).to_numpy().reshape(-1)
-        self._lines = np.argsort(-np.abs(last), kind="stable")[:_LINES]
+        moving = self._recorded or stimulus is not None
+        size, limits = self._survey(self.index if moving else self.index[:1])
+        self.signal = int(size.argmax()) if signal is None else signal
+        # Of an input that stays, the end of the run shows what it comes to; of one that moves, it is one of many.
+        peaks = [np.abs(block).max(axis=0) for block in self._traces(self.index if moving else self.index[-1:])]
+        self._lines = np.argsort(-np.max(peaks, axis=0), kind="stable")[:_LINES]
+        self._limits = limits if moving else None
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
         """The images (row, column, 3), one at a time."""
@@ -119,48 +123,64 @@ class _Scene:
         self._draw_traces(right)
         cursor = right.axvline(self.times[0], color=INK, linewidth=1.0)
         name = "reconstruction" if self._codes else "neurons z"
-        for time, shown, state in self._states():
+        unit = self.unit[self.unit.index("(") + 1 : -1]
+        for time, (shown, state) in zip(self.times, self._states(), strict=True):
             for ax, values, title in ((left, shown, "stimulus"), (middle, state, name)):
                 ax.clear()
-                draw_signals(ax, self._few, values, restore=True, bar=False, signal=self.signal)
+                draw_signals(ax, self._few, values, restore=True, bar=False, signal=self.signal, limits=self._limits)
                 ax.set_title(title)
                 ax.set_ylabel("")  # there is no room for it
             cursor.set_xdata([time, time])
-            figure.suptitle(f"t = {time:.3g} membrane time constants", fontsize=11, color=INK)
+            figure.suptitle(f"t = {time:.4g} {unit}", fontsize=11, color=INK)
             canvas.draw()
             yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-    def _states(self) -> Iterator[tuple[float, NDArray[Any], NDArray[Any]]]:
-        """Time, stimulus and reconstruction (or z) of one image after another."""
+    def _states(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Stimulus and reconstruction (or z) of one image after another."""
         for some in self._blocks("code" if self._codes else "z"):
             block = self._dataset["code" if self._codes else "z"].isel(time=some).to_numpy()
             for number, values in zip(some.tolist(), block, strict=True):
-                time = float(self._dataset["time"][number])
-                yield time, self._shown(time, number), values if self._rebuilt is None else self._rebuilt(values)
+                yield self._shown(number), values if self._rebuilt is None else self._rebuilt(values)
 
-    def _shown(self, time: float, number: int) -> NDArray[Any]:
-        """The input at a time."""
+    def _shown(self, number: int) -> NDArray[Any]:
+        """The input at a recorded time."""
         if self._stimulus is not None:
-            return np.asarray(self._stimulus(time))
-        if self._moves:
-            return self._dataset["stimulus"].isel(time=number).to_numpy()
+            return np.asarray(self._stimulus(float(self._dataset["time"][number])))
+        if self._recorded:
+            return self._dataset["x"].isel(time=number).to_numpy()
         return self._few["signals"].to_numpy()
 
-    def _blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """The indices of the times, in parts that are read at once. A chunk of the store is thus read once or twice."""
+    def _survey(self, some: NDArray[Any]) -> tuple[NDArray[Any], tuple[float, float]]:
+        """The sum of squares of each signal over the times `some`, and the least and the largest restored number."""
+        size, low, high = np.zeros(self._few.sizes["signal"]), math.inf, -math.inf
+        for number in some.tolist():
+            values = self._shown(number)
+            size += (values.reshape(len(size), -1) ** 2).sum(axis=1)
+            whole = restored(self._few, values)
+            low, high = min(low, float(whole.min())), max(high, float(whole.max()))
+        return size, (low, high)
+
+    def _traces(self, some: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """The traced variable (time, unit) of the drawn signal at the times `some`, in blocks."""
+        for part in self._blocks(self._traced, some):
+            block = self._dataset[self._traced].isel(time=part, signal=self.signal).to_numpy()
+            yield block.reshape(len(part), -1)
+
+    def _blocks(self, name: str, chosen: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
+        """The indices of the times, or those that are chosen, in parts that are read at once.
+
+        A chunk of the store is thus read once or twice.
+        """
         variable = self._dataset[name]
         size = variable.dtype.itemsize * math.prod(variable.shape[1:])
         length = max(1, _BLOCK // max(size, 1))
-        for start in range(0, len(self.index), length):
-            yield self.index[start : start + length]
+        index = self.index if chosen is None else chosen
+        for start in range(0, len(index), length):
+            yield index[start : start + length]
 
     def _draw_traces(self, ax: Axes) -> None:
         """Draw the most active neurons' potentials, of which the cursor shows the present."""
-        parts = []
-        for some in self._blocks(self._traced):
-            block = self._dataset[self._traced].isel(time=some, signal=self.signal).to_numpy()
-            parts.append(block.reshape(len(some), -1)[:, self._lines])
-        values = np.concatenate(parts)
+        values = np.concatenate([block[:, self._lines] for block in self._traces(self.index)])
         for line, shade in enumerate(colours(values.shape[1])):
             ax.plot(self.times, values[:, line], color=shade, linewidth=1.2)
         time_axis(ax, self.times, self.unit)

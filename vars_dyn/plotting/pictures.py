@@ -25,6 +25,7 @@ __all__ = [
     "is_sound",
     "mosaic",
     "patch_shape",
+    "restored",
 ]
 
 #: The most frames of a film strip.
@@ -43,26 +44,37 @@ def frame_of(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def draw_signals(
-    ax: Axes, dataset: xr.Dataset, values: NDArray[Any], *, restore: bool, bar: bool = True, signal: int = 0
+    ax: Axes,
+    dataset: xr.Dataset,
+    values: NDArray[Any],
+    *,
+    restore: bool,
+    bar: bool = True,
+    signal: int = 0,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Draw signals as a picture, a film strip, or a curve over the sound that they stand for.
 
     `restore` undoes the changes of mean and norm that were made before coding. `bar` says whether a colour bar may
-    be drawn beside the axes. Of sounds and movies the one with the number `signal` is drawn.
+    be drawn beside the axes. Of sounds and movies the one with the number `signal` is drawn. `limits` are the numbers
+    that are black and white; by default the smallest and the largest of the input.
     """
     if restore:
-        values = _restored(dataset, values)
+        values = restored(dataset, values)
     if is_sound(dataset):
         _wave(ax, dataset, values[signal], signal if restore else None)
         return
     image = _image(dataset, values, signal)
     if image is None:
-        limit = float(np.abs(input_of(dataset) if restore else values).max()) or 1.0
+        shown = np.abs(limits) if limits is not None else np.abs(input_of(dataset) if restore else values)
+        limit = float(shown.max()) or 1.0
         _rows(ax, values, limit=limit, bar=bar)
         return
     if restore:
-        reference = _image(dataset, _restored(dataset, input_of(dataset)), signal)
-        low, high = float(np.nanmin(reference)), float(np.nanmax(reference))  # type: ignore[arg-type]
+        if limits is None:
+            reference = _image(dataset, restored(dataset, input_of(dataset)), signal)
+            limits = float(np.nanmin(reference)), float(np.nanmax(reference))  # type: ignore[arg-type]
+        low, high = limits
         shown = np.clip((image - low) / ((high - low) or 1.0), 0.0, 1.0)
         if is_movie(dataset):
             shown = np.where(np.isnan(shown), 1.0, shown)
@@ -109,10 +121,10 @@ def _wave(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], behind: int | Non
     rate = dataset.attrs.get("sample_rate")
     time = np.arange(values.shape[-1]) * (1.0 if rate is None else 1000.0 / float(rate))
     x = dataset["signals"].to_numpy()
-    limit = float(np.abs(_restored(dataset, x) if behind is not None else values).max()) or 1.0
+    limit = float(np.abs(restored(dataset, x) if behind is not None else values).max()) or 1.0
     lift = -2.1 * limit * np.arange(len(values))
     if behind is not None:
-        ax.plot(time, (_restored(dataset, x)[behind] + lift[:, None]).T, color=FAINT, linewidth=2.0)
+        ax.plot(time, (restored(dataset, x)[behind] + lift[:, None]).T, color=FAINT, linewidth=2.0)
     ax.plot(time, (values + lift[:, None]).T, color=BLUE, linewidth=0.7)
     ax.set_ylim(float(lift[-1]) - 1.1 * limit, 1.1 * limit)
     ax.set_xlim(0, float(time[-1]) or 1.0)
@@ -137,8 +149,8 @@ def _rows(ax: Axes, values: NDArray[Any], *, limit: float, bar: bool) -> None:
     ax.set_xlabel("neuron")
 
 
-def _restored(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any]:
-    """The values with the norm and the mean that the signals had before coding."""
+def restored(dataset: xr.Dataset, values: NDArray[Any]) -> NDArray[Any]:
+    """The values (signal, ...) with the norm and the mean that the signals had before coding."""
     for name, give_back in (("signal_norm", np.multiply), ("signal_mean", np.add)):
         if name in dataset.coords:
             kept = dataset[name].to_numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from vars_dyn._files import StoreError
 from vars_dyn.integration import Snapshot
@@ -82,8 +83,8 @@ def _check_arrays(path: Path, plan: RecordingPlan, writer: Writer, found: Conten
 
 def _check_identity(path: Path, old: Facts, standing: Standing, plan: RecordingPlan) -> None:
     """Raise StoreError if the store has other parameters. The error names the first that differs, and both values."""
-    known = {name: old.get(name, _SINCE.get(name)) for name in plan.identity}
-    difference = provenance.first_difference(known, plan.identity)
+    known = {name: _placeless(old.get(name, _SINCE.get(name))) for name in plan.identity}
+    difference = provenance.first_difference(known, {name: _placeless(value) for name, value in plan.identity.items()})
     if difference is not None:
         name, before, after = difference
         raise StoreError(f"{path} cannot be resumed with another {name}: it has {before}, this run has {after}")
@@ -100,6 +101,15 @@ def _check_identity(path: Path, old: Facts, standing: Standing, plan: RecordingP
         warnings.warn(
             f"{path} was begun with {name} {before} and goes on with {after}: the last bits may differ", stacklevel=2
         )
+
+
+def _placeless(fact: Any) -> Any:
+    """A fact without the paths of files whose contents it states by a hash: they may lie anywhere."""
+    if isinstance(fact, list):
+        return [_placeless(each) for each in fact]
+    if isinstance(fact, dict):
+        return {k: _placeless(v) for k, v in fact.items() if k != "path" or "sha256" not in fact}
+    return fact
 
 
 def _warn_of_tolerances(path: Path, old: Facts) -> None:

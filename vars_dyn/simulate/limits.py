@@ -24,6 +24,8 @@ _MUCH = 10**9
 _STATES = 20
 #: Hardly any run settles before this time, in time constants. So what is recorded up to it counts as certain.
 _SOON = 10.0
+#: The most times, and the most bytes of states, that are written at once where --chunk does not say how many.
+_CHUNK, _CHUNK_BYTES = 64, 1 << 24
 #: Largest number of checks of the gap.
 _CHECKS = 1e8
 _FEWER = "fewer signals (--patches, --crop, --scale)"
@@ -89,7 +91,8 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
     state, point = item * count * (neurons + atoms), float(item * count * entries)
     # Variables are written one after another. Three copies of one exist then: stacked, as bytes, and compressed.
     largest = item * count * max(shown * ("z" in kept), coded * bool(kept & {"u", "code"}), 1)
-    together = min(recording.chunk * recording.every, len(times))
+    chunk = recording.chunk or max(1, min(_CHUNK, _CHUNK_BYTES // max(state * recording.every, 1)))
+    together = min(chunk * recording.every, len(times))
     points = -(-len(times) // recording.every)
     certain = points
     if options.integrator.gap is not None:
@@ -99,7 +102,7 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
         count,
         neurons,
         atoms,
-        24.0 * count * neurons + state * (_STATES + together) + 3.0 * largest * recording.chunk,
+        24.0 * count * neurons + state * (_STATES + together) + 3.0 * largest * chunk,
         still + certain * point / 2,  # codes compress well, numbers of full precision hardly at all
         still + points * point,
     )

@@ -1,4 +1,4 @@
-"""Read sounds and movies, which are coded whole by convolution over time."""
+"""Read sounds and movies: whole, to be coded by convolution over time, or frame by frame as a stimulus."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from vars_dyn._resources import need_memory
 from vars_dyn.images import Signals, crop
 from vars_dyn.movies import MovieReader, is_movie
 from vars_dyn.simulate.options import InputOptions
-from vars_dyn.simulate.scaling import described, divisor, rescaled
+from vars_dyn.simulate.scaling import described, divisor, rescaled, scaled_sides
+from vars_dyn.simulate.stimulus_options import StimulusOptions
 from vars_dyn.sounds import SOUND_SUFFIXES, read_sound, resampled
+from vars_dyn.stimuli import Movie
 
-__all__ = ["are_movies", "is_sound", "read_movies", "read_sounds", "stacked"]
+__all__ = ["are_movies", "is_sound", "read_movies", "read_sounds", "shown_movie", "stacked"]
 
 
 def is_sound(path: Path) -> bool:
@@ -103,6 +105,36 @@ def read_movies(paths: Sequence[Path], options: InputOptions) -> Signals:
         attributes["frame_rate"] = rates.pop()
     more = f", over a ground of {options.background:g}" if ground else ""
     return Signals(np.stack(movies), {}, attributes | described(scales, "frames", more))
+
+
+def shown_movie(options: InputOptions, chosen: StimulusOptions) -> Movie:
+    """The movie as a stimulus, whose frames are read when they are shown."""
+    if len(options.input) != 1:
+        raise ValueError(
+            f"INPUT holds {len(options.input)} paths; one movie is wanted with --stimulus movie, or --stimulus none, "
+            "which codes movies whole"
+        )
+    path = Path(options.input[0])
+    with MovieReader(path, colour=options.colour, crop=options.crop, cache=1) as reader:
+        depth, shape, rate = reader.depth, reader.shape, reader.rate
+        clip = _clip(options, reader.count, rate, f"INPUT {path}", "frames")
+    if rate is None and chosen.stimulus_rate is None:
+        raise ValueError(
+            f"INPUT {path} does not say how many frames there are a second; --stimulus.rate is wanted, or --stimulus "
+            "none, which codes a movie whole"
+        )
+    return Movie(
+        path,
+        rate=chosen.stimulus_rate,
+        between=chosen.stimulus_between,
+        clip=clip,
+        colour=options.colour,
+        crop=options.crop,
+        size=None if options.scale in (None, 1) else scaled_sides(shape, options.scale),
+        full_scale=divisor(options.full_scale, depth),
+        background=options.background,
+        tau_ms=chosen.stimulus_tau_ms,
+    )
 
 
 def stacked(values: NDArray[np.float64], what: str, options: InputOptions) -> Signals:

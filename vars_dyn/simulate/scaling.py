@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vars_dyn._resources import need_memory
 from vars_dyn.images import resized
 
-__all__ = ["described", "divisor", "rescaled"]
+__all__ = ["described", "divisor", "rescaled", "scaled_sides"]
 
 
 def divisor(asked: str | float, depth: float) -> float:
@@ -28,11 +28,14 @@ def described(scales: Sequence[float], what: str, more: str = "") -> dict[str, A
 
 def rescaled(image: NDArray[np.float64], scale: float | None) -> NDArray[np.float64]:
     """The image (colour, row, column) with its sides multiplied by --scale."""
-    if scale is None or scale == 1:
-        return image
-    sides = [n * scale for n in image.shape[-2:]]
+    return image if scale is None or scale == 1 else resized(image, *scaled_sides(image.shape, scale))
+
+
+def scaled_sides(shape: Sequence[int], scale: float) -> tuple[int, int]:
+    """The numbers of rows and columns of an image (colour, row, column) with its sides multiplied by --scale."""
+    sides = [n * scale for n in shape[-2:]]
     if max(sides) > 1e6:
         raise ValueError(f"--scale is {scale:g}, which makes sides of {max(sides):.3g} pixels; at most 1e6 are wanted")
     rows, columns = (max(1, round(n)) for n in sides)
-    need_memory(16.0 * rows * columns * len(image), f"--scale {scale:g}", "a smaller one is wanted")
-    return resized(image, rows, columns)
+    need_memory(16.0 * rows * columns * shape[0], f"--scale {scale:g}", "a smaller one is wanted")
+    return rows, columns

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vars_dyn.images import Signals, patches
 from vars_dyn.simulate.declaring import written
-from vars_dyn.simulate.inputs import read_signals
+from vars_dyn.simulate.inputs import is_array, read_signals
+from vars_dyn.simulate.moving import are_movies, is_sound, shown_movie
 from vars_dyn.simulate.options import Options
+from vars_dyn.simulate.scaling import described
 from vars_dyn.simulate.stimulus_options import TAKES
 from vars_dyn.stimuli import (
     Bars,
     CentreSurround,
     Flash,
     Grating,
+    Movie,
     Noise,
     Patches,
     Plaid,
@@ -27,12 +31,25 @@ from vars_dyn.stimuli import (
     Translation,
 )
 
-__all__ = ["check_taken", "resolved", "signals_under", "stimulus_of"]
+__all__ = ["check_taken", "decided", "resolved", "signals_under", "stimulus_of"]
 
 #: What `auto` stands for where the signal moves: the end of the run, in time constants.
 _T_MAX = 100.0
+#: Frames of noise per second.
+_NOISE_RATE = 60.0
 #: The side of the screen with --whole, in pixels.
 _SIDE = 64
+
+
+def decided(options: Options) -> Options:
+    """The options with what `--stimulus auto` stands for: movie where INPUT is one, else none."""
+    if options.stimulus.stimulus != "auto":
+        return options
+    paths = [Path(name) for name in options.signals.input]
+    found = all(path.exists() and not is_array(path) and not is_sound(path) for path in paths)
+    kind = "movie" if paths and found and are_movies(paths, options.signals) else "none"
+    chosen = dataclasses.replace(options.stimulus, stimulus=kind)
+    return dataclasses.replace(options, stimulus=chosen, text={**options.text, "stimulus": kind})
 
 
 def check_taken(options: Options) -> None:
@@ -48,7 +65,10 @@ def check_taken(options: Options) -> None:
             )
     if kind == "none":
         return
-    idle = {"norm", "patches"} if kind == "translation" else {"input", "crop", "scale", "norm", "patches", "colour"}
+    idle = {
+        "translation": {"norm", "patches", "colour", "clip"},
+        "movie": {"norm", "patches"},
+    }.get(kind, {"input", "crop", "scale", "norm", "patches", "colour", "clip"})
     for name in sorted(idle & options.given):
         named = "INPUT" if name == "input" else written(name)
         raise ValueError(f"{named} does nothing with --stimulus {kind}; leave it out")
@@ -59,7 +79,13 @@ def stimulus_of(options: Options) -> Stimulus | None:
     chosen = options.stimulus
     if chosen.stimulus == "none":
         return None
-    shown = _translation(options) if chosen.stimulus == "translation" else _on_screen(options)
+    match chosen.stimulus:
+        case "translation":
+            shown: Stimulus = _translation(options)
+        case "movie":
+            shown = shown_movie(options.signals, chosen)
+        case _:
+            shown = _on_screen(options)
     if chosen.stimulus_flash is None:
         return shown
     onset, duration = chosen.stimulus_flash
@@ -118,7 +144,7 @@ def _on_screen(options: Options) -> Stimulus:
         case "noise":
             return Noise(
                 screen,
-                rate=chosen.stimulus_rate,
+                rate=chosen.stimulus_rate or _NOISE_RATE,
                 frames=chosen.stimulus_frames,
                 spatial_exponent=chosen.stimulus_spatial_exponent,
                 contrast=contrast,
@@ -146,35 +172,50 @@ def signals_under(stimulus: Stimulus, options: Options) -> tuple[Signals, Stimul
     """What the run begins with as signals, and the stimulus in their form: whole frames, or their patches."""
     chosen = options.signals
     what: dict[str, Any] = {"input": [f"stimulus {options.stimulus.stimulus}"], "full_scale": [1.0], "norm": "keep"}
-    height, width = stimulus.shape
+    height, width = stimulus.shape[-2:]
+    first = stimulus(0.0).numpy()
+    first = first if first.ndim == 3 else first[None]
+    scaling = f"{height} x {width} pixels of the stimulus"
+    if isinstance(movie := _original(stimulus), Movie):
+        what |= {"input": [str(movie.path)], **described([movie.full_scale], "frames")}
+        scaling = what["scaling"]
     if chosen.whole:
-        about = {**what, "scaling": f"{height} x {width} pixels of the stimulus", "mean": "kept"}
-        return Signals(stimulus(0.0).numpy()[None, None], {}, about), Sum(stimulus)
+        return Signals(first[None], {}, {**what, "scaling": scaling, "mean": "kept"}), Sum(stimulus)
     if min(height, width) < chosen.patch:
         raise ValueError(f"the stimulus has {height} x {width} pixels; at least --patch, {chosen.patch}, are wanted")
     subtract = chosen.mean != "keep"
     moving = Patches(stimulus, chosen.patch, chosen.stride, subtract_mean=subtract)
-    cut = patches([stimulus(0.0).numpy()[None]], chosen.patch, chosen.stride)
+    cut = patches([first], chosen.patch, chosen.stride)
+    count = f"{len(cut.values)} patch{'es' * (len(cut.values) != 1)}"
     about = {
         **cut.attributes,
         **what,
-        "scaling": f"{len(cut.values)} patch{'es' * (len(cut.values) != 1)} of the stimulus",
+        "scaling": f"{scaling}, in {count}" if "scaling" in what else f"{count} of the stimulus",
         "mean": "subtracted" if subtract else "kept",
     }
     return Signals(moving(0.0).numpy(), cut.coordinates, about), moving
 
 
+def _original(stimulus: Stimulus) -> Stimulus:
+    """What is shown, for a flash of it too."""
+    return stimulus.parts[0] if isinstance(stimulus, Flash) else stimulus
+
+
 def resolved(options: Options, stimulus: Stimulus | None) -> Options:
     """The options with what `auto` means for a stimulus that moves: an end that is near, even times, and no gap to
-    reach if it never comes to rest.
+    reach if it never comes to rest. A movie is seen to its end.
     """
     if stimulus is None or not stimulus.moves:
         return options
     new = options.integrator
     if options.text["t_max"] == "auto":
-        new = dataclasses.replace(new, t_max=_T_MAX)
+        new = dataclasses.replace(new, t_max=stimulus.duration if math.isfinite(stimulus.duration) else _T_MAX)
     if options.text["times"] == "auto":
         new = dataclasses.replace(new, times="even")
-    if options.text["gap"] == "auto" and math.isinf(stimulus.rests_from):
+    if options.text["gap"] == "auto" and (math.isinf(stimulus.rests_from) or new.t_max <= stimulus.duration < math.inf):
         new = dataclasses.replace(new, gap=None)
-    return dataclasses.replace(options, integrator=new)
+    recording = options.record
+    if options.text["chunk"] == "auto":
+        # There are many times, and each commit waits for the disk.
+        recording = dataclasses.replace(recording, chunk=None)
+    return dataclasses.replace(options, integrator=new, record=recording)

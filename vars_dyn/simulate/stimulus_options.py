@@ -21,8 +21,9 @@ TAKES = {
     "bars": (*_SHOWN, "orientation", "contrast", "size", "width", "speed", "spacing"),
     "noise": (*_SHOWN, "contrast", "size", "rate", "frames", "spatial_exponent"),
     "translation": (*_SHOWN, "orientation", "speed"),
+    "movie": ("flash", "tau_ms", "rate", "between"),
 }
-KINDS = ("none", *TAKES)
+KINDS = ("auto", "none", *TAKES)
 
 
 def _option(default: str, reader: Callable[[str], Any], help_text: str, metavar: str) -> Any:
@@ -34,9 +35,11 @@ class StimulusOptions:
     """stimulus"""
 
     stimulus: str = _option(
-        "none",
+        "auto",
         read.one_of(*KINDS),
-        f"a signal that changes with time, in place of INPUT: {', '.join(TAKES)} (which moves INPUT); or none",
+        "a signal that changes with time, in place of INPUT: grating, plaid, centre-surround, bars, noise, translation "
+        "(which moves INPUT), movie (which shows the frames of INPUT one after another); or none: INPUT stays, and a "
+        "movie is one signal over space and time. auto: movie where INPUT is one, else none",
         "STIMULUS",
     )
     stimulus_tau_ms: float = _option(
@@ -69,7 +72,18 @@ class StimulusOptions:
         "none", read.or_none(read.number(0.0, above=True)), "from bar to bar (default: one bar)", "DEGREES"
     )
     stimulus_speed: float = _option("4", read.number(), "of bars, or of the picture, per second", "DEGREES")
-    stimulus_rate: float = _option("60", read.number(0.0, above=True), "frames of noise per second", "HERTZ")
+    stimulus_rate: float | None = _option(
+        "auto",
+        read.or_auto(read.number(0.0, above=True)),
+        "frames per second. auto: 60 for noise, and the times that the file of a movie gives its frames",
+        "HERTZ|auto",
+    )
+    stimulus_between: str = _option(
+        "hold",
+        read.one_of("hold", "linear"),
+        "hold keeps each frame of a movie until the next one; linear joins them by straight lines",
+        "hold|linear",
+    )
     stimulus_frames: int = _option("600", read.count(1, 10**6), "frames of noise; the last one stays", "COUNT")
     stimulus_spatial_exponent: float = _option(
         "0", read.number(0.0), "noise has amplitudes f^-exponent: 0 is white, 1 that of natural images", "NUMBER"

@@ -14,6 +14,7 @@ from vars_dyn.stimuli.frames import Frames
 from vars_dyn.stimuli.function import Function
 from vars_dyn.stimuli.grating import Grating
 from vars_dyn.stimuli.masked import Masked
+from vars_dyn.stimuli.movie import Movie
 from vars_dyn.stimuli.noise import Noise
 from vars_dyn.stimuli.patches import Patches
 from vars_dyn.stimuli.plaid import Plaid
@@ -35,6 +36,7 @@ __all__ = [
     "Function",
     "Grating",
     "Masked",
+    "Movie",
     "Noise",
     "Patches",
     "Plaid",

@@ -80,6 +80,11 @@ class Stimulus(ABC):
         """The time from which on x stays the same; infinity where it never does."""
         return math.inf if self.moves else -math.inf
 
+    @property
+    def duration(self) -> float:
+        """How long what is shown lasts, in membrane time constants; infinity where it has no end of its own."""
+        return math.inf
+
     def during(self, start: float, end: float) -> Stimulus:
         """The stimulus on the way from `start` to `end`, between which there is no jump.
 

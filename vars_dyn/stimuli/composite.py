@@ -62,6 +62,10 @@ class Composite(Stimulus):
     def rests_from(self) -> float:
         return max(part.rests_from for part in self.parts)
 
+    @property
+    def duration(self) -> float:
+        return max(part.duration for part in self.parts)
+
     def during(self, start: float, end: float) -> Stimulus:
         pieces = tuple(part.during(start, end) for part in self.parts)
         if not any(piece.moves for piece in pieces):

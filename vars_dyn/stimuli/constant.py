@@ -31,6 +31,10 @@ class Constant(Stimulus):
     def moves(self) -> bool:
         return False
 
+    @property
+    def duration(self) -> float:
+        return 0.0
+
     def _at(self, t: float) -> Tensor:
         return self.value
 

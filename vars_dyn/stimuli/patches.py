@@ -17,8 +17,11 @@ __all__ = ["Patches"]
 class Patches(Composite):
     """The square patches of every frame, row by row: x(t) has the shape (*lead, patches, side^2).
 
+    A patch of a stimulus in colour holds one colour after another, and has 3 side^2 entries.
+
     Args:
-        stimulus: frames of shape (*lead, height, width).
+        stimulus: frames of shape (*lead, height, width), or (*lead, colours, height, width) if they have colours
+            (`event_dims` is 3).
         side: the side of a patch in pixels.
         stride: pixels from one patch to the next; by default the side.
         subtract_mean: whether every patch's own mean is subtracted from it, at every time.
@@ -30,6 +33,7 @@ class Patches(Composite):
         self, stimulus: Stimulus, side: int, stride: int | None = None, *, subtract_mean: bool = False
     ) -> None:
         super().__init__((stimulus,))
+        self._colours = stimulus.shape[-3] if stimulus.event_dims == 3 else None
         self.event_dims = 1
         self.side = _checks.count("side", side)
         self.stride = side if stride is None else _checks.count("stride", stride)
@@ -46,10 +50,13 @@ class Patches(Composite):
     @property
     def shape(self) -> tuple[int, ...]:
         rows, columns = self.places
-        return *self.parts[0].shape[:-2], rows * columns, self.side**2
+        shape = self.parts[0].shape[: -2 if self._colours is None else -3]
+        return *shape, rows * columns, (self._colours or 1) * self.side**2
 
     def _cut(self, value: Tensor) -> Tensor:
         windows = value.unfold(-2, self.side, self.stride).unfold(-2, self.side, self.stride)
+        if self._colours is not None:
+            windows = windows.movedim(-5, -3)
         return windows.reshape(self.shape)
 
     def combined(self, values: Sequence[Tensor]) -> Tensor:

@@ -59,6 +59,10 @@ class Sequence(Composite):
         own = self.parts[-1].rests_from + self.starts[-1]
         return own if len(self.parts) == 1 else max(own, self.starts[-1])
 
+    @property
+    def duration(self) -> float:
+        return self.starts[-1] + self.parts[-1].duration
+
     def _number(self, t: float) -> int:
         return max(bisect.bisect_right(self.starts, t) - 1, 0)
 
