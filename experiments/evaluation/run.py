@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,13 +16,14 @@ from torch import nn
 from experiments.data.images import Labelled
 from experiments.evaluation.suites import SUITES, Subject, run_suite
 from experiments.evaluation.suites.attacked import Attacks
+from experiments.evaluation.suites.audited import Audit
 from experiments.evaluation.suites.corrupted import Corruptions
 from experiments.evaluation.suites.mapped import Maps
 from experiments.evaluation.suites.mit1003 import Gaze
 from experiments.evaluation.suites.pacs import Pacs
 from experiments.evaluation.suites.voc import Segmentation
 from experiments.evaluation.trained import Trained
-from experiments.options.limits import whole
+from experiments.options.limits import one_of, whole
 from experiments.report import records
 from experiments.settings import Data
 
@@ -30,6 +31,7 @@ __all__ = [
     "BY_DEFAULT",
     "ON_VALIDATION_IMAGES",
     "Attacks",
+    "Audit",
     "Corruptions",
     "Evaluation",
     "Gaze",
@@ -57,6 +59,7 @@ class Evaluation:
             imagenet-c, imagenet-r, ... measure on a folder of data sets.
         corruptions: which corruptions.
         attacks: how strong the attacks are.
+        audit: what the audit of attacks checks besides.
         pacs: how to fine-tune on PACS.
         maps: which attention maps.
         segmentation: what counts as foreground.
@@ -65,12 +68,15 @@ class Evaluation:
         batch_size: how many images are computed at a time.
         workers: threads that read images; 0: the main thread reads them.
         device: cpu, cuda, ...; auto: a GPU if there is one.
+        predictions: what is stored of each image: scores (label, answer, its probability, and the NLL) or logits (these
+            and all logits, which take 4 bytes for each image and class).
         progress: show the progress bar.
     """
 
     on: Sequence[str] = BY_DEFAULT
     corruptions: Corruptions = field(default_factory=Corruptions)
     attacks: Attacks = field(default_factory=Attacks)
+    audit: Audit = field(default_factory=Audit)
     pacs: Pacs = field(default_factory=Pacs)
     maps: Maps = field(default_factory=Maps)
     segmentation: Segmentation = field(default_factory=Segmentation)
@@ -79,6 +85,7 @@ class Evaluation:
     batch_size: int = 128
     workers: int = 0
     device: str = "auto"
+    predictions: Literal["scores", "logits"] = "scores"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -91,6 +98,7 @@ class Evaluation:
         whole("seed", self.seed, 0, 2**63 - 1)
         whole("batch_size", self.batch_size, 1)
         whole("workers", self.workers, 0, 1024)
+        one_of("predictions", self.predictions, ("scores", "logits"))
         device_of(self.device)
 
 
@@ -126,6 +134,8 @@ def evaluate_on(subject: Subject, how: Evaluation | None = None, parts: Path | N
     device = device_of(how.device)
     was_training = subject.model.training
     subject.model.to(device).eval()
+    if subject.other is not None:
+        subject.other.model.to(device).eval()
     if subject.images is not None:
         subject = replace(subject, images=subject.images.decoded(subject.data))
     try:
@@ -161,9 +171,11 @@ def measure(
     origin = {**records.provenance(), "weights": subject.digest()[:16]}
     measured = []
     for name, figures in itertools.groupby(evaluate_on(subject, how, out / "parts"), lambda figure: figure["on"]):
-        which = [SUITES[name](subject, how).measurement(), about["label"], about["seed"], how.seed]
+        suite = SUITES[name](subject, how)
+        which = [suite.measurement(), about["label"], about["seed"], how.seed]
         origin["measurement"] = hashlib.sha256(json.dumps(which, sort_keys=True).encode()).hexdigest()[:16]
-        own = [{**figure, **about, "evaluation_seed": how.seed, **origin} for figure in figures]
+        kept = {"predictions": suite.place} if suite.stored else {}
+        own = [{**figure, **about, "evaluation_seed": how.seed, **origin, **kept} for figure in figures]
         records.merge(out / "records.jsonl", own)
         measured += own
     return measured

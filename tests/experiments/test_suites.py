@@ -21,6 +21,7 @@ from experiments.evaluation.run import BY_DEFAULT, Corruptions, Evaluation, Pacs
 from experiments.evaluation.suites import SUITES, Subject
 from experiments.evaluation.suites import pacs as pacs_suite
 from experiments.evaluation.suites.attacked import Pgd
+from experiments.evaluation.suites.corrupted import THREE_D
 from experiments.evaluation.suites.imagenet import synsets
 from experiments.settings import Data, Settings
 from experiments.training.networks import Normalized, build_model
@@ -44,7 +45,7 @@ def test_the_answer_is_among_the_200_classes(tmp_path: Path, name: str) -> None:
         right, wrong = synsets().index(label), synsets().index(own[(i + 1) % 200])
         first, second = (absent, right) if i < 50 else (right, 0) if i < 60 else (wrong, right)
         write(tmp_path / name / label / "x.png", first, second)
-    (record,) = _records(_imagenet(tmp_path), name)
+    record, *_ = _records(_imagenet(tmp_path), name)
     assert (record["on"], record["metric"], record["images"], record["value"]) == (name, "accuracy", 200, 60 / 200)
     shutil.rmtree(tmp_path / name / own[7])
     with pytest.raises(ValueError, match=f"has no class '{own[7]}'"):
@@ -57,12 +58,22 @@ def test_all_1000_classes_stand_to_choose_from(tmp_path: Path) -> None:
     """The model is right on 250 images of 1000. On the others its second guess is right, and does not count."""
     for i, label in enumerate(synsets()):
         write(tmp_path / "imagenet-sketch" / label / "x.png", i if i % 4 == 0 else (i + 1) % 1000, i)
-    (record,) = _records(_imagenet(tmp_path), "imagenet-sketch")
+    record, *_ = _records(_imagenet(tmp_path), "imagenet-sketch")
     assert (record["value"], record["images"]) == (0.25, 1000)
     (tmp_path / "imagenet").mkdir()
     (tmp_path / "imagenet-sketch").rename(tmp_path / "imagenet" / "val")
-    (record,) = _records(_imagenet(tmp_path), "imagenet", batch_size=300, workers=2)
+    record, *_ = _records(_imagenet(tmp_path), "imagenet", batch_size=300, workers=2)
     assert (record["on"], record["value"]) == ("imagenet", 0.25)
+    (tmp_path / "imagenet-stylized").mkdir()
+    (tmp_path / "imagenet-stylized" / "val").symlink_to(tmp_path / "imagenet" / "val")
+    record, *_ = _records(_imagenet(tmp_path), "imagenet-stylized")
+    assert (record["on"], record["value"], record["images"]) == ("imagenet-stylized", 0.25, 1000)
+    # ImageNet-V2 has the classes' numbers as the folders' names. As texts "10" comes before "2".
+    (tmp_path / "imagenet-v2").mkdir()
+    for i, label in enumerate(synsets()):
+        (tmp_path / "imagenet-v2" / str(i)).symlink_to(tmp_path / "imagenet" / "val" / label)
+    record, *_ = _records(_imagenet(tmp_path), "imagenet-v2")
+    assert (record["on"], record["value"], record["images"]) == ("imagenet-v2", 0.25, 1000)
     broken = tmp_path / "imagenet" / "val" / synsets()[3] / "x.png"
     broken.write_bytes(broken.read_bytes()[:30])
     with pytest.raises(ValueError, match=f"{synsets()[3]}/x.png is no image"):
@@ -95,6 +106,20 @@ def test_mce_of_a_known_confusion(tmp_path: Path) -> None:
         _records(_corrupted_as_is(tmp_path), "imagenet-c")
 
 
+def test_3dcc_is_the_mean_over_its_twelve_corruptions(tmp_path: Path) -> None:
+    """Both answers are wrong on flash, and one of the two on bit_error of severity 2."""
+    for name in THREE_D:
+        for severity in (1, 2):
+            for label in (0, 1):
+                wrong = name == "flash" or (name == "bit_error" and severity == 2 and label == 1)
+                write(tmp_path / "imagenet-3dcc" / name / str(severity) / "ab"[label] / "x.png", label ^ wrong)
+    found = _records(_corrupted_as_is(tmp_path), "imagenet-3dcc", corruptions=Corruptions(severities=[1, 2]))
+    figures = {record["metric"]: record["value"] for record in found if record["metric"] != "accuracy"}
+    assert figures["mean_corruption_error_unnormalised"] == pytest.approx((1 + 0.25) / 12)
+    assert "mce_alexnet" not in figures
+    assert len([record for record in found if record["metric"] == "accuracy"]) == 24
+
+
 def _corrupted_as_is(root: Path) -> Subject:
     return Subject(Reader(2), DATA, ["a", "b"], root=root)
 
@@ -114,7 +139,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         _records(Subject(Interrupted(2), subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
-    (file,) = ledger.iterdir()
+    (file,) = ledger.glob("*.jsonl")
     file.write_text(file.read_text() + '{"part": "snow/')  # the process was killed while it wrote a line
     again = Reader(2)
     assert _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger) == whole
@@ -130,7 +155,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-c" / "fog" / "4" / "a" / "y.png", 0)
     found = _records(Subject(again, subject.data, "ab", root=tmp_path), "imagenet-c", ledger)
     assert again.calls == 75 - 40 + 75 + 1
-    assert sum(record.get("images", 0) for record in found) == 151
+    assert sum(record["images"] for record in found if record["metric"] == "accuracy") == 151
 
 
 def test_images_in_memory_are_told_apart(tmp_path: Path) -> None:

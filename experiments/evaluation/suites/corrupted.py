@@ -13,12 +13,28 @@ import numpy as np
 
 from experiments.data.images import Labelled, folder_images
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, VERSION, corrupt_all
-from experiments.evaluation.suites.classification import Batch, Classification, accuracy
+from experiments.evaluation.suites.classification import Batch, Classification, accuracy, interval_of
 from experiments.evaluation.suites.suite import Options, SuitePart, Tally, chunks
 from experiments.report import plots
 from vars_dyn import _files
 
-__all__ = ["Corrupted", "Corruptions", "ImageNetC"]
+__all__ = ["THREE_D", "Corrupted", "Corruptions", "ImageNet3DCC", "ImageNetC"]
+
+#: The corruptions of ImageNet-3DCC.
+THREE_D = (
+    "near_focus",
+    "far_focus",
+    "bit_error",
+    "color_quant",
+    "flash",
+    "fog_3d",
+    "h265_abr",
+    "h265_crf",
+    "iso_noise",
+    "low_light",
+    "xy_motion_blur",
+    "z_motion_blur",
+)
 
 
 @dataclass
@@ -78,10 +94,15 @@ class Corrupted(Classification):
 
     def selection(self) -> Any:
         chosen = self.how.corruptions
-        return [super().selection(), sorted(chosen.names or CORRUPTIONS), sorted(chosen.severities), str(self.folder)]
+        return [super().selection(), sorted(self.corruptions), sorted(chosen.severities), str(self.folder)]
+
+    @property
+    def corruptions(self) -> Sequence[str]:
+        """The names of the corruptions."""
+        return self.how.corruptions.names or tuple(CORRUPTIONS)
 
     def parts(self) -> Iterator[SuitePart]:
-        for name in self.how.corruptions.names or CORRUPTIONS:
+        for name in self.corruptions:
             for severity in self.how.corruptions.severities:
                 cell = {"corruption": name, "severity": severity}
                 for part in chunks(f"{name}/{severity}", self._cell(name, severity)):
@@ -96,8 +117,8 @@ class Corrupted(Classification):
         name, severity = part.notes["corruption"], part.notes["severity"]
         if self.folder is not None:
             # The images are cropped already, and resizing would soften the corruption.
-            return self.count(self.batches(part, replace(self.subject.data, crop=1.0)))
-        return self.count(self._made(self.batches(part), name, severity))
+            return self.count(part, self.batches(part, replace(self.subject.data, crop=1.0)))
+        return self.count(part, self._made(self.batches(part), name, severity))
 
     def _made(self, batches: Iterator[Batch], name: str, severity: int) -> Iterator[Batch]:
         """Corrupted batches. The cache, where there is one, keeps each under a digest of what it was made from."""
@@ -117,16 +138,36 @@ class Corrupted(Classification):
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
         errors: dict[str, list[float]] = {}
-        cells: dict[tuple[str, str], list[Tally]] = {}
-        for part, tally in tallies.items():
+        cells: dict[tuple[str, str], list[str]] = {}
+        for part in tallies:
             name, severity, _ = part.split("/")
-            cells.setdefault((name, severity), []).append(tally)
+            cells.setdefault((name, severity), []).append(part)
         source = "generated" if self.folder is None else str(self.folder)
-        for (name, severity), own in cells.items():
-            record = accuracy(own)
+        wrong, trust = [], []
+        for (name, severity), parts in cells.items():
+            record = accuracy([tallies[part] for part in parts])
             errors.setdefault(name, []).append(1 - record["value"])
-            yield {**record, "corruption": name, "severity": int(severity), "source": source}
-        yield from mean_errors(errors, mce=self.normalised and self.folder is not None)
+            wrong.append((~self.right(parts)).astype(np.float32))
+            trust.append({each["metric"]: each["value"] for each in self.trust(parts)})
+            where = {"corruption": name, "severity": int(severity), "source": source}
+            yield {**record, **where, **interval_of(1 - wrong[-1], self.how.seed)}
+        for record in mean_errors(errors, mce=self.normalised and self.folder is not None):
+            yield {**record, **self._interval(record["metric"], list(cells), wrong)}
+        for metric in trust[0]:
+            value = math.fsum(each[metric] for each in trust) / len(trust)
+            yield {"metric": metric, "value": value, "corruptions": len(errors)}
+
+    def _interval(self, metric: str, cells: Sequence[tuple[str, str]], wrong: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The number of images and the interval of a mean error. Every cell must have the same images, in one order.
+
+        Images are drawn with all their corruptions, because the errors on one image under several are not independent.
+        """
+        if len({len(each) for each in wrong}) > 1:
+            return {}
+        share = 100 / len(CORRUPTIONS) / len(SEVERITIES)
+        weights = [share / ALEXNET_ERRORS[name] if metric == "mce_alexnet" else 1 / len(wrong) for name, _ in cells]
+        values = np.sum([weight * each for weight, each in zip(weights, wrong, strict=True)], axis=0)
+        return {"images": len(values), **interval_of(values, self.how.seed)}
 
 
 def mean_errors(errors: Mapping[str, Sequence[float]], mce: bool = True) -> Iterator[dict[str, Any]]:
@@ -156,3 +197,22 @@ class ImageNetC(Corrupted):
     @classmethod
     def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:
         plots.severity([{**record, "on": "corruptions"} for record in found], out / "imagenet-c.png")
+
+
+class ImageNet3DCC(Corrupted):
+    """ImageNet-3DCC (Kar et al., "3D Common Corruptions", CVPR 2022), laid out as ImageNet-C. All 12 corruptions count.
+
+    Only the severities can be chosen. AlexNet's errors are known for ImageNet-C alone, so there is no mCE.
+    """
+
+    name = "imagenet-3dcc"
+    needs = "imagenet-3dcc"
+    normalised = False
+
+    @property
+    def folder(self) -> Path:
+        return self.subject.folder(self.needs)
+
+    @property
+    def corruptions(self) -> Sequence[str]:
+        return THREE_D

@@ -21,6 +21,7 @@ from experiments.evaluation.suites.classification import Classification, accurac
 from experiments.evaluation.suites.suite import Options, Subject, SuitePart, Tally
 from experiments.options.plain_data import as_plain
 from experiments.report import tables
+from experiments.report.published import PACS_DOMAINS, published_of
 from experiments.settings import Settings
 from experiments.training import checkpoints
 from experiments.training.checkpoints import Checkpoint
@@ -106,7 +107,8 @@ class PacsTransfer(Classification):
         settings = self._settings(split, target, sources, root)
         train(settings, (images[0], images[1]))
         tested = PacsTransfer(self._tuned(settings, part.images.classes), self.how)
-        return tested.count(tested.batches(part))
+        tested.kept = self.kept
+        return tested.count(part, tested.batches(part))
 
     def _settings(self, split: str, target: str, sources: list[str], root: Path) -> Settings:
         base, out = self.subject.settings, self.subject.out
@@ -148,15 +150,16 @@ class PacsTransfer(Classification):
         return Subject(model, settings.data, classes)
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
-        by_split: dict[str, list[float]] = {}
+        by_split: dict[str, list[dict[str, Any]]] = {}
         for part, tally in tallies.items():
             split, target = part.split("/")
             record = accuracy([tally])
-            by_split.setdefault(split, []).append(record["value"])
-            yield {**record, "split": split, "target": target}
-        for split, values in by_split.items():
-            if len(values) == len(DOMAINS):
-                yield {"metric": "mean_accuracy", "split": split, "value": sum(values) / len(values)}
+            by_split.setdefault(split, []).append(record)
+            yield {**record, "split": split, "target": target, **self.interval([part])}
+        for split, own in by_split.items():
+            if len(own) == len(DOMAINS):
+                value, images = (sum(record[name] for record in own) for name in ("value", "images"))
+                yield {"metric": "mean_accuracy", "split": split, "value": value / len(own), "images": images}
 
     @classmethod
     def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -164,6 +167,12 @@ class PacsTransfer(Classification):
         for split in dict.fromkeys(record["split"] for record in found):
             own = {record.get("target", "mean"): record["value"] for record in found if record["split"] == split}
             rows.append([split, *(f"{100 * own[name]:.1f}" if name in own else None for name in (*DOMAINS, "mean"))])
+        paper = published_of(found[0])
+        if paper is not None and paper.pacs is not None:
+            values = dict(zip(PACS_DOMAINS, paper.pacs, strict=True))
+            mean = sum(values.values()) / len(values)
+            shown = [f"{values[name]:.1f}" for name in DOMAINS]
+            rows.append([f"paper: {paper.label}, split not said", *shown, f"{mean:.1f}"])
         (out / "pacs.md").write_text(tables.markdown(["split", *DOMAINS, "mean"], rows, left=1))
 
 
