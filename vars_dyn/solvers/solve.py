@@ -11,14 +11,37 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn._compile import uncompiled
 from vars_dyn.problems import SparseProblem
+from vars_dyn.solvers.compiled_active_set import CompiledActiveSet
 from vars_dyn.solvers.first_order import Fista, Ista
 from vars_dyn.solvers.methods import Found, Goal, Method, no_steps
 from vars_dyn.solvers.mixed_precision import Grown, MixedPrecision
 
 __all__ = ["METHODS", "Solution", "solve", "tolerance"]
 
+
+class _Auto(Method):
+    """The first of its methods that suits the problem; they stand in the order of their speed."""
+
+    methods = (CompiledActiveSet(), Grown())
+
+    def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
+        """Whether one of the methods suits."""
+        return any(method.suits(problem, start, goal) for method in self.methods)
+
+    def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
+        """Codes by the first method that suits."""
+        suiting = (method for method in self.methods if method.suits(problem, start, goal))
+        return next(suiting).solve(problem, start, goal)
+
+
 #: The methods by name.
-METHODS: dict[str, Method] = {"ista": Ista(), "fista": Fista(), "admm": MixedPrecision(), "auto": Grown()}
+METHODS: dict[str, Method] = {
+    "ista": Ista(),
+    "fista": Fista(),
+    "admm": MixedPrecision(),
+    "active-set": CompiledActiveSet(),
+    "auto": _Auto(),
+}
 #: The smallest gap that a dtype can verify, in units of its epsilon.
 _VERIFIABLE = 8
 
