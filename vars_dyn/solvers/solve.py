@@ -11,7 +11,7 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn._compile import uncompiled
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.compiled_active_set import CompiledActiveSet
+from vars_dyn.solvers.compiled.active_set import CompiledActiveSet
 from vars_dyn.solvers.first_order import Fista, Ista
 from vars_dyn.solvers.methods import Found, Goal, Method, no_steps
 from vars_dyn.solvers.mixed_precision import Grown, MixedPrecision
