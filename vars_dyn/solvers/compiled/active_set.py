@@ -43,7 +43,7 @@ _SHARES = np.array([0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 #: The conditions are to hold within this share of what `Proposing` asks for, since rounding is added to them.
 _SHARE = 0.2
 #: How many numbers of codes are worked on at once, so that they stay in a processor's cache, and the fewest signals.
-_CHUNK, _FEWEST = 1 << 16, 64
+_CHUNK, _FEWEST = 1 << 18, 64
 #: There is a Gram matrix if there are at least this many signals for each atom.
 _SIGNALS_PER_ATOM = 0.25
 #: Fewer signals than this are solved one after the other, and more without a Gram matrix in rounds of all together.

@@ -10,7 +10,7 @@ import numba
 
 from vars_dyn.solvers.compiled.values import Array, Index
 
-__all__ = ["compiled", "copy", "subtract", "weight"]
+__all__ = ["compiled", "copy", "inlined", "subtract", "weight"]
 
 #: How the kernels may reorder sums. Neither NaN nor infinity occurs in them.
 _ORDER = {"reassoc", "contract", "nsz", "arcp", "nnan"}
@@ -18,24 +18,31 @@ _ORDER = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled at its first call and kept on the disk; it holds no lock of the interpreter."""
+    return numba.njit(inspect.unwrap(function), cache=True, nogil=True, error_model="numpy", fastmath=_ORDER)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `compiled`, for functions inside loops: each array among the arguments of a real call costs seven words."""
     # A checker of types that wraps functions must stay outside.
-    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_ORDER)(inspect.unwrap(function))
+    return numba.njit(
+        inspect.unwrap(function), cache=True, nogil=True, error_model="numpy", fastmath=_ORDER, forceinline=True
+    )
 
 
-@compiled
+@inlined
 def copy(values: Array, to: Array) -> None:
     """Copy by a loop, since an assignment of a slice would take memory."""
     for i in range(len(to)):
         to[i] = values[i]
 
 
-@compiled
+@inlined
 def weight(lam: Array, atom: int) -> float:
     """lam w of an atom."""
     return lam[atom] if len(lam) > 1 else lam[0]
 
 
-@compiled
+@inlined
 def subtract(values: Array, atoms: Index, k: int, rows: Array, out: Array) -> None:
     """Subtract sum_m values_m rows_atoms_m from `out`, four rows at a time."""
     n, m = len(out), 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vars_dyn.solvers.compiled.loops import compiled, copy, subtract, weight
+from vars_dyn.solvers.compiled.loops import compiled, copy, inlined, subtract, weight
 from vars_dyn.solvers.compiled.supports import DEPENDENT, append, descend, entries, exchange
 from vars_dyn.solvers.compiled.values import (
     BLOCK,
@@ -29,7 +29,7 @@ _ROUNDING = 4 * 2.0**-52
 _NO_SIGN = (1 << 63) - 1
 
 
-@compiled
+@inlined
 def _largest(c: Array, start: int, stop: int, nonnegative: bool) -> np.int64:
     """The largest of c or |c|, at least zero. Non-negative numbers have the order of their bits, as integers have."""
     bits, most, mask = c.view(np.int64), np.int64(0), np.int64(-1 if nonnegative else _NO_SIGN)
@@ -39,7 +39,7 @@ def _largest(c: Array, start: int, stop: int, nonnegative: bool) -> np.int64:
     return most
 
 
-@compiled
+@inlined
 def _worst(c: Array, lam: Array, nonnegative: bool, blocks: Array) -> float:
     """The largest violation of the conditions of idle atoms; `blocks` receives that of each block of atoms."""
     worst, n = -np.inf, len(c)
@@ -59,7 +59,7 @@ def _worst(c: Array, lam: Array, nonnegative: bool, blocks: Array) -> float:
     return worst
 
 
-@compiled
+@inlined
 def _choose(c: Array, lam: Array, nonnegative: bool, floor: float, scratch: Scratch) -> int:
     """The idle atoms that violate their conditions by more than `floor`, the worst first; returns their number."""
     blocks, found = scratch.blocks, scratch.found
@@ -78,7 +78,7 @@ def _choose(c: Array, lam: Array, nonnegative: bool, floor: float, scratch: Scra
     return count
 
 
-@compiled
+@inlined
 def _join(
     c: Array, lam: Array, nonnegative: bool, floor: float, held: Held, k: int, scratch: Scratch, matrices: Matrices
 ) -> tuple[int, int]:
@@ -109,7 +109,7 @@ def _join(
     return k, MOVED
 
 
-@compiled
+@inlined
 def _advance(
     c: Array, lam: Array, nonnegative: bool, share: float, tol: float, held: Held, k: int, scratch: Scratch,
     matrices: Matrices,
@@ -140,7 +140,7 @@ def _advance(
     return k, MOVED if settled else STUCK
 
 
-@compiled
+@inlined
 def _evaluate(
     i: int, signals: Signals, code: Array, atoms: Index, k: int, matrices: Matrices, scratch: Scratch
 ) -> None:
@@ -196,7 +196,7 @@ def grow(
                 found.atoms[i, m], found.code[i, m] = held.atoms[m], held.code[m]
 
 
-@compiled
+@inlined
 def _rebuild(held: Held, k: int, scratch: Scratch, matrices: Matrices) -> bool:
     """Factor H_A for a support whose atoms and entries are given; False where it is singular."""
     for m in range(k):

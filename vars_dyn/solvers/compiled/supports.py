@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vars_dyn.solvers.compiled.loops import compiled, weight
+from vars_dyn.solvers.compiled.loops import inlined, weight
 from vars_dyn.solvers.compiled.values import Array, Held, Matrices, Scratch
 
 __all__ = ["DEPENDENT", "append", "descend", "entries", "exchange"]
@@ -20,7 +20,7 @@ __all__ = ["DEPENDENT", "append", "descend", "entries", "exchange"]
 DEPENDENT = 1e-13
 
 
-@compiled
+@inlined
 def entries(matrices: Matrices, held: Held, k: int, atom: int, out: Array) -> None:
     """The row of H that belongs to `atom`, on the support."""
     if len(matrices.gram):
@@ -37,7 +37,7 @@ def entries(matrices: Matrices, held: Held, k: int, atom: int, out: Array) -> No
         out[m] = total
 
 
-@compiled
+@inlined
 def append(held: Held, k: int, row: Array, diagonal: float) -> float:
     """Make `row` the factor's row k; returns the share of `diagonal` that is independent of the support."""
     factor, inverse = held.factor, held.inverse
@@ -57,7 +57,7 @@ def append(held: Held, k: int, row: Array, diagonal: float) -> float:
     return share
 
 
-@compiled
+@inlined
 def _backward(held: Held, k: int, out: Array) -> None:
     """Solve L^T y = `out` in place."""
     for i in range(k - 1, -1, -1):
@@ -68,7 +68,7 @@ def _backward(held: Held, k: int, out: Array) -> None:
             out[m] -= row[m] * value
 
 
-@compiled
+@inlined
 def _solve(held: Held, k: int, right: Array, out: Array) -> None:
     """Solve H_A y = right."""
     for i in range(k):
@@ -80,7 +80,7 @@ def _solve(held: Held, k: int, right: Array, out: Array) -> None:
     _backward(held, k, out)
 
 
-@compiled
+@inlined
 def _remove(held: Held, k: int, gone: int, scratch: Scratch) -> int:
     """Take the entry `gone` out of the support; rotations make the factor's rows below it triangular again."""
     factor, cosine, sine = held.factor, scratch.cosine, scratch.row
@@ -107,7 +107,7 @@ def _remove(held: Held, k: int, gone: int, scratch: Scratch) -> int:
     return k - 1
 
 
-@compiled
+@inlined
 def _line(held: Held, k: int, lam: Array, nonnegative: bool, scratch: Scratch) -> tuple[float, int, bool]:
     """How far E falls along `step`, the entry that becomes zero there, and whether others changed their sign.
 
@@ -139,7 +139,7 @@ def _line(held: Held, k: int, lam: Array, nonnegative: bool, scratch: Scratch) -
     return 1 - jumps / curvature if jumps > 0 else 1.0, k, flipped
 
 
-@compiled
+@inlined
 def descend(held: Held, k: int, lam: Array, nonnegative: bool, scratch: Scratch) -> tuple[int, bool]:
     """Go to the minimum over the support, from which entries may leave; False where it takes too many steps."""
     right, step = scratch.right, scratch.step
@@ -166,7 +166,7 @@ def descend(held: Held, k: int, lam: Array, nonnegative: bool, scratch: Scratch)
     return k, False
 
 
-@compiled
+@inlined
 def exchange(held: Held, k: int, lam: Array, sign: float, scratch: Scratch) -> tuple[int, float]:
     """Make room for an atom that depends on the support: P_j = P_A v, so a_A - t v with a_j = t gives the same P a.
 
