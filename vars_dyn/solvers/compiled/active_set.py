@@ -57,7 +57,10 @@ _FACTORS = 1 << 24
 @cache
 def available() -> bool:
     """Whether numba is installed."""
-    return find_spec("numba") is not None
+    try:
+        return find_spec("numba") is not None
+    except ValueError:  # its import is blocked
+        return False
 
 
 @cache
@@ -205,11 +208,10 @@ def _solved(problem: SparseProblem, work: _Work, code: Tensor | None = None) -> 
     if alone:
         held = Held.of(work.widest)
         kernels.grow(signals, work.nonnegative, _SHARES, work.limit, work.matrices, held, work.scratch, state.found)
-    if alone and not with_gram:
-        lost = (state.found.sizes == 0).nonzero()[0]
-        state.evaluate(lost, work)
-    else:
-        state.evaluate(every, work)
+    # Without a Gram matrix r and c are known already, except where no support was found.
+    unknown = every if with_gram or not alone else (state.found.sizes == 0).nonzero()[0]
+    if len(unknown):
+        state.evaluate(unknown, work)
     sums = np.empty((n, 5))
     kernels.measure(signals, work.nonnegative, state.found, work.scratch, sums)
     left = (sums[:, 4] > signals.tol).nonzero()[0]

@@ -109,7 +109,7 @@ def _join(
     return k, MOVED
 
 
-@inlined
+@compiled
 def _advance(
     c: Array, lam: Array, nonnegative: bool, share: float, tol: float, held: Held, k: int, scratch: Scratch,
     matrices: Matrices,
