@@ -154,11 +154,19 @@ def test_it_takes_what_it_can_solve() -> None:
     assert not suits(vd.SparseProblem(P, x, torch.tensor([0.1, 0.1, 0.0, 0.1], dtype=torch.float64)), None, goal)
     assert not suits(vd.SparseProblem(P, x, 0.1), normal(2, 4, 9), goal)
     assert not suits(vd.SparseProblem(P, x, 0.1), None, goal._replace(polish=False))
-    assert not suits(vd.SparseProblem(P.to(dtype=torch.float32), x.float(), 0.1), None, goal)
+    assert not suits(vd.SparseProblem(P.to(dtype=torch.float16), x.half(), 0.1), None, goal)
     assert not suits(vd.SparseProblem(vd.DenseDictionary(normal(0, 2, 6, 9)), normal(1, 2, 4, 6), 0.1), None, goal)
-    single = vd.solve(vd.SparseProblem(P.to(dtype=torch.float32), x.float(), 0.1), "active-set")
-    assert single.code.dtype == torch.float32
+
+
+def test_single_precision_stays_single() -> None:
+    P, x = vd.DenseDictionary(normal(0, 6, 9)), normal(1, 4, 6)
+    problem = vd.SparseProblem(P.to(dtype=torch.float32), x.float(), 0.1)
+    single, double = vd.solve(problem, "active-set"), vd.solve(vd.SparseProblem(P, x, 0.1), "active-set")
+    assert {part.dtype for part in (single.code, single.relative_gap, single.kkt_residual)} == {torch.float32}
     assert single.converged.all()
+    assert (single.iterations == double.iterations).all()
+    assert torch.equal(single.relative_gap, problem.relative_gap(single.code))
+    torch.testing.assert_close(single.code.double(), double.code, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [0, 1])

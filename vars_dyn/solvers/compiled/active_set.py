@@ -78,7 +78,7 @@ class CompiledActiveSet(Proposing):
     """
 
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
-        """True with numba, for codes that are to be polished and shared dictionaries in double precision on the CPU."""
+        """True with numba, for codes that are to be polished and a dictionary that all share, on the CPU."""
         dictionary, ridge = problem.dictionary, problem.ridge
         return (
             start is None
@@ -88,13 +88,17 @@ class CompiledActiveSet(Proposing):
             and (isinstance(dictionary, DenseDictionary) or is_small(dictionary))
             and not (isinstance(ridge, Tensor) and ridge.ndim)
             and type(problem.penalty) in (L1, NonNegativeL1)
-            and problem.x.dtype == torch.float64
+            and problem.x.dtype in (torch.float32, torch.float64)
             and problem.x.device.type == "cpu"
             and bool((problem.lam > 0).all())
         )
 
     def propose(self, problem: SparseProblem, goal: Goal) -> Proposal:
-        """Codes for every signal, some signals at a time."""
+        """Codes for every signal, some signals at a time. Single precision is worked on in double precision."""
+        if problem.x.dtype != torch.float64:
+            wide = self.propose(problem.to(dtype=torch.float64), goal)
+            code = wide.found.code.to(problem.x.dtype)
+            return Proposal(Found.certified(problem, code, wide.found.iterations), wide.scale.to(code.dtype))
         work, n = _Work.of(problem, goal.max_iterations), len(problem.x)
         rows = max(_CHUNK // problem.dictionary.code_size, _FEWEST)
         if rows >= n:
