@@ -86,6 +86,15 @@ def test_the_ways_agree_with_fista(way: str, n: int, d: int, atoms: int, lam: fl
     torch.testing.assert_close(found.code, plain.code, rtol=0, atol=1e-10)
 
 
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = normal(0, 10, 20)
+    problem = vd.SparseProblem(vd.DenseDictionary(weight), normal(1, 400, 10), 0.3)
+    alone = proposed(problem, "gram")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for part, other in zip(proposed(problem, "gram"), alone, strict=True):
+        assert torch.equal(part, other)
+
+
 def test_supports_that_outgrow_their_room_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(active_set, "_ROOM", 2)
     monkeypatch.setattr(active_set, "_FACTORS", 300)

@@ -6,6 +6,7 @@ signals at once. The loops need numba, the extra `fast`.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ class CompiledActiveSet(Proposing):
             code = wide.found.code.to(problem.x.dtype)
             return Proposal(Found.certified(problem, code, wide.found.iterations), wide.scale.to(code.dtype))
         work, n = _Work.of(problem, goal.max_iterations), len(problem.x)
-        rows = max(_CHUNK // problem.dictionary.code_size, _FEWEST)
+        rows = max(_CHUNK // problem.dictionary.code_size, _FEWEST * torch.get_num_threads())
         if rows >= n:
             return _solved(problem, work)
         pieces = torch.arange(n).split(rows)
@@ -210,8 +211,7 @@ def _solved(problem: SparseProblem, work: _Work, code: Tensor | None = None) -> 
     alone = with_gram or n < _FEW
     state = _State(signals, Supports.empty(n, work.widest if alone else min(_ROOM, work.widest)), bias)
     if alone:
-        held = Held.of(work.widest)
-        kernels.grow(signals, work.nonnegative, _SHARES, work.limit, work.matrices, held, work.scratch, state.found)
+        _grow(signals, work, state.found)
     # Without a Gram matrix r and c are known already, except where no support was found.
     unknown = every if with_gram or not alone else (state.found.sizes == 0).nonzero()[0]
     if len(unknown):
@@ -229,6 +229,25 @@ def _solved(problem: SparseProblem, work: _Work, code: Tensor | None = None) -> 
     of = Sums(*torch.from_numpy(np.ascontiguousarray(sums.T)))
     _, gap, kkt, rounding = problem.certify(code, residuals, sums=of)
     return Proposal(Found(code, gap, kkt, torch.from_numpy(state.found.rounds)), scale, kkt <= 2 * rounding)
+
+
+def _grow(signals: Signals, work: _Work, found: Supports) -> None:
+    """Solve the signals from nothing, in as many threads as torch uses; the compiled loops hold no lock."""
+
+    def solve(rows: slice) -> None:
+        own, to = Signals(*(part[rows] for part in signals)), Supports(*(part[rows] for part in found))
+        scratch, held = Scratch.of(work.widest, *work.weight.shape), Held.of(work.widest)
+        _kernels().grow(own, work.nonnegative, _SHARES, work.limit, work.matrices, held, scratch, to)
+
+    n = len(signals.x)
+    threads = min(torch.get_num_threads(), n // _FEWEST)
+    if threads < 2:
+        solve(slice(None))
+        return
+    ends = [n * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(solve, map(slice, ends[:-1], ends[1:])):
+            pass  # an error in a thread is raised here
 
 
 def _settled(state: _State, work: _Work, rows: Index, room: int) -> _State:

@@ -25,6 +25,8 @@ __all__ = ["advance", "grow", "measure", "residual", "scatter"]
 
 #: The rounding of c that is expected, relative to sum_i |a_i| |P_i|^2 over the support.
 _ROUNDING = 4 * 2.0**-52
+#: As many atoms as a support has join at once, or this many. Of coherent atoms nearly all violate their conditions.
+_NEW = 8
 #: All bits of a number but that of its sign.
 _NO_SIGN = (1 << 63) - 1
 
@@ -83,8 +85,17 @@ def _join(
     c: Array, lam: Array, nonnegative: bool, floor: float, held: Held, k: int, scratch: Scratch, matrices: Matrices
 ) -> tuple[int, int]:
     """Take in the atoms that violate their conditions by more than `floor`."""
-    before = k
+    before, most, worst = k, max(k, _NEW), 0.0
     count = _choose(c, lam, nonnegative, floor, scratch)
+    if count > most:
+        first = scratch.found[0]
+        worst = (c[first] if nonnegative else abs(c[first])) - weight(lam, first)
+    for _ in range(40):
+        if count <= most:
+            break
+        floor = 0.5 * (floor + worst)
+        count = _choose(c, lam, nonnegative, floor, scratch)
+    count = min(count, most)
     for number in range(count):
         if k == len(held.atoms):
             return k, FULL if k == before else MOVED
