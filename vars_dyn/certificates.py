@@ -51,6 +51,23 @@ class Shifted(NamedTuple):
     unpenalised: Unpenalised | None
 
 
+class Sums(NamedTuple):
+    """Sums and maxima over the entries of a code, one per signal, from a method that has its support at hand.
+
+    Attributes:
+        nonzeros, length: the number of its non-zeros, and the sum of their magnitudes.
+        largest: the penalty's dual norm of c.
+        pulled: a.c.
+        violation: the largest violation of the entries' optimality conditions.
+    """
+
+    nonzeros: Tensor
+    length: Tensor
+    largest: Tensor
+    pulled: Tensor
+    violation: Tensor
+
+
 class Evaluated(NamedTuple):
     """A code and what was computed from it in float64; events are flattened, and x and P are of about magnitude one.
 
@@ -64,6 +81,7 @@ class Evaluated(NamedTuple):
         least_pull: the result of `least_pull`; needed where a lam is zero.
         penalty: the penalty of flattened codes.
         shifted: None for a problem without weights and without a bias.
+        sums: sums over the code, where they are known. Only a penalty of |a| on codes inside its domain may have them.
     """
 
     a: Tensor
@@ -76,6 +94,7 @@ class Evaluated(NamedTuple):
     least_pull: Tensor | None
     penalty: Penalty
     shifted: Shifted | None = None
+    sums: Sums | None = None
 
 
 class Certificate(NamedTuple):
@@ -99,12 +118,17 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     a, r, c, lam = of.a, of.r, of.c, of.lam
     u = torch.finfo(a.dtype).eps / 2
     n, d = a.shape[-1], r.shape[-1]
-    size, sign = a.abs(), a.sign()
-    support = sign * sign
-    nonzeros, length = support.sum(-1), size.sum(-1)
+    ridge = isinstance(of.ridge, Tensor) or bool(of.ridge)
+    sums = of.sums if rounding.norms.shape == (1,) and not ridge and of.shifted is None else None
+    if sums is None:
+        size, sign = a.abs(), a.sign()
+        support = sign * sign
+        nonzeros, length = support.sum(-1), size.sum(-1)
+    else:
+        size, nonzeros, length = a, sums.nonzeros, sums.length  # no single entry matters
     reach = _weighted(size, rounding.norms, length)
     length = torch.where(of.lost, length + n * _LOST, length)
-    paid = _paid(of, size, length)
+    paid = _paid(of, size, length) if sums is None else lam * length
     residual = torch.linalg.vector_norm(r, dim=-1)
     # Signals and codes of zeros lose nothing.
     lost = d * _LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
@@ -114,19 +138,19 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     per_norm, fixed = _SLACK * (u * (rounding.encode + 2) * residual + off), lost * (1 + residual + length)
     loose = per_norm[..., None] * rounding.norms + fixed[..., None] * (rounding.norms > 0)
     ridged: Tensor | float = 0.0
-    if isinstance(of.ridge, Tensor) or of.ridge:
+    if ridge:
         weight = of.ridge[..., None] if isinstance(of.ridge, Tensor) and of.ridge.ndim else of.ridge
         loose = loose + 4 * u * (c.abs() + weight * size) + (lost * length)[..., None]
         ridged = of.ridge * (1 + 4 * n * u) * size.square().sum(-1) + _LOST * length * length
     shifted = of.shifted
     if shifted is None:
         # The dual point s (r, -sqrt(ridge) a), with s small enough for the true c.
-        norm = of.penalty.dual_norm(c, loose)
+        norm = of.penalty.dual_norm(c if sums is None else sums.largest[..., None], loose)
         none = torch.zeros_like(norm) * norm  # NaN where `norm` is
         ratio = (1 - 4 * u) * lam / torch.where(norm > 0, norm, 1.0)
         s = torch.where(norm > lam, torch.where((ratio < _DENSE) | (lam < _DENSE), 0.0, ratio), 1.0) + none
         square = ((1 + (d + 4) * u) * residual + off).square() + lost + ridged
-        pulled = s * (a * c).sum(-1)
+        pulled = s * ((a * c).sum(-1) if sums is None else sums.pulled)
         lost_sum = 3 * paid + pulled.abs()
         weight = lam[..., None]
     else:
@@ -142,7 +166,7 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     if shifted is not None:
         linear = linear + point.slack
     gap = (0.5 * (1 - s).square() * square + linear) * (1 + 64 * u)
-    violation = of.penalty.violation(c, sign, weight)
+    violation = of.penalty.violation(c, sign, weight) if sums is None else sums.violation[..., None]
     if shifted is not None:
         loose = loose + 2 * u * torch.minimum(weight, c.abs() + support * weight)
     worst = violation.amax(-1) + loose.squeeze(-1) if loose.shape[-1] == 1 else violation.add_(loose).amax(-1)
@@ -158,7 +182,7 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     if of.least_pull is not None:
         by_kkt = torch.where(kkt == 0, kkt, kkt / of.least_pull * (1 + 4 * u))
         relative = torch.where(lam > 0, relative, by_kkt)
-    outside = of.penalty.outside(a)
+    outside = of.penalty.outside(a) if sums is None else None
     if outside is not None:
         feasible = outside.amax(-1) <= 0
         gap, relative = (torch.where(feasible | t.isnan(), t, math.inf) for t in (gap, relative))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks, _scaling
-from vars_dyn.certificates import Certificate, Evaluated, Shifted, certify, improved, least_pull
+from vars_dyn.certificates import Certificate, Evaluated, Shifted, Sums, certify, improved, least_pull
 from vars_dyn.dictionaries.base import Dictionary, Rounding
 from vars_dyn.penalties import L1, NonNegativeL1, Penalty
 from vars_dyn.raw_problems import RawProblem, Residuals, unchanged, versions
@@ -199,12 +199,18 @@ class SparseProblem(RawProblem):
         return own, code, residuals, own.problem.certify(code, residuals, own.rounding, lost)
 
     def certify(
-        self, a: Tensor, residuals: Residuals, rounding: Rounding | None = None, lost: Tensor | None = None
+        self,
+        a: Tensor,
+        residuals: Residuals,
+        rounding: Rounding | None = None,
+        lost: Tensor | None = None,
+        sums: Sums | None = None,
     ) -> Certificate:
         """The certificate of a code from its `residuals`, for a normalised problem in float64.
 
         `rounding` is the dictionary's, and is computed where it is None. `lost` is above zero for signals whose codes
-        may have lost digits by the conversion into these units.
+        may have lost digits by the conversion into these units. `sums` are those of `Evaluated`, where the caller has
+        them.
         """
         with torch.no_grad():
             if rounding is None:
@@ -226,6 +232,7 @@ class SparseProblem(RawProblem):
                 x.square().sum(-1),
                 pull,
                 self.penalty.flattened(self.dictionary.code_shape),
+                sums=sums,
             )
             if self.weights is None and self.bias is None:
                 return certify(evaluated, rounding)

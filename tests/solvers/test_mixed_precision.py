@@ -14,6 +14,7 @@ from tests.strategies import normal, seeds, signals_for
 from vars_dyn.solvers import mixed_precision
 from vars_dyn.solvers.batched_supports import Supports, padded, settle
 from vars_dyn.solvers.methods import Found
+from vars_dyn.solvers.proposals import Proposal
 
 
 def planted(seed: int, d: int, atoms: int, lead: tuple[int, ...], nonnegative: bool = False) -> vd.SparseProblem:
@@ -36,7 +37,7 @@ def test_its_certificate_is_the_problems_own(
     problem: vd.SparseProblem, tol: float | None, grow: bool, limit: int
 ) -> None:
     problem = problem.flat()
-    found, scale = mixed_precision.approach(problem, tol, limit, grow)
+    found, scale, _ = mixed_precision.approach(problem, tol, limit, grow)
     for given_, wanted in zip(found[1:3], problem.certificate(found.code), strict=True):
         torch.testing.assert_close(given_, wanted, rtol=1e-9, atol=1e-15, equal_nan=True)
     torch.testing.assert_close(scale, problem.critical_lam() + problem.lam, rtol=1e-5, atol=1e-30)
@@ -49,7 +50,7 @@ def test_its_certificate_is_the_problems_own(
 )
 def test_it_finds_plain_problems_codes_to_rounding(lead: tuple[int, ...], grow: bool, nonnegative: bool) -> None:
     problem = planted(0, 40, 80 if len(lead) == 1 else 24, lead, nonnegative)
-    found, _ = mixed_precision.approach(problem, None, 100_000, grow)
+    found = mixed_precision.approach(problem, None, 100_000, grow).found
     right = found.kkt_residual <= rounding(problem)
     assert right.double().mean() > 0.9
     plain = vd.solve(problem, method="fista")
@@ -60,7 +61,7 @@ def test_it_finds_plain_problems_codes_to_rounding(lead: tuple[int, ...], grow: 
 def test_hard_supports_are_admms() -> None:
     weight = normal(0, 24, 48)
     problem = vd.SparseProblem(vd.DenseDictionary(weight / weight.norm(dim=0)), normal(1, 30, 24), 0.1)
-    found, _ = mixed_precision.approach(problem, None, 100_000)
+    found = mixed_precision.approach(problem, None, 100_000).found
     assert ((found.code != 0).sum(-1) > 16).all()
     assert (found.kkt_residual <= rounding(problem)).double().mean() > 0.9
     assert (found.iterations >= 50).all()
@@ -77,7 +78,7 @@ def test_the_penalty_of_a_signal_of_zeros_moves_no_other_code(lead: tuple[int, .
     for penalty in (lam, 0.05):
         lams = torch.full(lead, 0.05, dtype=torch.float64)
         lams[..., 0] = penalty
-        found, _ = mixed_precision.approach(vd.SparseProblem(problem.dictionary, x, lams), None, 100_000, grow=False)
+        found = mixed_precision.approach(vd.SparseProblem(problem.dictionary, x, lams), None, 100_000, grow=False).found
         assert (found.kkt_residual[..., 1:] <= rounding(problem)[..., 1:]).double().mean() > 0.8
         assert (found.code[..., 0, :] == 0).all()
         codes.append(found.code)
@@ -100,11 +101,11 @@ def test_what_it_gets_wrong_is_solved_the_plain_way(
     wanted = vd.solve(problem, method="fista")
     approach = mixed_precision.approach
 
-    def spoilt(problem: vd.SparseProblem, *rest: object, **more: object) -> tuple[Found, Tensor]:
-        found, scale = approach(problem, *rest, **more)
+    def spoilt(problem: vd.SparseProblem, *rest: object, **more: object) -> Proposal:
+        found, scale, _ = approach(problem, *rest, **more)
         code = found.code.clone()
         code[1] = code[1] * 0 + nonsense
-        return Found(code, *problem.certificate(code), found.iterations), scale
+        return Proposal(Found(code, *problem.certificate(code), found.iterations), scale)
 
     monkeypatch.setattr(mixed_precision, "approach", spoilt)
     solution = vd.solve(problem)

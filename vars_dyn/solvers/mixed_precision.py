@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +16,12 @@ from torch.nn import functional as F
 
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers.batched_supports import SettledSupports, Supports, Systems, padded, settle
-from vars_dyn.solvers.first_order import Fista
-from vars_dyn.solvers.methods import ROUNDING, Found, Goal, Method
+from vars_dyn.solvers.methods import Found, Goal
+from vars_dyn.solvers.proposals import Proposal, Proposing
 from vars_dyn.solvers.single_precision import Admm, SinglePrecision
 from vars_dyn.solvers.support_systems import is_small
 
-__all__ = ["Grown", "MixedPrecision", "Proposal", "approach", "suits"]
+__all__ = ["Grown", "MixedPrecision", "approach", "suits"]
 
 #: Gram matrices of up to this many atoms are factored.
 _ATOMS = 1024
@@ -41,19 +40,7 @@ _CHUNK = 1 << 18
 _SYSTEMS = 1 << 26
 
 
-class Proposal(NamedTuple):
-    """What mixed precision found.
-
-    Attributes:
-        found: codes with their certificates.
-        scale: about |P^T x| + lam of each signal; rounding is measured relative to it.
-    """
-
-    found: Found
-    scale: Tensor
-
-
-class MixedPrecision(Method):
+class MixedPrecision(Proposing):
     """ADMM in single precision (Boyd et al. 2011), its codes refined on their supports in the problem's own precision.
 
     FISTA goes on from there for signals that fall short of their certificates.
@@ -66,23 +53,9 @@ class MixedPrecision(Method):
         """True where no start is given and the function `suits` is true of the problem."""
         return start is None and suits(problem)
 
-    def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
-        """Codes by `approach`; FISTA goes on for signals that fall short of the goal."""
-        found, scale = approach(problem, None if goal.polish else goal.tol, goal.max_iterations, self.grow)
-        rounding = 1e-1 * ROUNDING * torch.finfo(scale.dtype).eps if goal.polish else math.inf
-        left = ~((found.relative_gap <= goal.tol) & (found.kkt_residual <= rounding * scale))
-        if not bool(left.any()):
-            return found
-        rest, index = _rest(problem, left)
-        code, iterations = (
-            part[index].reshape(*rest.batch_shape, *part.shape[left.ndim :]) for part in (found.code, found.iterations)
-        )
-        worse = ~(rest.raw_objective(code) <= rest.raw_objective(torch.zeros_like(code)))
-        code = code.masked_fill(problem.per_code(worse), 0.0)
-        again = Found.certified(rest, *Fista().continued(rest, code, iterations, goal))
-        for part, new in zip(found, again, strict=True):
-            part[index] = new.reshape(part[index].shape)
-        return found
+    def propose(self, problem: SparseProblem, goal: Goal) -> Proposal:
+        """Codes by `approach`."""
+        return approach(problem, None if goal.polish else goal.tol, goal.max_iterations, self.grow)
 
 
 class Grown(MixedPrecision):
@@ -93,26 +66,6 @@ class Grown(MixedPrecision):
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
         """True where codes are to be polished and mixed precision suits."""
         return goal.polish and super().suits(problem, start, goal)
-
-
-def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Tensor, ...]]:
-    """The problem of the signals `left`, and their index in `problem`.
-
-    Where these signals are no more than there are dictionaries, each gets a copy of its own dictionary. Elsewhere all
-    signals of the same elements are taken along.
-    """
-    index = left.nonzero(as_tuple=True)
-    if len(index) == 2 and len(index[0]) <= len(left):
-        dictionary = problem.dictionary.select(index[0])
-        ridge = problem.ridge
-        if isinstance(ridge, Tensor) and ridge.ndim:
-            ridge = ridge[index][:, None]
-        dims = len(dictionary.code_shape)
-        atoms = (t if t is None or t.ndim == dims else t[:, None] for t in problem.atoms_of(index))
-        x, lam = problem.x[index][:, None], problem.lam[index][:, None]
-        return problem.with_parts(dictionary, x, lam, ridge, None, *atoms), index
-    index = (index[0].unique(),)
-    return problem.select(index[0]), index
 
 
 def suits(problem: SparseProblem) -> bool:
@@ -145,8 +98,8 @@ def approach(problem: SparseProblem, tol: float | None, max_iterations: int, gro
         return solve(problem, tol, max_iterations)
     pieces = torch.arange(len(problem.x), device=problem.x.device).split(rows)
     found = [solve(problem.select(index), tol, max_iterations) for index in pieces]
-    joined = Found(*(torch.cat(parts) for parts in zip(*(one for one, _ in found), strict=True)))
-    return Proposal(joined, torch.cat([scale for _, scale in found]))
+    joined = Found(*(torch.cat(parts) for parts in zip(*(one.found for one in found), strict=True)))
+    return Proposal(joined, torch.cat([one.scale for one in found]))
 
 
 def _widest(problem: SparseProblem) -> int:

@@ -11,14 +11,37 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn._compile import uncompiled
 from vars_dyn.problems import SparseProblem
+from vars_dyn.solvers.compiled.active_set import CompiledActiveSet
 from vars_dyn.solvers.first_order import Fista, Ista
 from vars_dyn.solvers.methods import Found, Goal, Method, no_steps
 from vars_dyn.solvers.mixed_precision import Grown, MixedPrecision
 
 __all__ = ["METHODS", "Solution", "solve", "tolerance"]
 
+
+class _Auto(Method):
+    """The first of its methods that suits the problem; they stand in the order of their speed."""
+
+    methods = (CompiledActiveSet(), Grown())
+
+    def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
+        """Whether one of the methods suits."""
+        return any(method.suits(problem, start, goal) for method in self.methods)
+
+    def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
+        """Codes by the first method that suits."""
+        suiting = (method for method in self.methods if method.suits(problem, start, goal))
+        return next(suiting).solve(problem, start, goal)
+
+
 #: The methods by name.
-METHODS: dict[str, Method] = {"ista": Ista(), "fista": Fista(), "admm": MixedPrecision(), "auto": Grown()}
+METHODS: dict[str, Method] = {
+    "ista": Ista(),
+    "fista": Fista(),
+    "admm": MixedPrecision(),
+    "active-set": CompiledActiveSet(),
+    "auto": _Auto(),
+}
 #: The smallest gap that a dtype can verify, in units of its epsilon.
 _VERIFIABLE = 8
 
@@ -30,7 +53,7 @@ class Solution(NamedTuple):
         code: a, (*any, *code_shape).
         relative_gap: the duality gap over 1/2 |x|^2 (`SparseProblem.relative_gap`).
         kkt_residual: the largest violation of the optimality conditions.
-        iterations: steps of the first-order method taken.
+        iterations: steps taken: of the first-order method, or rounds of an active set.
         converged: whether the relative gap is within the tolerance.
         state: the field's state at rest, where a field was solved; None for a problem.
     """
@@ -59,10 +82,14 @@ def solve(
         method: one of `METHODS`. "fista" is Beck and Teboulle's (2009), restarted per signal where momentum points
             uphill (O'Donoghue and Candes 2015). "ista" is Eq. 12 with step 1/L; it is slower, and serves comparisons
             with the paper. "admm" (Boyd et al. 2011) works in single precision and refines its codes on their supports
-            in the problem's own precision. "auto" grows an active set from nothing, and uses ADMM where the set grows
-            large. After "admm" and "auto", FISTA continues for signals that are short of their certificate. FISTA
-            replaces these two where they cannot start: for a matrix that is too large to be factored, lam = 0, single
-            precision or a given start, and for "auto" also where a code is not to be polished.
+            in the problem's own precision. "active-set" lets atoms join and leave, signal by signal, in loops that
+            numba compiles (the extra `fast`): the first call takes some ten seconds, later processes read what was
+            compiled from the disk. It is for a dense dictionary that all signals share, on the CPU. "auto" is
+            "active-set" where that can start; elsewhere it grows an active set from nothing, and uses ADMM where the
+            set grows large. After "admm", "active-set" and "auto", FISTA continues for signals that are short of their
+            certificate. FISTA replaces these where they cannot start: for lam = 0, a given start, and codes that are
+            not to be polished (for "admm" only the first two), for "active-set" without numba, and for "admm" in single
+            precision and for a matrix that is too large to be factored.
         tol: the relative gap to reach; by default 1e-8 in float64 and 1e-5 in float32.
         max_iterations: the largest number of first-order steps per signal.
         start: codes to start from; by default P^T x for ISTA, the paper's start, and zero for FISTA.

@@ -1,0 +1,256 @@
+"""LASSO problems of many shapes beside SPAMS: `python -m experiments.benchmark.families [--out FOLDER]`.
+
+One instance invites tuning to it, so this measures a family: the cells of a fixed grid, and others whose shapes,
+numbers of non-zeros, coherences and dtypes are drawn from a seed. In every round each contender solves the cell, in
+turn, on one thread. The figure of a cell is the median over the rounds of the ratio of processor times. The figures of
+the family are the geometric mean and the worst of its cells, with 90 % intervals by a bootstrap over the rounds. A goal
+is met if the whole interval is within it. `--out` writes families.md and families.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+import vars_dyn as vd
+from experiments.benchmark import report
+from experiments.report import tables
+from experiments.report.outputs import refuse_foreign
+
+__all__ = ["GRID", "Cell", "Figure", "drawn", "figures", "main", "measure"]
+
+#: The most multiply-adds of P^T x of all signals, and of P^T P, in a drawn cell.
+_LARGEST = 1 << 30
+#: A round lasts at least this many processor seconds of ours, if necessary by several calls.
+_SHORTEST = 0.02
+#: The goals: the geometric mean and the worst ratio.
+_GOALS = {"geometric mean": 0.8, "worst": 1.2}
+_RESAMPLES = 2000
+
+
+class Cell(NamedTuple):
+    """A LASSO problem of `signals` planted codes with .01 of noise, on normalised random atoms that share a part.
+
+    Attributes:
+        signals, d, atoms, nonzeros: the numbers of signals, of their entries, of atoms, and of planted non-zeros.
+        lam: the weight of |a|_1.
+        coherence: the inner product of two atoms, on average.
+        dtype: "float64" or "float32".
+    """
+
+    signals: int
+    d: int
+    atoms: int
+    nonzeros: int
+    lam: float
+    coherence: float = 0.0
+    dtype: str = "float64"
+
+
+#: Shapes at which an earlier solver was up to 15 times slower than SPAMS, and others.
+GRID = (
+    Cell(256, 256, 512, 20, 0.05),
+    Cell(2000, 144, 288, 9, 0.1),
+    Cell(256, 64, 128, 54, 0.1),
+    Cell(2000, 256, 1024, 23, 0.05),
+    Cell(64, 1024, 4096, 51, 0.05),
+    Cell(4000, 64, 512, 12, 0.1),
+    Cell(20000, 64, 128, 6, 0.1),
+    Cell(1, 256, 512, 25, 0.05),
+)
+
+
+def drawn(count: int, seed: int) -> list[Cell]:
+    """Cells drawn at random, none of them so large that a round takes more than some seconds."""
+    generator, cells = np.random.default_rng(seed), []
+    while len(cells) < count:
+        signals, d = (int(2 ** generator.uniform(*range_)) for range_ in ((0, 14), (5, 10)))
+        atoms = int(d * 2 ** generator.uniform(0, 3))
+        nonzeros = max(1, int(d * generator.uniform(0.02, 0.3)))
+        lam, coherence = float(0.2 * 10 ** generator.uniform(-1, 0)), float(generator.choice([0.0, 0.0, 0.3, 0.8]))
+        dtype = str(generator.choice(["float64", "float64", "float32"]))
+        if d * atoms * (atoms + signals) <= _LARGEST:
+            cells.append(Cell(signals, d, atoms, nonzeros, round(lam, 3), coherence, dtype))
+    return cells
+
+
+def data(cell: Cell, seed: int) -> tuple[Tensor, Tensor]:
+    """P (d, atoms) and the signals (signals, d)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    own, common = (t / t.norm(dim=0) for t in (normal(cell.d, cell.atoms), normal(cell.d, 1)))
+    weight = (1 - cell.coherence) ** 0.5 * own + cell.coherence**0.5 * common
+    weight = weight / weight.norm(dim=0)
+    codes = torch.zeros(cell.signals, cell.atoms, dtype=torch.float64)
+    order = torch.rand(cell.signals, cell.atoms, generator=generator).argsort(-1)[:, : cell.nonzeros]
+    codes.scatter_(1, order, normal(*order.shape))
+    x = codes @ weight.mT + 0.01 * normal(cell.signals, cell.d)
+    dtype = getattr(torch, cell.dtype)
+    return weight.to(dtype), x.to(dtype)
+
+
+def _ours(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
+    return lambda: vd.solve(vd.SparseProblem(vd.DenseDictionary(weight), x, lam)).code
+
+
+def _spams(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
+    import spams  # deferred: a peer that need not be installed
+
+    signals, atoms = np.asfortranarray(x.numpy().T), np.asfortranarray(weight.numpy())
+    work = partial(spams.lasso, signals, D=atoms, lambda1=lam, mode=2, numThreads=1)
+    return lambda: torch.from_numpy(work().toarray().T)
+
+
+class Measured(NamedTuple):
+    """A cell's processor seconds, (2, rounds), ours first, and the largest relative KKT residual of each contender."""
+
+    cell: Cell
+    seconds: NDArray[np.float64]
+    kkt: tuple[float, float]
+
+    @property
+    def ratio(self) -> float:
+        """The median over the rounds of ours over SPAMS's."""
+        return float(np.median(self.seconds[0] / self.seconds[1]))
+
+
+def measure(cell: Cell, rounds: int, seed: int) -> Measured:
+    """Solve a cell by both contenders in turn; the first run of each is not timed."""
+    weight, x = data(cell, seed)
+    works = [make(weight, x, cell.lam) for make in (_ours, _spams)]
+    problem = vd.SparseProblem(vd.DenseDictionary(weight.double()), x.double(), cell.lam)
+    scale = problem.critical_lam()
+    worst = [float((problem.kkt_residual(work().double()) / scale).max()) for work in works]
+    began = time.process_time()
+    works[0]()
+    calls = max(1, round(_SHORTEST / max(time.process_time() - began, 1e-4)))
+    seconds = np.empty((2, rounds))
+    for number in range(rounds):
+        for which, work in enumerate(works):
+            gc.collect()
+            began = time.process_time()
+            for _ in range(calls):
+                work()
+            seconds[which, number] = (time.process_time() - began) / calls
+    return Measured(cell, seconds, (worst[0], worst[1]))
+
+
+class Figure(NamedTuple):
+    """A figure of the family with its 90 % interval, and the goal."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    goal: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the whole interval is within the goal."""
+        return self.high <= self.goal
+
+
+def figures(ratios: Sequence[NDArray[np.float64]], seed: int = 0) -> list[Figure]:
+    """The geometric mean and the worst of the cells' median ratios; each cell has its ratio of every round."""
+    generator = np.random.default_rng(seed)
+    median = np.array([np.median(own) for own in ratios])
+    again = np.stack(
+        [np.median(generator.choice(own, (_RESAMPLES, len(own))), axis=1) for own in ratios], axis=1
+    )  # (resamples, cells)
+    found = []
+    for name, of in (("geometric mean", lambda m: np.exp(np.log(m).mean(-1))), ("worst", lambda m: m.max(-1))):
+        low, high = np.quantile(of(again), [0.05, 0.95])
+        found.append(Figure(name, float(of(median)), float(low), float(high), _GOALS[name]))
+    return found
+
+
+def page(record: dict[str, Any], done: Sequence[Measured]) -> str:
+    """The tables in Markdown."""
+    counted = [one.seconds[0] / one.seconds[1] for one in done]
+    rows = [
+        [f.name, f"{f.value:.2f}", f"{f.low:.2f} to {f.high:.2f}", f"{f.goal:g}", "met" if f.met else "not met"]
+        for f in figures(counted)
+    ]
+    cells = [
+        [
+            *(str(part) for part in one.cell[:4]), f"{one.cell.lam:g}", f"{one.cell.coherence:g}", one.cell.dtype,
+            *(f"{1e3 * float(np.median(s)):.3g}" for s in one.seconds), f"{one.ratio:.2f}",
+            *(f"{kkt:.1g}" for kkt in one.kkt),
+        ]
+        for one in done
+    ]  # fmt: skip
+    titles = ["signals", "d", "atoms", "non-zeros", "lam", "coherence", "dtype", "ours, ms", "SPAMS, ms", "ratio"]
+    return "\n".join(
+        [
+            report.heading(record),
+            f"{len(done)} cells, of which {record['drawn']} were drawn from seed {record['seed']}.\n",
+            tables.markdown(["ours over SPAMS", "ratio", "90 % interval", "goal, at most", ""], rows, spaced=True),
+            tables.markdown([*titles, "our KKT", "SPAMS's KKT"], cells, spaced=True),
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    program = "python -m experiments.benchmark.families"
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="LASSO problems of many shapes.")
+    parser.add_argument("--out", type=Path, help="folder for families.md and families.json")
+    parser.add_argument("--drawn", type=int, default=16, help="cells drawn beside those of the grid")
+    parser.add_argument("--no-grid", action="store_true", help="measure drawn cells only")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each cell, at least 3")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the drawn cells and of all data")
+    try:
+        options = parser.parse_args(given)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        if options.rounds < 3 or options.drawn < (1 if options.no_grid else 0) or options.seed < 0:
+            raise ValueError("at least 3 rounds, a cell, and a seed of at least 0 are wanted")
+        if options.out:
+            refuse_foreign([options.out / name for name in ("families.json", "families.md")],
+                           beside=options.out / "families.json")  # fmt: skip
+            options.out.mkdir(parents=True, exist_ok=True)
+        import spams  # noqa: F401  # deferred: a peer that need not be installed
+    except ImportError:
+        print("error: SPAMS is not installed; the extra bench is wanted", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    torch.empty((32 << 20) - 8192, dtype=torch.uint8)  # as in `alternating`: freed memory is kept from here on
+    command = " ".join([program, *given])
+    record = {**report.header(command, options.rounds, "cpu"), "seed": options.seed, "drawn": options.drawn}
+    record["machine"]["numba"] = report.version_of("numba")
+    cells = [*(() if options.no_grid else GRID), *drawn(options.drawn, options.seed)]
+    done = []
+    for cell in tqdm(cells, disable=None, leave=False):
+        done.append(measure(cell, options.rounds, options.seed))
+        if options.out:
+            own = [{**one.cell._asdict(), "seconds": one.seconds.tolist(), "kkt": one.kkt} for one in done]
+            report.write(options.out / "families.json", json.dumps({**record, "cells": own}, indent=2) + "\n")
+            report.write(options.out / "families.md", page(record, done))
+    print(page(record, done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What the compiled loops work on. It can be imported without numba."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BLOCK",
+    "DONE",
+    "FULL",
+    "MOVED",
+    "STUCK",
+    "Array",
+    "Held",
+    "Index",
+    "Matrices",
+    "Scratch",
+    "Signals",
+    "Supports",
+]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+#: What became of a signal: its conditions hold, its code moved, no atom has room to join, or no progress is possible.
+DONE, MOVED, FULL, STUCK = 0, 1, 2, 3
+#: How many atoms are looked at together.
+BLOCK = 32
+
+
+class Held(NamedTuple):
+    """A signal's support. Its first k entries are in use.
+
+    Attributes:
+        atoms: the numbers of the atoms.
+        code, sign: their entries, and the signs that they have or are about to get.
+        descent: c = P^T (x - P a) + q - ridge a on the support.
+        factor: the lower Cholesky factor of H_A.
+        inverse: one over its diagonal.
+    """
+
+    atoms: Index
+    code: Array
+    sign: Array
+    descent: Array
+    factor: Array
+    inverse: Array
+
+    @classmethod
+    def of(cls, room: int, *lead: int) -> Held:
+        """Room for supports of up to `room` atoms."""
+        shapes = (room,), (room,), (room,), (room, room), (room,)
+        return cls(np.empty((*lead, room), dtype=np.int64), *(np.empty((*lead, *shape)) for shape in shapes))
+
+
+class Supports(NamedTuple):
+    """The supports of n signals: `sizes` (n,), `atoms` and `code` (n, room), and the `rounds` that they took, (n,)."""
+
+    sizes: Index
+    atoms: Index
+    code: Array
+    rounds: Index
+
+    @classmethod
+    def empty(cls, n: int, room: int) -> Supports:
+        """Empty supports with room for `room` atoms each."""
+        sizes, rounds = np.zeros((2, n), dtype=np.int64)
+        return cls(sizes, np.empty((n, room), dtype=np.int64), np.empty((n, room)), rounds)
+
+    def widened(self, room: int) -> Supports:
+        """These supports with room for `room` atoms at least."""
+        old = self.atoms.shape[1]
+        if room <= old:
+            return self
+        wide = Supports.empty(len(self.sizes), room)
+        wide.atoms[:, :old], wide.code[:, :old] = self.atoms, self.code
+        return wide._replace(sizes=self.sizes, rounds=self.rounds)
+
+
+class Signals(NamedTuple):
+    """n signals.
+
+    Attributes:
+        x: (n, d).
+        drive: P^T x + q, (n, d').
+        bias: q, (n, d'), or empty.
+        lam: lam w, (n, d'), or (n, 1) without weights.
+        tol: within which the conditions are to hold, (n,).
+        r, c: x - P a, and P^T (x - P a) + q - ridge a.
+    """
+
+    x: Array
+    drive: Array
+    bias: Array
+    lam: Array
+    tol: Array
+    r: Array
+    c: Array
+
+
+class Scratch(NamedTuple):
+    """Room to work in: four arrays as long as a support, and others; `entries` counts the entries of a signal."""
+
+    right: Array
+    step: Array
+    row: Array
+    cosine: Array
+    residual: Array
+    descent: Array
+    found: Index
+    blocks: Array
+    entries: Index
+
+    @classmethod
+    def of(cls, room: int, d: int, atoms: int) -> Scratch:
+        """Room for supports of up to `room` atoms."""
+        blocks = np.empty(-(-atoms // BLOCK))
+        return cls(
+            *np.empty((4, room)), np.empty(d), np.empty(atoms), np.empty(atoms, dtype=np.int64), blocks, np.arange(d)
+        )
+
+
+class Matrices(NamedTuple):
+    """The dictionary.
+
+    Attributes:
+        rows, atoms: P, (d, d'), and P^T, (d', d).
+        gram: H, (d', d'), or empty where entries of H are to be computed from `atoms`.
+        diagonal: the diagonal of H, (d',).
+        ridge: the ridge, (1,).
+    """
+
+    rows: Array
+    atoms: Array
+    gram: Array
+    diagonal: Array
+    ridge: Array
