@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,8 @@ _SYSTEMS = {
 }
 _INSTALL = "the extra `cluster` is wanted: pip install 'vars_dyn[cluster]'"
 _CONNECT = "10s"
+#: What the process imports that worker processes of this machine are forked from.
+_IMPORTED = ("distributed", "vars_dyn.sweeping.members")
 
 
 @contextmanager
@@ -53,8 +57,11 @@ def connected(workers: int, scheduler: Any, *, memory: int | None) -> Iterator[C
         "distributed.comm.timeouts.connect": _CONNECT,
         "distributed.admin.low-level-log-length": 100,  # the scheduler's memory stays flat
     }
+    if scheduler is None and (method := _forked()):
+        settings["distributed.worker.multiprocessing-method"] = method
     with dask.config.set(settings):
         if scheduler is None:
+            _import_once()
             limit = "auto" if memory is None else memory
             cluster: Any = LocalCluster(
                 n_workers=workers,
@@ -81,6 +88,24 @@ def connected(workers: int, scheduler: Any, *, memory: int | None) -> Iterator[C
             if cluster is not scheduler:
                 with suppress(Exception):
                     cluster.close(timeout=15)
+
+
+def _forked() -> str | None:
+    """The way to start worker processes without importing torch in each, which takes seconds; None where it is unsafe.
+
+    They are forked from one small process that has imported everything, has used no GPU and runs no thread of torch.
+    """
+    return "forkserver" if sys.platform == "linux" else None
+
+
+def _import_once() -> None:
+    """Let that process import what workers need. Dask would have it import less, so this comes after Dask's list."""
+    # deferred: distributed is the extra `cluster`
+    from distributed.utils import get_mp_context
+
+    context = get_mp_context()
+    if context.get_start_method() == "forkserver":
+        multiprocessing.get_context("forkserver").set_forkserver_preload([*_IMPORTED])
 
 
 def jobqueue_cluster(file: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import time
 from abc import ABC, abstractmethod
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor", "Here", "LostError", "executor_for"]
 
+_LOG = logging.getLogger("vars_dyn.sweeping")
 #: How many blocks wait at the scheduler for each one that runs. The client holds no more of them than these.
 _AHEAD = 2
 #: How long the client waits for a scheduler that does not answer.
 _SILENCE = 60.0
+#: After how many seconds without a worker the client says so. A batch system may take hours to start one.
+_ALONE = 10.0
 
 
 class LostError(Exception):
@@ -86,6 +90,7 @@ class Dask(Executor):
         self._numbers = itertools.count()
         self._prefix = f"sweep-{time.time_ns():x}"
         self._silent: float | None = None
+        self._alone: float | None = None
         self.parallel = _AHEAD * max(1, self._threads())
         address = client.dashboard_link
         self.about = f"the Dask cluster at {client.scheduler_info()['address']}, dashboard {address}"
@@ -106,10 +111,22 @@ class Dask(Executor):
             future = self._ended.get(timeout=wait)
         except queue.Empty:
             self._check()
-            self.parallel = max(self.parallel, _AHEAD * self._threads() if self._client.status == "running" else 1)
+            if self._client.status == "running":
+                threads = self._threads()
+                self._say_if_alone(threads)
+                self.parallel = max(self.parallel, _AHEAD * threads)
             return None
         label, _ = self._labels.pop(future.key)
         return label, lambda: self._result(future)
+
+    def _say_if_alone(self, threads: int) -> None:
+        if threads:
+            self._alone = None
+        elif self._alone is None:
+            self._alone = time.monotonic()
+        elif time.monotonic() - self._alone > _ALONE:
+            _LOG.warning("the cluster has no worker yet; the sweep waits for one")
+            self._alone = float("inf")  # once is enough
 
     def _result(self, future: Future[Any]) -> Any:
         # deferred: distributed is the extra `cluster`
