@@ -251,9 +251,12 @@ def test_a_store_of_ten_thousand_members_opens_at_once(tmp_path: Path) -> None:
 def test_tiny_members_share_chunks_and_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of files, and as many waits for the disk, are what makes tiny members slow."""
     written: list[Path] = []
+    ended: list[int] = []
     real = places.write_bytes
     monkeypatch.setattr(places, "write_bytes", lambda path, content: (written.append(path), real(path, content)))
-    found = vd.sweep(lambda number: number / 3, {"number": list(range(600))}, tmp_path / "s.zarr", block=100)
+    design, store = {"number": list(range(600))}, tmp_path / "s.zarr"
+    found = vd.sweep(lambda number: number / 3, design, store, block=100, progress=ended.append)
+    assert ended == [100, 200, 300, 400, 500, 600]
     assert (found["value"].values == np.arange(600) / 3).all()
     assert len(list((tmp_path / "s.zarr" / "value" / "c").iterdir())) == 6
     assert sum("value" in path.parts for path in written) < 60

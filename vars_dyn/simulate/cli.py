@@ -17,7 +17,7 @@ from vars_dyn.simulate.values import shown
 __all__ = ["FREE", "parse", "stored"]
 
 #: Options that may differ when a run is resumed, since they do not change what was computed before.
-FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "json", "config")
+FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "workers", "json", "config")
 
 #: What `auto` stands for without a stimulus.
 _STILL = {"t_max": "1000", "times": "octaves", "gap": "1e-6"}
