@@ -31,7 +31,7 @@ from vars_dyn.recording.record import record_plan
 from vars_dyn.simulate.build import dictionary_of, field_of, plan_of
 from vars_dyn.simulate.options import Options
 from vars_dyn.sweeping.members import Work
-from vars_dyn.sweeping.sweep import sweep
+from vars_dyn.sweeping.sweep import sweep, unsaid
 
 __all__ = ["block_size", "blocks_of", "check_blocks", "options_of_blocks", "record_blocks"]
 
@@ -149,15 +149,16 @@ def record_blocks(options: Options, signals: Signals, plan: RecordingPlan, store
     attributes = {name: value for name, value in signals.attributes.items() if name == "patch_colours"}
     count = -(-len(signals.values) // size)
     ensemble = folder / _ENSEMBLE
-    found = sweep(
-        _Blocks(options, (folder / _SIGNALS_FILE).absolute(), attributes, size),
-        {"block": list(range(count))},
-        ensemble,
-        workers=options.run.workers or 0,
-        resume=ensemble.exists(),
-        block=1,
-        threads=options.run.threads or 1,
-    )
+    with unsaid():
+        found = sweep(
+            _Blocks(options, (folder / _SIGNALS_FILE).absolute(), attributes, size),
+            {"block": list(range(count))},
+            ensemble,
+            workers=options.run.workers or 0,
+            resume=ensemble.exists(),
+            block=1,
+            threads=options.run.threads or 1,
+        )
     failed = np.flatnonzero(found["status"].to_numpy() != 1)
     if len(failed):
         why = str(found["error"].to_numpy()[failed[0]])

@@ -52,13 +52,15 @@ def connected(workers: int, scheduler: Any, *, memory: int | None) -> Iterator[C
     if isinstance(scheduler, Client):
         yield scheduler
         return
-    settings = {
+    settings: dict[str, Any] = {
         "distributed.scheduler.allowed-failures": 0,  # the sweep itself counts, and marks members from then on
         "distributed.comm.timeouts.connect": _CONNECT,
         "distributed.admin.low-level-log-length": 100,  # the scheduler's memory stays flat
     }
-    if scheduler is None and (method := _forked()):
-        settings["distributed.worker.multiprocessing-method"] = method
+    if scheduler is None:
+        # Dask gives a worker up that is not there this long after one was lost, even if it is just being started again.
+        settings["distributed.deploy.lost-worker-timeout"] = "1000 days"
+        settings |= _forked()
     with dask.config.set(settings):
         if scheduler is None:
             _import_once()
@@ -90,12 +92,12 @@ def connected(workers: int, scheduler: Any, *, memory: int | None) -> Iterator[C
                     cluster.close(timeout=15)
 
 
-def _forked() -> str | None:
-    """The way to start worker processes without importing torch in each, which takes seconds; None where it is unsafe.
+def _forked() -> dict[str, str]:
+    """The setting by which worker processes start without importing torch in each, which takes seconds.
 
-    They are forked from one small process that has imported everything, has used no GPU and runs no thread of torch.
+    They are forked from one process that has imported everything, has used no GPU and runs no thread of torch.
     """
-    return "forkserver" if sys.platform == "linux" else None
+    return {"distributed.worker.multiprocessing-method": "forkserver"} if sys.platform == "linux" else {}
 
 
 def _import_once() -> None:

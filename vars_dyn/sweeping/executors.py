@@ -28,6 +28,8 @@ _AHEAD = 2
 _SILENCE = 60.0
 #: After how many seconds without a worker the client says so. A batch system may take hours to start one.
 _ALONE = 10.0
+#: After how many seconds without a worker of this machine something must be wrong.
+_LOST = 300.0
 
 
 class LostError(Exception):
@@ -83,14 +85,15 @@ class Here(Executor):
 class Dask(Executor):
     """The workers of a Dask cluster run the calls."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, *, local: bool = False) -> None:
+        self._client, self._local = client, local
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._labels: dict[Any, tuple[Any, Future[Any]]] = {}
         self._numbers = itertools.count()
         self._prefix = f"sweep-{time.time_ns():x}"
         self._silent: float | None = None
         self._alone: float | None = None
+        self._said = False
         self.parallel = _AHEAD * max(1, self._threads())
         address = client.dashboard_link
         self.about = f"the Dask cluster at {client.scheduler_info()['address']}, dashboard {address}"
@@ -120,13 +123,17 @@ class Dask(Executor):
         return label, lambda: self._result(future)
 
     def _say_if_alone(self, threads: int) -> None:
+        """Say that there is no worker; StoreError if one of this machine should have started long ago."""
         if threads:
-            self._alone = None
-        elif self._alone is None:
-            self._alone = time.monotonic()
-        elif time.monotonic() - self._alone > _ALONE:
-            _LOG.warning("the cluster has no worker yet; the sweep waits for one")
-            self._alone = float("inf")  # once is enough
+            self._alone, self._said = None, False
+            return
+        self._alone = self._alone or time.monotonic()
+        waited = time.monotonic() - self._alone
+        if waited > _ALONE and not self._said:
+            _LOG.warning("the cluster has no worker; the sweep waits for one")
+            self._said = True
+        if self._local and waited > _LOST:
+            raise StoreError("no worker process could be started; what was committed is whole, and can be resumed")
 
     def _result(self, future: Future[Any]) -> Any:
         # deferred: distributed is the extra `cluster`
@@ -170,7 +177,7 @@ def executor_for(workers: int, scheduler: Any) -> Iterator[Executor]:
         yield Here()
         return
     with connected(workers, scheduler, memory=_share(workers)) as client:
-        yield Dask(client)
+        yield Dask(client, local=scheduler is None)
 
 
 def _share(workers: int) -> int | None:

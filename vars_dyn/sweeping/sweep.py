@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +37,7 @@ from vars_dyn.sweeping.outputs import Outputs, outputs_of
 from vars_dyn.sweeping.places import Place
 from vars_dyn.sweeping.store import DONE, FAILED, WAITING, Block, EnsembleStore, create, open_sweep
 
-__all__ = ["sweep"]
+__all__ = ["sweep", "unsaid"]
 
 _LOG = logging.getLogger("vars_dyn.sweeping")
 #: At least this many blocks, so that they spread evenly over workers; and at most so many members and bytes in one.
@@ -110,6 +111,17 @@ def sweep(
         layout = run.resumed() if place.exists() else run.begun(ragged, block)
         run.finish(layout, progress)
     return open_sweep(place)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Keep failures of members from standard error. The caller reports them by its own means."""
+    handler = logging.NullHandler()  # with a handler, Python does not print warnings by itself
+    _LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        _LOG.removeHandler(handler)
 
 
 def _check(place: Place, workers: int, scheduler: Any, retries: int, block: int | None, threads: int) -> None:
