@@ -30,8 +30,8 @@ ROOT = str(Path(__file__).parents[2])
 
 
 @contextmanager
-def killing(notes: Path, kills: int, seed: int) -> Iterator[list[int]]:
-    """Meanwhile send SIGKILL to `kills` processes that have just begun a member, at random moments."""
+def killing(notes: Path, kills: int, seed: int, within: float = 0.4) -> Iterator[list[int]]:
+    """Meanwhile send SIGKILL to `kills` processes, each at most `within` seconds after it has begun a member."""
     killed: list[int] = []
     ended = threading.Event()
     draw = random.Random(seed)
@@ -43,7 +43,7 @@ def killing(notes: Path, kills: int, seed: int) -> Iterator[list[int]]:
             if pid is None or pid in killed or pid == os.getpid():
                 time.sleep(0.01)
                 continue
-            time.sleep(draw.uniform(0, 0.4))
+            time.sleep(draw.uniform(0, within))
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)

@@ -138,9 +138,14 @@ class Dask(Executor):
     def _result(self, future: Future[Any]) -> Any:
         # deferred: distributed is the extra `cluster`
         from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
 
         if future.status == "finished":
-            return future.result()
+            try:
+                return future.result()
+            except (KilledWorker, FutureCancelledError) as error:
+                # The process ended between the end of the task and this. What the task committed is in the store.
+                raise LostError(str(error)) from None
         if self._client.status != "running":
             self._check(now=True)
         if future.status in ("cancelled", "lost"):
