@@ -131,7 +131,8 @@ def overfit(
     left = [mode for mode in dict.fromkeys(options.modes) if mode not in known]
 
     def records(found: xr.Dataset) -> list[dict[str, Any]]:
-        own = {left[member]: _record(found, left[member], member) for member in np.flatnonzero(found["status"] == 1)}
+        ended = np.flatnonzero(found["status"] == 1).tolist()
+        own = {left[member]: _record(found, left[member], member) for member in ended}
         return [{**known, **own}[mode] for mode in options.modes if mode in known or mode in own]
 
     if not left:
@@ -151,7 +152,7 @@ def overfit(
 
 def _record(found: xr.Dataset, mode: str, member: int) -> dict[str, Any]:
     """What `overfit` returns of a mode, from the dataset of the sweep."""
-    own = found.isel(member=int(member))
+    own = found.isel(member=member)
     epochs = int(own["epoch_length"])
     columns = {name: own[name].values[:epochs].tolist() for name in _CURVE}
     curve = [dict(zip(columns, point, strict=True)) for point in zip(*columns.values(), strict=True)]

@@ -58,12 +58,14 @@ def run_members(
     `progress` is as in `vars_dyn.sweep`, but a function gets the dataset of what is done. StoreError if another process
     runs members into the same store.
     """
-    after = progress
+    after: bool | Callable[[int], object] | None
     if callable(progress):
         told = progress
 
         def after(_: int) -> None:
             told(open_sweep(store))
+    else:
+        after = progress
 
     with unsaid():
         _clear(store)
@@ -75,7 +77,7 @@ def run_members(
             processes.scheduler,
             block=1,
             threads=processes.threads,
-            progress=after,  # type: ignore[arg-type]  # mypy takes the function above for one of datasets
+            progress=after,
         ).load()
         if not failed(found):
             _clear(store)

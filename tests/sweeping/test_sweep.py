@@ -157,6 +157,25 @@ def test_a_full_disk_stops_the_sweep_and_harms_nothing(tmp_path: Path, monkeypat
     assert (found["status"] == 1).all()
 
 
+def test_a_member_that_fills_the_disk_stops_the_sweep_and_is_not_done(tmp_path: Path) -> None:
+    full = [True]
+
+    def member(number: int) -> float:
+        if number == 3 and full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return float(number)
+
+    design, store = {"number": list(range(6))}, tmp_path / "s.zarr"
+    with pytest.raises(StoreError, match="the disk is full; what was committed before stays whole"):
+        vd.sweep(member, design, store, block=1)
+    before = open_sweep(store)
+    assert before["status"].values.tolist() == [1, 1, 1, 0, 0, 0]
+    assert before["error"].values.tolist() == [""] * 6
+    full[0] = False
+    found = vd.sweep(member, design, store, resume=True)
+    assert found["value"].values.tolist() == list(range(6))
+
+
 def test_a_store_is_read_while_it_is_written(tmp_path: Path) -> None:
     store, seen = tmp_path / "s.zarr", []
 

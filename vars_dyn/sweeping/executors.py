@@ -143,9 +143,9 @@ class Dask(Executor):
         if future.status == "finished":
             try:
                 return future.result()
-            except (KilledWorker, FutureCancelledError) as error:
+            except (KilledWorker, FutureCancelledError) as gone:
                 # The process ended between the end of the task and this. What the task committed is in the store.
-                raise LostError(str(error)) from None
+                raise LostError(str(gone)) from None
         if self._client.status != "running":
             self._check(now=True)
         if future.status in ("cancelled", "lost"):
