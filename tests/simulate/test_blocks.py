@@ -46,12 +46,13 @@ def structure(store: str) -> dict[str, object]:
 
 
 def test_the_store_is_that_of_all_signals_together(signals: str, capsys: pytest.CaptureFixture[str]) -> None:
-    whole, joined = run(signals, "whole.zarr"), run(signals, "joined.zarr", "--workers", "0")
+    some = ("--record", "z,code,lyapunov")
+    whole, joined = run(signals, "whole.zarr", *some), run(signals, "joined.zarr", *some, "--workers", "0")
     assert structure("joined.zarr") == structure("whole.zarr")
     assert joined["time"].equals(whole["time"])
     assert joined["signals"].equals(whole["signals"])
     # Blocks have their own steps, so they agree to the tolerances. A block that has settled keeps its last state.
-    for name in ("z", "u", "code", "z_end", "code_end", "lyapunov"):
+    for name in ("z", "code", "z_end", "code_end", "lyapunov"):
         assert np.abs(joined[name].values - whole[name].values).max() < 1e-4, name
     assert (joined["code_end"].values == joined["code"].values[-1]).all()
     assert (joined["relative_gap_end"].values[:8] == 0).all()
@@ -63,7 +64,7 @@ def test_the_store_is_that_of_all_signals_together(signals: str, capsys: pytest.
     assert main(["--resume", "--out", "joined.zarr", "--workers", "2", "--t-max", "20"]) == 2
     assert "no run in blocks" in capsys.readouterr().err
     for store in ("joined.zarr", "whole.zarr"):
-        assert main(["--resume", "--out", store, "--t-max", "200"]) == 0
+        assert main(["--resume", "--out", store, "--t-max", "90"]) == 0
     joined, whole = open_dataset("joined.zarr"), open_dataset("whole.zarr")
     assert facts(joined)["equilibrium"] is True
     assert float(joined["relative_gap_end"].max()) < 1e-4
@@ -127,8 +128,6 @@ def test_a_block_that_fails_is_named(signals: str, capsys: pytest.CaptureFixture
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("error: 2 of 2 blocks failed; block 0: IntegrationError: signal 0: the step limit")
     assert "kept in a.zarr.blocks" in told
-    assert main(["--resume", "--out", "a.zarr", "--max-steps", "100000"]) == 1
-    assert facts(open_dataset("a.zarr"))["status"] == "reached t_max"
 
 
 @pytest.mark.parametrize(
