@@ -14,8 +14,9 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import numpy as np
 import xarray as xr
 from jsonargparse import Namespace
 from torch import nn
-from tqdm import tqdm
 
 from experiments import cli
 from experiments.evaluation.opening import opened
@@ -34,9 +34,11 @@ from experiments.report import plots, records
 from experiments.report.outputs import refuse_foreign
 from experiments.report.summaries import ALL_COLUMNS
 from experiments.settings import Ode
+from experiments.sweeps.runs import Processes, failed, measures, run_members, values_of
 from experiments.training.loop import train
 from vars_dyn import _files
 from vars_dyn.attention import VarsAttention, unrolled
+from vars_dyn.sweeping.members import Work
 
 __all__ = ["Grid", "ablate", "main"]
 
@@ -76,22 +78,80 @@ class Grid:
         return {name: sorted(set(getattr(self, name)) or {value}) for name, value in own.items()}
 
 
+@dataclass
+class _Cells(Work):
+    """What the members of an ablation do: each measures one cell of the grid.
+
+    Attributes:
+        found: the model; None in a worker process, which opens it again.
+        reopen: opens the model.
+        ode, how, out, root, retrain: as for `ablate`.
+    """
+
+    found: Trained | None
+    reopen: Callable[[], Trained]
+    ode: Ode
+    how: Evaluation
+    out: Path
+    root: Path | None
+    retrain: bool
+
+    name = "experiments.ablate"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "found": None}
+
+    def check(self, names: Sequence[str]) -> None:
+        """All names are this module's own."""
+
+    def like(self) -> xr.Dataset:
+        """The columns of the evaluation's table."""
+        return measures(list(ALL_COLUMNS))
+
+    def run(self, parameters: Mapping[str, Any], folder: Path) -> xr.Dataset:
+        """Measure the cell. What the ledgers of an interrupted run have is not measured again."""
+        self.found = self.found or self.reopen()
+        cell = LayerSettings(**parameters)
+        return measures(
+            list(ALL_COLUMNS),
+            _measured(self.found, cell, self.ode, self.how, self.out, self.root, self.retrain),
+        )
+
+
 def ablate(
-    found: Trained, grid: Grid, how: Evaluation, out: Path, root: Path | None = None, retrain: bool = False
+    found: Trained,
+    grid: Grid,
+    how: Evaluation,
+    out: Path,
+    root: Path | None = None,
+    retrain: bool = False,
+    *,
+    processes: Processes | None = None,
+    reopen: Callable[[], Trained] | None = None,
 ) -> xr.Dataset:
     """Measure every cell of the grid. `value` has the dimensions measure, threshold, solver, num_steps and lam.
 
     It is NaN where there is no measurement. Measures are the columns of the evaluation's table. Values that do not
-    depend on the number of steps are repeated.
+    depend on the number of steps are repeated. Worker processes call `reopen` to get the model; by default they open
+    its checkpoint. Raises ValueError if a cell cannot be measured; the others are kept.
     """
     axes = grid.around(layers_of(found.model)[0])
     if retrain and (len(axes["threshold"]) > 1 or axes["threshold"] != ["soft"]):
         raise ValueError("threshold cannot be varied with --retrain: a training run has no setting for it")
     cells = [LayerSettings(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
-    measured: dict[LayerSettings, dict[str, float]] = {}
-    shown = None if how.progress else True
-    for cell in tqdm(dict.fromkeys(cell.measured for cell in cells if cell.possible), unit=" cells", disable=shown):
-        measured[cell] = _measured(found, cell, grid.ode, how, out, root, retrain)
+    members = list(dict.fromkeys(cell.measured for cell in cells if cell.possible))
+    work = _Cells(found, reopen or partial(trained, found.path), grid.ode, how, out, root, retrain)
+    out.mkdir(parents=True, exist_ok=True)
+    told = run_members(
+        work,
+        [cell._asdict() for cell in members],
+        out / "sweep.zarr",
+        processes or Processes(),
+        progress=None if how.progress else False,
+    )
+    for member, error in failed(told).items():
+        raise ValueError(f"the cell {members[member]._asdict()} cannot be measured: {error}")
+    measured = {cell: values_of(told, member) for member, cell in enumerate(members)}
     names = [name for name in ALL_COLUMNS if any(name in values for values in measured.values())]
     values = [[measured.get(cell.measured, {}).get(name, math.nan) for cell in cells] for name in names]
     shape = [len(axis) for axis in axes.values()]
@@ -169,6 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_option("on", str, default="clean,corruptions", help="suites, separated by commas")
     parser.add_option("out", str | None, default=None, help="folder for results (default: beside the checkpoint)")
     parser.add_option("retrain", bool, default=False, help="train every cell as the checkpoint was")
+    parser.add_option("processes", int, default=0, help="processes that measure cells at the same time; 0: this one")
+    parser.add_option("scheduler", str | None, default=None, help="address of a Dask scheduler, or a YAML file of "
+                      "dask-jobqueue, that measures them instead")  # fmt: skip
     parser.add_class_arguments(Grid, None)
     parser.add_class_arguments(Evaluation, None, skip={"on"})
 
@@ -179,12 +242,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = Path(values.out) if values.out else found.out.with_name("ablation")
         _refuse_another(out / "ablation.zarr")
         refuse_foreign([out / "ablation.png"], beside=out / "ablation.zarr" / "zarr.json")
-        dataset = ablate(found, grid, how, out, root, values.retrain)
+        processes = Processes(values.processes, values.scheduler)
+        reopen = partial(_reopened, values)
+        dataset = ablate(found, grid, how, out, root, values.retrain, processes=processes, reopen=reopen)
         write(dataset, out / "ablation.zarr")
         plots.grid(dataset, _base(found.model), out / "ablation.png")
         print(f"{out / 'ablation.zarr'}\n{out / 'ablation.png'}")
 
     return cli.run(parser, command, arguments)
+
+
+def _reopened(values: Namespace) -> Trained:
+    return opened(values)[2]
 
 
 def _base(model: nn.Module) -> Mapping[str, float]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,14 +33,20 @@ from experiments.data.images import as_images, labelled
 from experiments.report import tables
 from experiments.report.outputs import marked, refuse_foreign
 from experiments.settings import Data
+from experiments.sweeps.runs import Processes, failed, run_members
 from vars_dyn import _files
 from vars_dyn.attention import attention_class
 from vars_dyn.attention.solving import Equilibrium, Ode
+from vars_dyn.sweeping.members import Work
 
 __all__ = ["MODES", "Overfit", "main", "overfit"]
 
 #: The modes of differentiation; the first three go through the integration.
 MODES = ("backprop", "checkpoint", "adjoint", "implicit")
+#: What is known of each epoch, and of a whole run.
+_CURVE, _COST = ("loss", "accuracy"), ("seconds", "images_per_cpu_second")
+#: Options that may change when a run is resumed.
+_FREE = ("out", "modes", "resume", "processes", "scheduler")
 
 
 @dataclass
@@ -57,6 +65,8 @@ class Overfit:
         rtol: relative tolerance of the integration (dopri5; atol is a hundredth of it).
         seed: the seed of the weights and of the order of images.
         resume: keep the modes that `out` already has under the same options; each mode is written when it is done.
+        processes: processes of this machine that train modes at the same time; 0: this one, mode by mode.
+        scheduler: the address of a Dask scheduler, or a YAML file of dask-jobqueue, that trains them instead.
     """
 
     data: Data = field(default_factory=lambda: Data(root="data/cifar10", image_size=32, crop=1))
@@ -70,18 +80,89 @@ class Overfit:
     rtol: float = 0.1
     seed: int = 0
     resume: bool = False
+    processes: int = 0
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class _Modes(Work):
+    """What the members do: each learns the images by heart in one mode."""
+
+    options: Overfit
+    images: Tensor
+    labels: Tensor
+
+    name = "experiments.overfit"
+
+    def check(self, names: Sequence[str]) -> None:
+        """All names are this module's own."""
+
+    def ragged(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A mode stops early if its training accuracy reaches 1."""
+        return {"epoch": self.options.epochs}
+
+    def like(self) -> xr.Dataset:
+        """The curve, and the cost."""
+        nothing = ("epoch", np.empty(0))
+        return xr.Dataset({**dict.fromkeys(_CURVE, nothing), **dict.fromkeys(_COST, 0.0)})
+
+    def run(self, parameters: Mapping[str, Any], folder: Path) -> xr.Dataset:
+        """Learn."""
+        found = _learn(self.options, parameters["mode"], self.images, self.labels)
+        curve = {name: ("epoch", np.array([point[name] for point in found["curve"]])) for name in _CURVE}
+        return xr.Dataset({**curve, **{name: found[name] for name in _COST}})
 
 
 def overfit(
-    options: Overfit, images: Tensor, labels: Tensor, done: Sequence[dict[str, Any]] = ()
-) -> Iterator[dict[str, Any]]:
+    options: Overfit,
+    images: Tensor,
+    labels: Tensor,
+    done: Sequence[dict[str, Any]] = (),
+    *,
+    store: Path | None = None,
+    after: Callable[[list[dict[str, Any]]], object] | None = None,
+) -> list[dict[str, Any]]:
     """Train with every mode on images (n, 3, h, w) and labels (n,), and return a record with the curve for each.
 
-    A mode that has a record in `done` is not trained again.
+    A mode that has a record in `done` is not trained again. `after` is called with the records so far when a mode has
+    ended. Raises ArithmeticError if the loss of a mode is not finite; the other modes are trained before.
     """
-    known = {record["mode"]: record for record in done}
-    for mode in options.modes:
-        yield known.get(mode) or _learn(options, mode, images, labels)
+    known = {record["mode"]: record for record in done if record["mode"] in options.modes}
+    left = [mode for mode in dict.fromkeys(options.modes) if mode not in known]
+
+    def records(found: xr.Dataset) -> list[dict[str, Any]]:
+        ended = np.flatnonzero(found["status"] == 1).tolist()
+        own = {left[member]: _record(found, left[member], member) for member in ended}
+        return [{**known, **own}[mode] for mode in options.modes if mode in known or mode in own]
+
+    if not left:
+        return [known[mode] for mode in options.modes]
+    with tempfile.TemporaryDirectory() as fresh:
+        found = run_members(
+            _Modes(options, images, labels),
+            [{"mode": mode} for mode in left],
+            store or Path(fresh) / "sweep.zarr",
+            Processes(options.processes, options.scheduler),
+            progress=None if after is None else lambda now: after(records(now)),
+        )
+    for error in failed(found).values():
+        raise ArithmeticError(error.removeprefix("ArithmeticError: "))
+    return records(found)
+
+
+def _record(found: xr.Dataset, mode: str, member: int) -> dict[str, Any]:
+    """What `overfit` returns of a mode, from the dataset of the sweep."""
+    own = found.isel(member=member)
+    epochs = int(own["epoch_length"])
+    columns = {name: own[name].values[:epochs].tolist() for name in _CURVE}
+    curve = [dict(zip(columns, point, strict=True)) for point in zip(*columns.values(), strict=True)]
+    return {
+        "mode": mode,
+        "epochs": epochs,
+        **curve[-1],
+        **{name: float(own[name]) for name in _COST},
+        "curve": curve,
+    }
 
 
 def _network(options: Overfit, mode: str, size: int, classes: int) -> nn.Module:
@@ -184,20 +265,25 @@ def _main(options: Overfit) -> None:
     images = (as_images(pixels) - 0.5) / 0.25
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
     refuse_foreign([out / "overfit.png"], beside=out / "overfit.json")
-    done = {record["mode"]: record for record in _done(options, out)}
-    for record in overfit(options, images, torch.tensor(chosen.labels), tuple(done.values())):
-        done.pop(record["mode"], None)
-        records.append(record)
-        _write(options, [*records, *done.values()], out)
+    done = _done(options, out)
+    others = [record for record in done if record["mode"] not in options.modes]
+    records = overfit(
+        options,
+        images,
+        torch.tensor(chosen.labels),
+        done,
+        store=out / "sweep.zarr",
+        after=lambda now: _write(options, [*now, *others], out),
+    )
+    _write(options, [*records, *others], out)
     draw(records, out / "overfit.png")
     print(table(records))
 
 
 def _kept(options: Overfit) -> dict[str, Any]:
     """The options that must not change between a run and its resumption, as JSON gives them back."""
-    kept = {name: value for name, value in asdict(options).items() if name not in ("out", "modes", "resume")}
+    kept = {name: value for name, value in asdict(options).items() if name not in _FREE}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 from jsonargparse import Namespace
 
 from experiments import cli
@@ -27,8 +28,10 @@ from experiments.report import plots, records, tables
 from experiments.report.outputs import refuse_foreign
 from experiments.report.summaries import ALL_COLUMNS, VALIDATION_COLUMNS, Column, cell, over_seeds
 from experiments.settings import Attention, Settings
+from experiments.sweeps.runs import Processes, failed, measures, run_members
 from experiments.training import logs
 from experiments.training.loop import train
+from vars_dyn.sweeping.members import Work
 
 __all__ = ["Ablation", "Series", "jobs", "main", "report", "run"]
 
@@ -66,6 +69,8 @@ class Series:
         report: folder to write figures and numbers to; None: `out`.
         page: Markdown file whose marked tables are replaced by the new ones.
         only_report: write the report without running anything.
+        processes: processes of this machine that run jobs at the same time; 0: this one, job by job.
+        scheduler: the address of a Dask scheduler, or a YAML file of dask-jobqueue, that runs them instead.
     """
 
     train: Settings = field(default_factory=Settings)
@@ -79,6 +84,8 @@ class Series:
     report: str | None = None
     page: str | None = None
     only_report: bool = False
+    processes: int = 0
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         for name, ablation in self.ablations.items():
@@ -132,22 +139,54 @@ def _job(
     return Job(label, settings, how, varied)
 
 
-def run(series: Series) -> list[str]:
-    """Run what is not complete, and report after each job. Returns the label and the reason of each job that failed."""
-    records.commit()  # noted before the runs, since files may change meanwhile
-    failed = []
-    for job in jobs(series):
-        if job.records.exists():
-            continue
+@dataclass(frozen=True)
+class _Jobs(Work):
+    """What the members of a series do: each trains and evaluates one job, whose number it is given."""
+
+    series: Series
+
+    name = "experiments.series"
+
+    def check(self, names: Sequence[str]) -> None:
+        """All names are this module's own."""
+
+    def like(self) -> xr.Dataset:
+        """The columns of the summary."""
+        return measures(list(_SUMMARY))
+
+    def run(self, parameters: Mapping[str, Any], folder: Path) -> xr.Dataset:
+        """Go on with the job; what it has finished is not done again."""
+        job = list(jobs(self.series))[int(parameters["job"])]
         print(f"{job.label}, seed {job.settings.seed}", flush=True)
         try:
             _run(job)
-        except (ValueError, ArithmeticError) as error:
-            failed.append(f"{job.label}, seed {job.settings.seed}: {error}")
+        except Exception as error:
             print(f"could not run: {error}", flush=True)
-        else:
-            report(series)
-    return failed
+            raise
+        own = records.read([job.records])
+        means = {name: column.mean(own) for name, column in _SUMMARY.items()}
+        return measures(list(_SUMMARY), {name: mean for name, mean in means.items() if mean is not None})
+
+
+def run(series: Series) -> list[str]:
+    """Run what is not complete, and report after each job. Returns the label and the reason of each job that failed."""
+    records.commit()  # noted before the runs, since files may change meanwhile
+    left = [(number, job) for number, job in enumerate(jobs(series)) if not job.records.exists()]
+    if not left:
+        return []
+    members = [{"job": number, "label": job.label, "seed": job.settings.seed} for number, job in left]
+    Path(series.out).mkdir(parents=True, exist_ok=True)
+    found = run_members(
+        _Jobs(series),
+        members,
+        Path(series.out) / "sweep.zarr",
+        Processes(series.processes, series.scheduler),
+        progress=lambda _: report(series),
+    )
+    return [
+        f"{members[member]['label']}, seed {members[member]['seed']}: {error}"
+        for member, error in failed(found).items()
+    ]
 
 
 def _run(job: Job) -> None:
@@ -287,11 +326,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = parser.instantiate(values)
         series = Series(**{name: getattr(values, name) for name in Series.__dataclass_fields__})
         _refuse_foreign(series)
-        failed = [] if series.only_report else run(series)
+        not_run = [] if series.only_report else run(series)
         report(series)
-        for line in failed:
+        for line in not_run:
             print(f"could not run {line}", file=sys.stderr)
-        return 1 if failed else 0
+        return 1 if not_run else 0
 
     return cli.run(parser, command, arguments)
 

@@ -1,5 +1,8 @@
 """How well a sweep uses workers: `python -m experiments.benchmark.sweeping [--members N] [--seconds S] [--workers N]`.
 
+With `--waiting SHARE`, each member sleeps for that share of its time. So a busy machine, or one with fewer cores than
+workers, still shows what the sweep itself costs, but not how well the workers use the cores.
+
 Runs the same members, each of about a second of work on one thread, in one process and on local worker processes.
 Compares the results bit for bit, and prints the efficiency, which is serial time / (workers x wall time), as JSON. The
 time of the workers includes their start. The load of the machine before each run is part of the result, because a busy
@@ -26,8 +29,9 @@ from experiments.benchmark.machine import machine
 __all__ = ["main", "member"]
 
 
-def member(seed: int, products: int) -> dict[str, Any]:
-    """Multiply matrices, a fixed number of times: work whose time depends on the machine alone."""
+def member(seed: int, products: int, sleep: float) -> dict[str, Any]:
+    """Multiply matrices, a fixed number of times, and sleep: work whose time depends on the machine alone."""
+    time.sleep(sleep)
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(256, 256, generator=generator, dtype=torch.float64) / 16
     x = matrix
@@ -42,18 +46,21 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1.0, help="processor time of one member, about")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--waiting", type=float, default=0.0, help="share of a member's time that it sleeps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
-    member(0, 20)
-    products = max(1, round(20 * options.seconds / (time.process_time() - began)))
-    design = {"seed": list(range(options.members)), "products": [products]}
+    member(0, 20, 0.0)
+    computing = options.seconds * (1 - options.waiting)
+    products = max(1, round(20 * computing / (time.process_time() - began)))
+    fixed = {"products": products, "sleep": options.seconds * options.waiting}
+    design = {"seed": list(range(options.members))}
     found, spent, load = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for workers in (0, options.workers):
             load[workers] = os.getloadavg()[0]
             start = time.perf_counter()
-            dataset = vd.sweep(member, design, Path(folder) / f"{workers}.zarr", workers=workers)
+            dataset = vd.sweep(member, design, Path(folder) / f"{workers}.zarr", workers=workers, fixed=fixed)
             spent[workers] = time.perf_counter() - start
             found[workers] = dataset[["mean", "row"]].load()
     same = all(
@@ -62,6 +69,7 @@ def main() -> int:
     result = {
         "members": options.members,
         "workers": options.workers,
+        "share_waiting": options.waiting,
         "seconds_serial": spent[0],
         "seconds_workers": spent[options.workers],
         "efficiency": spent[0] / (options.workers * spent[options.workers]),

@@ -9,13 +9,13 @@ import xarray as xr
 
 from experiments.training.logs import read_log
 from vars_dyn.simulate.member import simulation
-from vars_dyn.sweeping.commands import Command, CommandError
+from vars_dyn.sweeping.commands import Command, CommandError, as_work
 from vars_dyn.sweeping.members import Work
 
 __all__ = ["COMMANDS", "work_of"]
 
 #: The commands by name. The options of each are the parameters that a design may have.
-COMMANDS = ("simulate", "train", "learn_dictionary")
+COMMANDS = ("simulate", "learn", "physiology", "train", "learn_dictionary")
 
 
 def work_of(name: str, keep: Sequence[str] = ()) -> Work:
@@ -24,6 +24,16 @@ def work_of(name: str, keep: Sequence[str] = ()) -> Work:
         raise ValueError(f"keep is given with command {name}; it is for simulate alone")
     if name == "simulate":
         return simulation(keep)
+    if name == "learn":
+        return as_work(name)
+    if name == "physiology":
+        return Command(
+            "physiology",
+            "experiments.physiology.__main__",
+            extra=("--out={folder}/response.zarr", "--json=true"),
+            keep=True,
+            positional="experiment",
+        )
     if name == "train":
         return Command(
             "train",

@@ -62,14 +62,15 @@ def main() -> int:
             watcher = threading.Thread(target=watch, args=(store, notes, ended, faults))
             watcher.start()
             try:
-                with killing(notes, options.kills - killed, options.seed + sweeps) as gone:
+                left, seed = options.kills - killed, options.seed + sweeps
+                with killing(notes, left, seed, within=3 * options.seconds) as gone:
                     found = vd.sweep(
                         lasting,
                         {"number": list(range(options.members))},
                         store,
                         workers=2,
                         fixed={"folder": str(notes), "seconds": options.seconds},
-                        retries=50,
+                        retries=options.kills,
                         block=1 + 3 * (sweeps % 2),
                     )
             finally:

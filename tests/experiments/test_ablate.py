@@ -55,6 +55,7 @@ def test_layers_become_what_they_would_be_if_built_so(run: Settings) -> None:
         pass
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*loop.*")
 def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     arguments = [run.out, "--on", "clean,fgsm", "--num_steps", "[1, 3]", "--lam", "[0.3, 50]", "--progress", "false"]
@@ -83,6 +84,13 @@ def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: 
         assert values.sel(threshold="soft", solver="ista", num_steps=3, lam=lam) == record["value"]
     assert found.attrs["checkpoint"].endswith("epoch-0001")
     assert (out / "ablation.png").stat().st_size > 10_000
+    # A worker process opens the model again, and measures the same.
+    pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    few = [run.out, "--on", "clean", "--num_steps", "[1, 3]", "--lam", "[0.3]", "--progress", "false"]
+    assert command.main([*few, "--out", str(tmp_path / "few"), "--processes", "1"]) == 0
+    own = xr.open_zarr(tmp_path / "few" / "ablation.zarr").value.load().squeeze("measure", drop=True)
+    assert (own == values.sel(threshold=["soft"], solver=["ista"], lam=[0.3])).all()
+    assert not (tmp_path / "few" / "sweep.zarr").exists()
     monkeypatch.setattr(Clean, "tally", lambda self, part: pytest.fail("measured again"))
     assert command.main(arguments) == 0
     xr.testing.assert_equal(xr.open_zarr(out / "ablation.zarr", consolidated=False).load(), found)

@@ -108,6 +108,31 @@ def test_numbers_of_a_command_that_prints_json(tmp_path: Path) -> None:
     assert found["gradient"].values.tolist() == ["implicit", "implicit"]
 
 
+def test_dictionaries_are_learned_over_seeds(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((64, 9)))
+    fixed = {"images": str(tmp_path / "x.npy"), "atoms": 12, "whiten": "none", "batch": 8, "every": 1, "tol": 1e-3}
+    design = [{"seed": 1, "steps": 2}, {"seed": 2, "steps": 3}, {"seed": 2, "steps": 3, "lam": -1.0}]
+    found = vd.sweep("learn", design, tmp_path / "s.zarr", fixed=fixed)
+    assert found["status"].values.tolist() == [1, 1, 2]
+    assert "lam" in str(found["error"].values[2])
+    assert found["step_length"].values.tolist() == [2, 3, -1]
+    assert np.isfinite(found["objective"].values[1]).all()
+    assert np.isnan(found["objective"].values[0]).tolist() == [False, False, True]
+    run = tmp_path / "s.zarr.members" / "member-000001" / "run"
+    assert (run / "dictionary.safetensors").is_file()
+
+
+def test_physiology_over_stimuli(tmp_path: Path) -> None:
+    from experiments.sweeps.commands import work_of
+
+    fixed = {"cells": 2, "r_squared": 0.0, "bank.side": 8, "bank.orientations": 2, "bank.scales": 1, "bank.places": 2}
+    design = {"experiment": ["cross"], "lam": [0.1, 0.4], "contrasts": [[0.25, 1.0]]}
+    found = vd.sweep(work_of("physiology"), design, tmp_path / "s.zarr", fixed=fixed)
+    assert found["error"].values.tolist() == ["", ""]
+    assert np.isfinite(found["median"].values).all()
+    assert (tmp_path / "s.zarr.members" / "member-000001" / "response.zarr").is_dir()
+
+
 @pytest.mark.parametrize(
     ("points", "length"),
     [

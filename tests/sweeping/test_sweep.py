@@ -157,6 +157,25 @@ def test_a_full_disk_stops_the_sweep_and_harms_nothing(tmp_path: Path, monkeypat
     assert (found["status"] == 1).all()
 
 
+def test_a_member_that_fills_the_disk_stops_the_sweep_and_is_not_done(tmp_path: Path) -> None:
+    full = [True]
+
+    def member(number: int) -> float:
+        if number == 3 and full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return float(number)
+
+    design, store = {"number": list(range(6))}, tmp_path / "s.zarr"
+    with pytest.raises(StoreError, match="the disk is full; what was committed before stays whole"):
+        vd.sweep(member, design, store, block=1)
+    before = open_sweep(store)
+    assert before["status"].values.tolist() == [1, 1, 1, 0, 0, 0]
+    assert before["error"].values.tolist() == [""] * 6
+    full[0] = False
+    found = vd.sweep(member, design, store, resume=True)
+    assert found["value"].values.tolist() == list(range(6))
+
+
 def test_a_store_is_read_while_it_is_written(tmp_path: Path) -> None:
     store, seen = tmp_path / "s.zarr", []
 
@@ -251,9 +270,12 @@ def test_a_store_of_ten_thousand_members_opens_at_once(tmp_path: Path) -> None:
 def test_tiny_members_share_chunks_and_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of files, and as many waits for the disk, are what makes tiny members slow."""
     written: list[Path] = []
+    ended: list[int] = []
     real = places.write_bytes
     monkeypatch.setattr(places, "write_bytes", lambda path, content: (written.append(path), real(path, content)))
-    found = vd.sweep(lambda number: number / 3, {"number": list(range(600))}, tmp_path / "s.zarr", block=100)
+    design, store = {"number": list(range(600))}, tmp_path / "s.zarr"
+    found = vd.sweep(lambda number: number / 3, design, store, block=100, progress=ended.append)
+    assert ended == [100, 200, 300, 400, 500, 600]
     assert (found["value"].values == np.arange(600) / 3).all()
     assert len(list((tmp_path / "s.zarr" / "value" / "c").iterdir())) == 6
     assert sum("value" in path.parts for path in written) < 60

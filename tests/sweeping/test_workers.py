@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ import pytest
 import vars_dyn as vd
 from tests.sweeping.members import deadly, lasting, settling
 from vars_dyn._files import StoreError
-from vars_dyn.sweeping import open_sweep
+from vars_dyn.sweeping import clusters, open_sweep
 from vars_dyn.sweeping.clusters import jobqueue_cluster
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
@@ -29,8 +30,8 @@ ROOT = str(Path(__file__).parents[2])
 
 
 @contextmanager
-def killing(notes: Path, kills: int, seed: int) -> Iterator[list[int]]:
-    """Meanwhile send SIGKILL to `kills` processes that have just begun a member, at random moments."""
+def killing(notes: Path, kills: int, seed: int, within: float = 0.4) -> Iterator[list[int]]:
+    """Meanwhile send SIGKILL to `kills` processes, each at most `within` seconds after it has begun a member."""
     killed: list[int] = []
     ended = threading.Event()
     draw = random.Random(seed)
@@ -42,7 +43,7 @@ def killing(notes: Path, kills: int, seed: int) -> Iterator[list[int]]:
             if pid is None or pid in killed or pid == os.getpid():
                 time.sleep(0.01)
                 continue
-            time.sleep(draw.uniform(0, 0.4))
+            time.sleep(draw.uniform(0, within))
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
@@ -87,7 +88,6 @@ def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "s.zarr.members").exists()
 
 
-@pytest.mark.skip(reason="not seen to pass yet: it did not end within 140 s on a busy machine")
 def test_a_member_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = vd.sweep(
         deadly,
@@ -103,7 +103,6 @@ def test_a_member_that_kills_its_worker_is_given_up_and_the_rest_goes_on(tmp_pat
     assert "its process ended 1 times" in str(found["error"].values[2])
 
 
-@pytest.mark.skip(reason="not seen to pass yet: it did not end within 140 s on a busy machine")
 def test_the_scheduler_is_killed_and_the_sweep_resumes(tmp_path: Path) -> None:
     """A scheduler and a worker of their own, as on a cluster; killed together while members run."""
     notes, store = tmp_path / "notes", tmp_path / "s.zarr"
@@ -121,8 +120,9 @@ def test_the_scheduler_is_killed_and_the_sweep_resumes(tmp_path: Path) -> None:
             time.sleep(0.05)
         worker = subprocess.Popen(
             [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(told), "--nthreads", "1",
-             "--no-nanny", "--no-dashboard", "--death-timeout", "5"], **quiet)  # fmt: skip
-        address = __import__("json").loads(told.read_text())["address"]
+             "--no-nanny", "--no-dashboard", "--death-timeout", "60"], **quiet)  # fmt: skip
+        # The scheduler imports torch when the first task comes. It does not answer for seconds, and a worker must wait.
+        address = json.loads(told.read_text())["address"]
 
         def kill() -> None:
             while len(list(notes.iterdir())) < 4:
@@ -131,7 +131,7 @@ def test_the_scheduler_is_killed_and_the_sweep_resumes(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=kill)
         thread.start()
-        arguments = {"fixed": {"folder": str(notes)}, "block": 2}
+        arguments = {"fixed": {"folder": str(notes), "seconds": 0.1}, "block": 2}
         design = {"number": list(range(16))}
         with pytest.raises(StoreError, match="scheduler is gone"):
             vd.sweep(lasting, design, store, scheduler=address, **arguments)
@@ -151,7 +151,8 @@ def test_the_scheduler_is_killed_and_the_sweep_resumes(tmp_path: Path) -> None:
     assert not again & set(np.flatnonzero(done).tolist())
 
 
-def test_there_is_no_scheduler(tmp_path: Path) -> None:
+def test_there_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "_CONNECT", "1s")
     with pytest.raises(ValueError, match="no Dask scheduler answers"):
         vd.sweep(lasting, {"number": [0]}, tmp_path / "s.zarr", scheduler="tcp://127.0.0.1:9", fixed={"folder": "."})
 

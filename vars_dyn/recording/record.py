@@ -26,7 +26,7 @@ from vars_dyn.recording.selection import Selection
 from vars_dyn.recording.store import Array, Writer
 from vars_dyn.recording.writer import Progress, Recording
 
-__all__ = ["record", "record_plan"]
+__all__ = ["begin_store", "permit_store", "record", "record_plan"]
 
 
 def record(
@@ -123,17 +123,17 @@ def record_plan(
     return open_dataset(path)
 
 
+def permit_store(path: Path, *, overwrite: bool) -> int | None:
+    """A lock on the store that is to be replaced; StoreError if what is there must not be replaced."""
+    if not overwrite and not is_empty_folder(path):
+        raise exists(path)
+    check_replaceable(path)
+    return lock(path)
+
+
 def _created(path: Path, plan: RecordingPlan, *, overwrite: bool) -> Recording:
     """A new store with the first time point committed."""
-
-    def permit() -> int | None:
-        """A lock on the store to be replaced; StoreError if it must not be replaced."""
-        if not overwrite and not is_empty_folder(path):
-            raise exists(path)
-        check_replaceable(path)
-        return lock(path)
-
-    if os.path.lexists(path) and (held := permit()) is not None:
+    if os.path.lexists(path) and (held := permit_store(path, overwrite=overwrite)) is not None:
         os.close(held)
     snapshot = plan.start
     chunks = plan.chunks(snapshot, 0)
@@ -147,28 +147,33 @@ def _created(path: Path, plan: RecordingPlan, *, overwrite: bool) -> Recording:
     }
     with Workplace.begin(path) as work:
         recording = Recording(path, plan, snapshot, 0, 0, known, 0.0, chunks)
-        found = recording.facts_at("running", snapshot)
-        about, values = scalars.meanings(found), scalars.as_values(found)
-        arrays = [
-            time_array(),
-            *(quantity.array() for quantity in plan.quantities),
-            *static_arrays(plan.layout),
-            *plan.description.coordinates,
-            *plan.end_arrays(snapshot),
-            *(array for slot in (0, 1) for array in snapshots.arrays(plan.layout, snapshot, slot)),
-            *(Array(name, (), values[name], about[name], carried=True) for name in values),
-        ]
-        _check_names(arrays, plan)
-        writer = Writer.create(work.new, arrays, planned=plan.points, chunk=plan.chunk)
+        begin_store(work, recording)
         try:
-            recording.writer = writer
             recording.write(tuple(part[None] for part in plan.state), 0)
             recording.commit(1, snapshot)
-            writer.publish(work, permit)
+            recording.writer.publish(work, lambda: permit_store(path, overwrite=overwrite))
         except BaseException:
-            writer.close()
+            recording.writer.close()
             raise
     return recording
+
+
+def begin_store(work: Workplace, recording: Recording) -> None:
+    """Make the arrays of a recording in a workplace, and open them for writing. Nothing is committed yet."""
+    plan, snapshot = recording.plan, recording.snapshot
+    found = recording.facts_at("running", snapshot)
+    about, values = scalars.meanings(found), scalars.as_values(found)
+    arrays = [
+        time_array(),
+        *(quantity.array() for quantity in plan.quantities),
+        *static_arrays(plan.layout),
+        *plan.description.coordinates,
+        *plan.end_arrays(snapshot),
+        *(array for slot in (0, 1) for array in snapshots.arrays(plan.layout, snapshot, slot)),
+        *(Array(name, (), values[name], about[name], carried=True) for name in values),
+    ]
+    _check_names(arrays, plan)
+    recording.writer = Writer.create(work.new, arrays, planned=plan.points, chunk=plan.chunk)
 
 
 def _check_names(arrays: Sequence[Array], plan: RecordingPlan) -> None:

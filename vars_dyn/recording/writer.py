@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vars_dyn._files import explained
@@ -156,10 +158,13 @@ class Recording:
         self._close(self._points(position), now, f"failed: {error}")
 
     def _close(self, points: int, now: Snapshot, status: str) -> None:
-        """Commit the end of the run."""
+        self.end(points, now, status, {array.name: array.values for array in self.plan.end_arrays(now)})
+
+    def end(self, points: int, now: Snapshot, status: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Commit the end of the run, with the arrays that describe it."""
         with explained(self.path):
-            for array in self.plan.end_arrays(now):
-                self.writer.write(array.name, array.values)
+            for name, values in arrays.items():
+                self.writer.write(name, values)
             found = self.facts_at(status, now)
             self.show(points, found)
             self.writer.set_planned_length(points)

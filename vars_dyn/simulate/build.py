@@ -14,15 +14,28 @@ from torch import Tensor
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
 from vars_dyn.dynamics import EncoderDecoder, FeedForward, Field, Recurrent, Reduced, SparseRecurrent
 from vars_dyn.images import Signals
-from vars_dyn.integration import method_for
+from vars_dyn.integration import Monitor, method_for
 from vars_dyn.noise import Noise
+from vars_dyn.recording import Selection
+from vars_dyn.recording.plan import RecordingPlan, plan_recording
 from vars_dyn.simulate.banks import bank_of, sides_of
+from vars_dyn.simulate.cli import stored
 from vars_dyn.simulate.inputs import read_array
 from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
 from vars_dyn.stimuli import Stimulus
 from vars_dyn.stimuli.view import fitted
 
-__all__ = ["device_of", "dictionary_of", "done_of", "field_of", "integration_of", "lam_of", "threads_of", "times_of"]
+__all__ = [
+    "device_of",
+    "dictionary_of",
+    "done_of",
+    "field_of",
+    "integration_of",
+    "lam_of",
+    "plan_of",
+    "threads_of",
+    "times_of",
+]
 
 _FIELDS: dict[str, type[Field]] = {
     "sparse": SparseRecurrent,
@@ -196,6 +209,22 @@ def times_of(options: IntegratorOptions) -> Tensor:
     if times[-1] < options.t_max * (1 - 1e-12):
         times = np.append(times, options.t_max)
     return torch.from_numpy(times)
+
+
+def plan_of(options: Options, signals: Signals, field: Field, monitor: Monitor | None = None) -> RecordingPlan:
+    """What is recorded of the field."""
+    chosen = options.record
+    return plan_recording(
+        field,
+        times_of(options.integrator),
+        None,
+        Selection(chosen.record, chosen.every, chosen.neurons, chosen.atoms, chosen.chunk),
+        {**integration_of(options.integrator), **done_of(options)},
+        coordinates=signals.coordinates,
+        attributes={name: value for name, value in signals.attributes.items() if name != "input"},
+        origin={"input": signals.attributes.get("input"), "seed": options.run.seed, "options": stored(options)},
+        monitor=monitor,
+    )
 
 
 def integration_of(options: IntegratorOptions) -> dict[str, Any]:

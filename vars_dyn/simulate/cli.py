@@ -17,7 +17,7 @@ from vars_dyn.simulate.values import shown
 __all__ = ["FREE", "parse", "stored"]
 
 #: Options that may differ when a run is resumed, since they do not change what was computed before.
-FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "json", "config")
+FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "workers", "json", "config")
 
 #: The options of spiking units.
 _SPIKING = ("spiking", "leak", "quantum", "window")

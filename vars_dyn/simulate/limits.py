@@ -22,6 +22,8 @@ __all__ = ["Demand", "check_device", "check_dictionary", "check_looks", "demand_
 _MUCH = 10**9
 #: Number of states that the integrator and the certificate hold at once, beside those of a chunk of times.
 _STATES = 20
+#: Number of states of all signals that are held while blocks are joined: the first, the last, and certificates.
+_JOINED = 8
 #: Hardly any run settles before this time, in time constants. So what is recorded up to it counts as certain.
 _SOON = 10.0
 #: The most times, and the most bytes of states, that are written at once where --chunk does not say how many.
@@ -76,8 +78,10 @@ class Demand:
         return told
 
 
-def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times: Tensor) -> Demand:
-    """What a run with these options needs."""
+def demand_of(
+    options: Options, signals: Signals, dictionary: Dictionary, times: Tensor, block: int | None = None
+) -> Demand:
+    """What a run with these options needs. With blocks of so many signals, only those that run are integrated."""
     recording, item = options.record, 4 if options.run.dtype == "float32" else 8
     count, neurons = len(signals.values), math.prod(signals.values.shape[1:])
     coding = options.field.field not in ("recurrent", "feed-forward")
@@ -98,13 +102,16 @@ def demand_of(options: Options, signals: Signals, dictionary: Dictionary, times:
     if options.integrator.gap is not None:
         certain = int((times[:: recording.every] <= _SOON).sum())
     still = 8.0 * count * neurons + 3 * state
+    # Blocks are written twice: by themselves, and joined. While they are joined, the state of all signals is held.
+    running = 1.0 if block is None else min(1.0, block * max(1, options.run.workers or 0) / count)
+    held, copies = (0, 1) if block is None else (_JOINED, 2)
     return Demand(
         count,
         neurons,
         atoms,
-        24.0 * count * neurons + state * (_STATES + together) + 3.0 * largest * chunk,
-        still + certain * point / 2,  # codes compress well, numbers of full precision hardly at all
-        still + points * point,
+        24.0 * count * neurons + state * (held + running * (_STATES + together)) + 3.0 * largest * chunk,
+        copies * (still + certain * point / 2),  # codes compress well, numbers of full precision hardly at all
+        copies * (still + points * point),
     )
 
 

@@ -55,7 +55,7 @@ def simulation(keep: Sequence[str] = ()) -> Command:
         extra=("--out={folder}/run.zarr", "--figure=none", *recorded),
         accepted=(0, 1),  # 1: the gap was not reached, which is a result
         read=partial(_results, keep=tuple(keep)),
-        options=_OPTIONS - {"config", "json", "resume", "overwrite", "spiking", "leak", "quantum", "window"},
+        options=_OPTIONS - {"config", "json", "resume", "overwrite", "workers", "spiking", "leak", "quantum", "window"},
         sizes=partial(_times, keep=bool(keep)),
         flags=True,
     )

@@ -244,6 +244,13 @@ class RunOptions:
         "threads of the CPU. auto: one for a run so small that threads cost more than they gain, else torch's choice",
         "COUNT|auto",
     )
+    workers: int | None = option(
+        "none",
+        read.or_none(read.count(0)),
+        "integrate blocks of signals by themselves, in so many processes of this machine; 0: in this one. Results do "
+        "not depend on the number (default: all signals together)",
+        "COUNT",
+    )
     json: bool = flag("print the result as a JSON object, in the last line of standard output")
     config: Path | None = option(
         "none",

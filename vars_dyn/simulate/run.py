@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from vars_dyn.plotting import spike_summary
 from vars_dyn.plotting.animation import ANIMATION_SUFFIXES
 from vars_dyn.recording import Progress, StoreError, facts, is_store
 from vars_dyn.recording.integrity import read_attributes
-from vars_dyn.recording.record import record
+from vars_dyn.recording.record import record_plan
 from vars_dyn.simulate import report
-from vars_dyn.simulate.build import device_of, dictionary_of, done_of, field_of, integration_of, threads_of, times_of
+from vars_dyn.simulate.blocks import block_size, blocks_of, check_blocks, options_of_blocks, record_blocks
+from vars_dyn.simulate.build import device_of, dictionary_of, field_of, plan_of, threads_of, times_of
 from vars_dyn.simulate.cli import FREE, parse, stored
 from vars_dyn.simulate.inputs import read_signals
 from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _BAD_INPUT
         except KeyboardInterrupt as stop:
             ended = isinstance(stop, _process.Terminated)
-            kept = begun.store if begun.store is not None and is_store(begun.store) else None
+            kept = begun.store if begun.store is not None and _can_go_on(begun.store) else None
             told = "nothing was stored; start anew" if kept is None else f"{kept} is whole up to its last commit; go on"
             _process.say(
                 f"{'terminated' if ended else 'interrupted'}: {told} with: {_resuming(kept, words, begun.extra)}"
@@ -87,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _TERMINATED if ended else _INTERRUPTED
         finally:
             torch.set_num_threads(threads)
+
+
+def _can_go_on(store: Path) -> bool:
+    return is_store(store) or options_of_blocks(store) is not None
 
 
 def _resuming(store: Path | None, arguments: Sequence[str], extra: Sequence[str]) -> str:
@@ -98,7 +103,7 @@ def _resuming(store: Path | None, arguments: Sequence[str], extra: Sequence[str]
 
 
 def _run(options: Options, begun: _Begun) -> int:
-    options = decided(options)
+    options = _going_on(decided(options))
     recording = options.record
     if recording.resume and recording.overwrite:
         raise ValueError("--resume and --overwrite came together; one of them is wanted")
@@ -106,11 +111,12 @@ def _run(options: Options, begun: _Begun) -> int:
         if recording.out is None:
             raise ValueError("--resume came without --out; the store to go on with is wanted")
         _check_resumed(options, recording.out)
+    check_blocks(options)
     check_taken(options)
     stimulus = stimulus_of(options)
     options = resolved(options, stimulus)
     recording = options.record
-    times, integration = times_of(options.integrator), integration_of(options.integrator)
+    times = times_of(options.integrator)
     check_looks(options.integrator)
     device = device_of(options.run.device)
     if stimulus is None:
@@ -124,7 +130,8 @@ def _run(options: Options, begun: _Begun) -> int:
         for note in notes:
             _process.say(f"warning: {note}")
         return _spike(options, begun, signals, dictionary)
-    demand = demand_of(options, signals, dictionary, times)
+    in_blocks = options.run.workers is not None
+    demand = demand_of(options, signals, dictionary, times, block_size(signals) if in_blocks else None)
     large = demand.check(Path() if recording.out is None else recording.out)
     check_device(device, demand)
     for note in notes:
@@ -134,32 +141,21 @@ def _run(options: Options, begun: _Begun) -> int:
     neurons = field_of(options, signals, dictionary, stimulus)
     torch.set_num_threads(threads_of(options.run, neurons))
     with _place(options) as (store, figure):
-        given, sources = signals.attributes["input"], _sources(options, signals)
+        sources = _sources(options, signals)
         check_place("--out", store, sources)
         check_picture("--figure", figure, FIGURE_SUFFIXES, sources)
         check_picture("--animate", recording.animate, ANIMATION_SUFFIXES, sources)
         if recording.animate is not None and recording.animate.suffix.lower() == ".mp4":
             pyav(f"--animate {recording.animate}")
         begun.store, begun.extra = store, _unstored(options)
-        with _bar(times[-1].item()) as progress:
-            dataset = record(
-                neurons,
-                store,
-                times,
-                variables=recording.record,
-                every=recording.every,
-                neurons=recording.neurons,
-                atoms=recording.atoms,
-                chunk=recording.chunk,
-                resume=recording.resume,
-                overwrite=recording.overwrite,
-                progress=progress,
-                coordinates=signals.coordinates,
-                attributes={name: value for name, value in signals.attributes.items() if name != "input"},
-                origin={"input": given, "seed": options.run.seed, "options": stored(options)},
-                **integration,
-                **done_of(options),
-            )
+        plan = plan_of(options, signals, neurons)
+        if in_blocks:
+            dataset = record_blocks(options, signals, plan, store, stored(options))
+        else:
+            with _bar(times[-1].item()) as progress:
+                dataset = record_plan(
+                    plan, store, resume=recording.resume, overwrite=recording.overwrite, progress=progress
+                )
     if figure is not None:
         save_figure(dataset, figure)
     if recording.animate is not None:
@@ -215,15 +211,27 @@ def _sources(options: Options, signals: Signals) -> list[Path]:
     return [Path(str(name)) for name in (*inputs, *_files_of(options.dictionary.dictionary), *own)]
 
 
+def _going_on(options: Options) -> Options:
+    """The options, where a run in blocks that is resumed without --workers goes on in this process."""
+    out, run = options.record.out, options.run
+    if run.workers is None and options.record.resume and out is not None and options_of_blocks(out) is not None:
+        return replace(options, run=replace(run, workers=0))
+    return options
+
+
 def _unstored(options: Options) -> list[str]:
     """The options that a store does not keep, and that the command to resume the run must repeat."""
     pictures = [name for name in ("figure", "animate") if name in options.given]
     extra = [word for name in pictures for word in (f"--{name}", str(options.text[name]))]
-    return [*extra, *(["--json"] if options.run.json else [])]
+    blocks = [] if options.run.workers is None else ["--workers", str(options.run.workers)]
+    return [*extra, *blocks, *(["--json"] if options.run.json else [])]
 
 
 def _stored_options(store: Path) -> Mapping[str, Any]:
     """The options that a store was made with; none if another program made it."""
+    blocks = options_of_blocks(store)
+    if blocks is not None:
+        return blocks
     text = read_attributes(store).get("options")
     # Stores of runs without a stimulus, and those of older versions, do not name it.
     return {} if text is None else {"stimulus": "none", **json.loads(text)}
@@ -231,15 +239,18 @@ def _stored_options(store: Path) -> Mapping[str, Any]:
 
 def _check_resumed(options: Options, store: Path) -> None:
     """Raise StoreError if there is no store to resume, or if a given option differs from the store's."""
-    if not store.exists():
+    blocks = options_of_blocks(store)
+    if blocks is None and not store.exists():
         raise StoreError(f"--out {store} does not exist; there is no store to resume")
-    if not is_store(store):
+    if blocks is None and not is_store(store):
         raise StoreError(f"--out {store} is no store that a simulation wrote; there is nothing to resume")
     old = _stored_options(store)
     if not old:
         raise StoreError(f"--out {store} was not written by this command; resume it with vars_dyn.recording.record")
     new = {"stimulus": "none", **json.loads(stored(options))}
-    for name in sorted(options.given - set(FREE)):
+    # Blocks that are done do not go on, so those that are left must end at the same time.
+    free = set(FREE) - ({"t_max"} if blocks is not None else set())
+    for name in sorted(options.given - free):
         if old.get(name) != new.get(name) and not _same_number(old.get(name), new.get(name)):
             raise StoreError(
                 f"{store} cannot be resumed with another {name}: it has {old.get(name)}, this run has {new.get(name)}"
@@ -271,7 +282,7 @@ def _fresh() -> Workplace:
         tidy_all(here, _NUMBERED)
         for number in itertools.count(1):
             store = Path(f"run-{number:04d}.zarr")
-            if not os.path.lexists(store) and not os.path.lexists(store.with_suffix(".png")):
+            if not any(map(os.path.lexists, (store, store.with_suffix(".png"), blocks_of(store)))):
                 work = Workplace.claim(store)
                 if work is not None:
                     return work

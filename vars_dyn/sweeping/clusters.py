@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,8 @@ _SYSTEMS = {
 }
 _INSTALL = "the extra `cluster` is wanted: pip install 'vars_dyn[cluster]'"
 _CONNECT = "10s"
+#: What the process imports that worker processes of this machine are forked from.
+_IMPORTED = ("distributed", "vars_dyn.sweeping.members")
 
 
 @contextmanager
@@ -48,13 +52,18 @@ def connected(workers: int, scheduler: Any, *, memory: int | None) -> Iterator[C
     if isinstance(scheduler, Client):
         yield scheduler
         return
-    settings = {
+    settings: dict[str, Any] = {
         "distributed.scheduler.allowed-failures": 0,  # the sweep itself counts, and marks members from then on
         "distributed.comm.timeouts.connect": _CONNECT,
         "distributed.admin.low-level-log-length": 100,  # the scheduler's memory stays flat
     }
+    if scheduler is None:
+        # Dask gives a worker up that is not there this long after one was lost, even if it is just being started again.
+        settings["distributed.deploy.lost-worker-timeout"] = "1000 days"
+        settings |= _forked()
     with dask.config.set(settings):
         if scheduler is None:
+            _import_once()
             limit = "auto" if memory is None else memory
             cluster: Any = LocalCluster(
                 n_workers=workers,
@@ -81,6 +90,24 @@ def connected(workers: int, scheduler: Any, *, memory: int | None) -> Iterator[C
             if cluster is not scheduler:
                 with suppress(Exception):
                     cluster.close(timeout=15)
+
+
+def _forked() -> dict[str, str]:
+    """The setting by which worker processes start without importing torch in each, which takes seconds.
+
+    They are forked from one process that has imported everything, has used no GPU and runs no thread of torch.
+    """
+    return {"distributed.worker.multiprocessing-method": "forkserver"} if sys.platform == "linux" else {}
+
+
+def _import_once() -> None:
+    """Let that process import what workers need. Dask would have it import less, so this comes after Dask's list."""
+    # deferred: distributed is the extra `cluster`
+    from distributed.utils import get_mp_context
+
+    context = get_mp_context()
+    if context.get_start_method() == "forkserver":
+        multiprocessing.get_context("forkserver").set_forkserver_preload([*_IMPORTED])
 
 
 def jobqueue_cluster(file: Path) -> Any:

@@ -17,7 +17,7 @@ from vars_dyn.sweeping.members import Called, Work
 __all__ = ["Command", "CommandError", "as_work", "words_of"]
 
 #: The commands of the library, and where each says how it is a member of an ensemble.
-_LIBRARY = {"simulate": "vars_dyn.simulate.member"}
+_LIBRARY = {"simulate": "vars_dyn.simulate.member", "learn": "vars_dyn.learning.member"}
 
 
 class CommandError(RuntimeError):
@@ -39,6 +39,7 @@ class Command(Work):
         sizes: what `Work.ragged` returns for members with these parameters; None: no result is ragged.
         flags: whether a truth value is a flag, and a list has commas; else all values are written as in JSON.
         keep: whether the member's folder stays when it is done.
+        positional: the parameter whose values stand on the command line without a name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Command(Work):
     sizes: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] | None = None
     flags: bool = False
     keep: bool = False
+    positional: str = "input"
 
     def check(self, names: Sequence[str]) -> None:
         """Raise ValueError for a name that is no option, or one that the ensemble sets itself."""
@@ -68,7 +70,8 @@ class Command(Work):
     def run(self, parameters: Mapping[str, Any], folder: Path) -> Any:
         """Call the command; CommandError if its exit status is none of the accepted ones."""
         folder.mkdir(parents=True, exist_ok=True)
-        words = [*words_of(parameters, flags=self.flags), *(word.format(folder=folder) for word in self.extra)]
+        given = words_of(parameters, flags=self.flags, positional=self.positional)
+        words = [*given, *(word.format(folder=folder) for word in self.extra)]
         main = importlib.import_module(self.module).main
         told, said = io.StringIO(), io.StringIO()
         with redirect_stdout(told), redirect_stderr(said):
@@ -96,14 +99,14 @@ def as_work(given: Any) -> Work:
     raise ValueError(f"command_or_function is a {type(given).__name__}; a function or the name of a command is wanted")
 
 
-def words_of(parameters: Mapping[str, Any], *, flags: bool = False) -> list[str]:
-    """Parameters as words of a command line: --name=value, with values as JSON writes them; `input` has no name.
+def words_of(parameters: Mapping[str, Any], *, flags: bool = False, positional: str = "input") -> list[str]:
+    """Parameters as words of a command line: --name=value, with values as JSON writes them; `positional` has no name.
 
     With `flags`, true becomes --name alone, false and None are left out, and a list has commas.
     """
     words: list[str] = []
     for name, value in parameters.items():
-        if name == "input":
+        if name == positional:
             words = [*(value if isinstance(value, list) else [value]), *words]
         elif flags and value is True:
             words.append(f"--{name.replace('_', '-')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import time
 from abc import ABC, abstractmethod
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor", "Here", "LostError", "executor_for"]
 
+_LOG = logging.getLogger("vars_dyn.sweeping")
 #: How many blocks wait at the scheduler for each one that runs. The client holds no more of them than these.
 _AHEAD = 2
 #: How long the client waits for a scheduler that does not answer.
 _SILENCE = 60.0
+#: After how many seconds without a worker the client says so. A batch system may take hours to start one.
+_ALONE = 10.0
+#: After how many seconds without a worker of this machine something must be wrong.
+_LOST = 300.0
 
 
 class LostError(Exception):
@@ -79,13 +85,15 @@ class Here(Executor):
 class Dask(Executor):
     """The workers of a Dask cluster run the calls."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, *, local: bool = False) -> None:
+        self._client, self._local = client, local
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._labels: dict[Any, tuple[Any, Future[Any]]] = {}
         self._numbers = itertools.count()
         self._prefix = f"sweep-{time.time_ns():x}"
         self._silent: float | None = None
+        self._alone: float | None = None
+        self._said = False
         self.parallel = _AHEAD * max(1, self._threads())
         address = client.dashboard_link
         self.about = f"the Dask cluster at {client.scheduler_info()['address']}, dashboard {address}"
@@ -106,17 +114,38 @@ class Dask(Executor):
             future = self._ended.get(timeout=wait)
         except queue.Empty:
             self._check()
-            self.parallel = max(self.parallel, _AHEAD * self._threads() if self._client.status == "running" else 1)
+            if self._client.status == "running":
+                threads = self._threads()
+                self._say_if_alone(threads)
+                self.parallel = max(self.parallel, _AHEAD * threads)
             return None
         label, _ = self._labels.pop(future.key)
         return label, lambda: self._result(future)
 
+    def _say_if_alone(self, threads: int) -> None:
+        """Say that there is no worker; StoreError if one of this machine should have started long ago."""
+        if threads:
+            self._alone, self._said = None, False
+            return
+        self._alone = self._alone or time.monotonic()
+        waited = time.monotonic() - self._alone
+        if waited > _ALONE and not self._said:
+            _LOG.warning("the cluster has no worker; the sweep waits for one")
+            self._said = True
+        if self._local and waited > _LOST:
+            raise StoreError("no worker process could be started; what was committed is whole, and can be resumed")
+
     def _result(self, future: Future[Any]) -> Any:
         # deferred: distributed is the extra `cluster`
         from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
 
         if future.status == "finished":
-            return future.result()
+            try:
+                return future.result()
+            except (KilledWorker, FutureCancelledError) as gone:
+                # The process ended between the end of the task and this. What the task committed is in the store.
+                raise LostError(str(gone)) from None
         if self._client.status != "running":
             self._check(now=True)
         if future.status in ("cancelled", "lost"):
@@ -153,7 +182,7 @@ def executor_for(workers: int, scheduler: Any) -> Iterator[Executor]:
         yield Here()
         return
     with connected(workers, scheduler, memory=_share(workers)) as client:
-        yield Dask(client)
+        yield Dask(client, local=scheduler is None)
 
 
 def _share(workers: int) -> int | None:

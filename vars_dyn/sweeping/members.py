@@ -64,6 +64,10 @@ class Work(ABC):
         """The dimensions of results whose size differs between members with these parameters: see `sweep`."""
         return {}
 
+    def like(self) -> xr.Dataset | None:
+        """What a member's results look like, if that is known beforehand; None: some members are run to find out."""
+        return None
+
     @abstractmethod
     def run(self, parameters: Mapping[str, Any], folder: Path) -> Any:
         """Carry out a member. `folder` is its own, need not exist, and is there again if the member was interrupted."""

@@ -68,7 +68,7 @@ class EnsembleStore:
             group = zarr.open_group(place.store(read_only=True), mode="r", use_consolidated=True)
             found = json.loads(str(group.attrs[_ATTRIBUTE]))
             names = found["coordinates"]
-            coordinates = {name: np.asarray(_array(group, name)[:]) for name in names}
+            coordinates = {name: _plain(np.asarray(_array(group, name)[:])) for name in names}
             outputs = Outputs.from_text(json.dumps(found["outputs"]), coordinates)
             return cls(place, outputs, int(found["members"]), int(found["block"]), found["facts"])
         except (KeyError, TypeError, ValueError, OSError) as error:
@@ -118,8 +118,7 @@ class Block:
                 _array(self._group, name)[self.first : self.end] = self._values[name]
 
     def _read(self, name: str) -> NDArray[Any]:
-        found = np.array(_array(self._group, name)[self.first : self.end])
-        return found.astype(object) if found.dtype.kind in "UT" else found
+        return _plain(np.array(_array(self._group, name)[self.first : self.end]))
 
     def _empty(self, each: Output) -> NDArray[Any]:
         dtype = object if each.dtype == "text" else each.dtype
@@ -204,6 +203,10 @@ def _create(group: zarr.Group, each: Output, length: int, chunk: int, dim: str =
             compressors=[ZstdCodec(level=0, checksum=True)],
             config={"write_empty_chunks": True},
         )
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(object) if values.dtype.kind in "UT" else values
 
 
 def _column(values: list[Any]) -> NDArray[Any]:

@@ -6,7 +6,8 @@ import itertools
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,11 +33,11 @@ from vars_dyn.sweeping.members import (
     tidy_member,
     write_traceback,
 )
-from vars_dyn.sweeping.outputs import outputs_of
+from vars_dyn.sweeping.outputs import Outputs, outputs_of
 from vars_dyn.sweeping.places import Place
 from vars_dyn.sweeping.store import DONE, FAILED, WAITING, Block, EnsembleStore, create, open_sweep
 
-__all__ = ["sweep"]
+__all__ = ["sweep", "unsaid"]
 
 _LOG = logging.getLogger("vars_dyn.sweeping")
 #: At least this many blocks, so that they spread evenly over workers; and at most so many members and bytes in one.
@@ -60,7 +61,7 @@ def sweep(
     retries: int = 2,
     block: int | None = None,
     threads: int = 1,
-    progress: bool | None = None,
+    progress: bool | Callable[[int], object] | None = None,
 ) -> xr.Dataset:
     """Run every member of a design and gather the results in one zarr store.
 
@@ -83,7 +84,8 @@ def sweep(
         block: how many members share a chunk of the store; by default as many as make 512 blocks, and at most 256
             members or 8 MiB.
         threads: threads of the CPU for each member.
-        progress: whether to show a bar; None: if standard error is a terminal.
+        progress: whether to show a bar; None: if standard error is a terminal. A function is called in this process,
+            with the number of members that have ended, after each block; the bar is then as with None.
 
     Returns:
         The dataset, read lazily: see `vars_dyn.sweeping.open_sweep`.
@@ -111,6 +113,17 @@ def sweep(
     return open_sweep(place)
 
 
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Keep failures of members from standard error. The caller reports them by its own means."""
+    handler = logging.NullHandler()  # with a handler, Python does not print warnings by itself
+    _LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        _LOG.removeHandler(handler)
+
+
 def _check(place: Place, workers: int, scheduler: Any, retries: int, block: int | None, threads: int) -> None:
     count("workers", workers, least=0)
     count("retries", retries, least=0)
@@ -129,19 +142,18 @@ class _Sweep:
     terms: WorkingTerms
 
     def begun(self, ragged: Mapping[str, Any] | None, block: int | None) -> EnsembleStore:
-        """Lay out the store for results like those of the first member that gives any."""
-        shared = self.terms.fixed
+        """Lay out the store for results like those of the first member that gives any, unless the work knows them."""
+        shared, like = self.terms.fixed, self.terms.work.like()
         known = ragged or self.terms.work.ragged([{**shared, **self.design.at(i)} for i in range(len(self.design))])
+        if like is not None:
+            return self._laid_out(outputs_of(like, known), block)
         tried: dict[int, Attempt] = {}
         for member in _spread(len(self.design)):
             found = tried[member] = self._trial(member)
             if found.result is None:
                 write_traceback(self.place, member, {**shared, **self.design.at(member)}, found.traceback)
                 continue
-            outputs = outputs_of(found.result, known)
-            length = block or _block_of(len(self.design), outputs.nbytes)
-            layout = create(self.place, self.design, outputs, length, self._identity())
-            _LOG.info("blocks of %d members; a worker holds %s of results", length, size(length * outputs.nbytes))
+            layout = self._laid_out(outputs_of(found.result, known), block)
             for number, each in tried.items():
                 self._keep(layout, number, each)
             return layout
@@ -150,6 +162,12 @@ class _Sweep:
             f"none of {len(tried)} members that were tried gave a result; the first said: {first.error} "
             f"(the tracebacks are in {self.place.folder})"
         )
+
+    def _laid_out(self, outputs: Outputs, block: int | None) -> EnsembleStore:
+        length = block or _block_of(len(self.design), outputs.nbytes)
+        layout = create(self.place, self.design, outputs, length, self._identity())
+        _LOG.info("blocks of %d members; a worker holds %s of results", length, size(length * outputs.nbytes))
+        return layout
 
     def _trial(self, member: int) -> Attempt:
         """Run one member, wherever members are run."""
@@ -206,7 +224,7 @@ class _Sweep:
             block.commit()
         return layout
 
-    def finish(self, layout: EnsembleStore, progress: bool | None) -> None:
+    def finish(self, layout: EnsembleStore, progress: bool | Callable[[int], object] | None) -> None:
         """Run what the store does not call done or failed, until nothing is left."""
         states, attempts = layout.books("status"), layout.books("attempts")
         before = Counter(states.tolist())
@@ -214,17 +232,19 @@ class _Sweep:
             total=len(states),
             initial=before[DONE] + before[FAILED],
             unit=" members",
-            disable=None if progress is None else not progress,
+            disable=not progress if isinstance(progress, bool) else None,
         ) as bar:
-            failed = before[FAILED]
+            failed, ended = before[FAILED], before[DONE] + before[FAILED]
             for _ in range(self.terms.retries + 1):
                 # A worker that was cut off, and came back, may have written an older state of its block.
                 for found in self._pass(layout, states, attempts, bar):
-                    failed += found.failed
+                    failed, ended = failed + found.failed, ended + found.done + found.failed
                     bar.update(found.done + found.failed)
                     bar.set_postfix_str(f"{failed} failed, {self.executor.waiting} blocks running or queued")
                     for error in found.errors:
                         _LOG.warning("%s", error)
+                    if callable(progress):
+                        progress(ended)
                 states = layout.books("status")
                 if not (states == WAITING).any():
                     return
