@@ -121,7 +121,7 @@ def test_every_field_is_acted_on_while_x_moves(kind: type[vd.Field]) -> None:
     units = {"atoms": [2]} if kind is vd.Reduced else {"neurons": [2]}
     own: list[Intervention] = [vd.Silence(**units, start=0.1, stop=0.4), vd.Inject(0.7, **units, start=0.2)]
     ends = []
-    for steps in (128, 256):
+    for steps in (64, 128):
         state, h = field.initial_state(), 0.6 / steps
         for k in range(steps):
             t = k * h
@@ -138,8 +138,8 @@ def test_every_field_is_acted_on_while_x_moves(kind: type[vd.Field]) -> None:
         atol=1e-10,
         interventions=own,
     )
-    torch.testing.assert_close(run.states[0][-1], 2 * ends[1] - ends[0], rtol=0, atol=2e-3)
-    assert float((run.states[0][-1] - ends[0]).abs().max()) < 4e-2
+    torch.testing.assert_close(run.states[0][-1], 2 * ends[1] - ends[0], rtol=0, atol=5e-3)
+    assert float((run.states[0][-1] - ends[0]).abs().max()) < 8e-2
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rkc", "rk4"])

@@ -57,10 +57,10 @@ def record_one(name: str, store: str, resume: bool) -> None:
 
 
 def killed(target: Callable[..., object], arguments: tuple[object, ...], store: Path) -> None:
-    """Run `target` in a process, and kill it once the store holds a few commits."""
+    """Run `target` in a process, and kill it once the store holds a commit or two."""
     process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
     process.start()
-    while process.is_alive() and read_attributes(store).get("snapshot_index", 0) < 6:
+    while process.is_alive() and read_attributes(store).get("snapshot_index", 0) < 2:
         time.sleep(0.001)
     process.kill()
     process.join()
