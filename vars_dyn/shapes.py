@@ -40,14 +40,22 @@ def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: T
 
 
 def per_atom(
-    name: str, value: Tensor, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor, *, finite: bool = True
+    name: str,
+    value: Tensor,
+    code_shape: tuple[int, ...],
+    batch: tuple[int, ...],
+    like: Tensor,
+    *,
+    finite: bool = True,
+    unit: str = "atom",
 ) -> Tensor:
     """`value`, expanded to `code_shape`, or to (*batch, *code_shape) where it has more dimensions.
 
-    Anything else raises ValueError. Where `finite` is False, entries may be infinite, but not NaN.
+    Anything else raises ValueError. Where `finite` is False, entries may be infinite, but not NaN. Units of another
+    kind than atoms are named by `unit`, and have their own shape in place of `code_shape`.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise ValueError(f"{name} is {_checks.describe(value)}; a floating tensor with one number per atom is wanted")
+        raise ValueError(f"{name} is {_checks.describe(value)}; a floating tensor with one number per {unit} is wanted")
     _checks.same_kind(name, value, like, "x")
     bad = value.detach().isnan() if not finite else ~value.detach().isfinite()
     if bool(bad.any()):
@@ -57,8 +65,8 @@ def per_atom(
         return value.expand(wanted)
     except RuntimeError:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; one number per atom, {code_shape}, or one per signal and atom, "
-            f"{(*batch, *code_shape)}, is wanted"
+            f"{name} has shape {tuple(value.shape)}; one number per {unit}, {code_shape}, or one per signal and "
+            f"{unit}, {(*batch, *code_shape)}, is wanted"
         ) from None
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vars_dyn import _checks, _scaling
 from vars_dyn.dictionaries.base import Dictionary
+from vars_dyn.dynamics.constants import checked_constants, flat_taus, selected_taus
 from vars_dyn.problems import SparseProblem
 from vars_dyn.shapes import expand_trailing, flat_lead, per_signal
 from vars_dyn.stimuli.base import Stimulus
@@ -42,6 +43,7 @@ class Field(ABC):
         tau_ms: the membrane time constant in milliseconds, if the stimulus knows it.
         lam: weight of the l1 penalty in the objective, one per signal.
         constants: the scalar parameters (alpha, beta, ..., tau_u) by name, numbers or zero-dimensional tensors.
+        taus: time constants that differ from unit to unit, by name; `constants` then has the smallest.
     """
 
     state_names: ClassVar[tuple[str, ...]]
@@ -66,16 +68,13 @@ class Field(ABC):
         _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
         self.dictionary = dictionary
         self._x = x
-        self.constants: dict[str, float | Tensor] = {
-            **{name: _checks.number(name, value, positive=True) for name, value in positive.items()},
-            **{name: _checks.number(name, value) for name, value in other.items()},
-        }
+        self.constants, self.taus = checked_constants(positive, other, self._unit_shapes, self.signal_batch, x)
         self.lam = per_signal("lam", lam, self.signal_batch, x)
 
     def __getattr__(self, name: str) -> float | Tensor:
-        constants = self.__dict__.get("constants", {})
-        if name in constants:
-            return constants[name]
+        for known in ("taus", "constants"):
+            if name in self.__dict__.get(known, {}):
+                return self.__dict__[known][name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
@@ -139,10 +138,14 @@ class Field(ABC):
         return tuple(self._x.shape[: self._x.ndim - len(self.dictionary.signal_shape)])
 
     @property
+    def _unit_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The units that a time constant belongs to."""
+        return {"tau_z": self.dictionary.signal_shape, "tau_u": self.dictionary.code_shape}
+
+    @property
     def event_shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of each part of the state, for one signal."""
-        shapes = {"z": self.dictionary.signal_shape, "u": self.dictionary.code_shape}
-        return tuple(shapes[name] for name in self.state_names)
+        return tuple(self._unit_shapes[f"tau_{name}"] for name in self.state_names)
 
     @abstractmethod
     def _derivative(self, state: State) -> State: ...
@@ -248,8 +251,8 @@ class Field(ABC):
     def initial_state(self) -> State:
         """z = x and u = 0, the start of the paper; x at time zero where it moves."""
         x = self.at(0.0).x
-        u = x.new_zeros((*self.signal_batch, *self.dictionary.code_shape))
-        return tuple({"z": x, "u": u}[name] for name in self.state_names)
+        start = {"z": x, "u": x.new_zeros((*self.signal_batch, *self.dictionary.code_shape))}
+        return tuple(start[name] for name in self.state_names)
 
     def per_code(self, value: Tensor) -> Tensor:
         """One value per signal, shaped to broadcast against codes."""
@@ -257,19 +260,18 @@ class Field(ABC):
 
     def parameters(self) -> dict[str, float | str]:
         """The scalar parameters by name, for the record."""
-        plain = {name: _checks.plain(value) for name, value in self.constants.items()}
+        plain = {name: _checks.plain(value) for name, value in self.constants.items() if name not in self.taus}
         return {"field": type(self).__name__, **plain}
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that f depends on, in a fixed order."""
         constants = tuple(v for v in self.constants.values() if isinstance(v, Tensor))
         shown = (self._x,) if self.stimulus is None else self.stimulus.tensors()
-        return (*self.dictionary.tensors(), *shown, self.lam, *constants)
+        return (*self.dictionary.tensors(), *shown, self.lam, *constants, *self.taus.values())
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
         """The same field holding `tensors` (ordered as in `tensors()`)."""
-        n = len(self.dictionary.tensors())
-        twin = copy.copy(self)
+        n, twin = len(self.dictionary.tensors()), copy.copy(self)
         twin.dictionary = self.dictionary.with_tensors(tensors[:n])
         count = 1 if self.stimulus is None else len(self.stimulus.tensors())
         if self.stimulus is None:
@@ -279,6 +281,7 @@ class Field(ABC):
         twin.lam = tensors[n + count]
         rest = iter(tensors[n + count + 1 :])
         twin.constants = {k: next(rest) if isinstance(v, Tensor) else v for k, v in self.constants.items()}
+        twin.taus = {name: next(rest) for name in self.taus}
         return twin
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -298,13 +301,14 @@ class Field(ABC):
             twin.x = self._x.reshape(shape)
         else:
             twin._show(View(self.stimulus, shape))
-        twin.lam = self.lam.reshape(lead)
+        twin.lam, twin.taus = self.lam.reshape(lead), flat_taus(self.taus, self._unit_shapes, lead)
         return twin
 
     def select(self, index: Tensor) -> Self:
         """The rows `index` of a `flat` field's first dimension: signals, or elements of a batched dictionary."""
         twin = copy.copy(self)
         twin.dictionary, twin.lam = self.dictionary.select(index), self.lam[index]
+        twin.taus = selected_taus(self.taus, self._unit_shapes, index)
         if self.stimulus is None:
             twin.x = self._x[index]
         else:
@@ -333,9 +337,7 @@ class Field(ABC):
 
 
 def _describe_state(state: object) -> str:
-    if isinstance(state, tuple):
-        return f"a tuple of {len(state)}"
-    return f"a {type(state).__name__}"
+    return f"a tuple of {len(state)}" if isinstance(state, tuple) else f"a {type(state).__name__}"
 
 
 def sum_event(value: Tensor, event: tuple[int, ...]) -> Tensor:

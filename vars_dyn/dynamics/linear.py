@@ -61,7 +61,7 @@ class FeedForward(_Linear):
         x: signals, (*any, d), every entry a neuron, or a stimulus; give `signal_shape` for signals of another event
             shape.
         alpha: leak, above zero.
-        tau_z: time constant, above zero.
+        tau_z: time constant, above zero; a number, or one per neuron, or per signal and neuron.
         signal_shape: event shape of a signal; by default the last dimension, or the frame of a spatial stimulus.
     """
 
@@ -87,7 +87,8 @@ class FeedForward(_Linear):
         return identity_problem(self.alpha, self.x, self.dictionary.signal_shape, 0.0)
 
     def stiffness(self) -> Tensor:
-        return rounded_up(torch.as_tensor(self.alpha / self.tau_z, dtype=self.dtype, device=self.device).detach(), 1)
+        rate = self.alpha / self.constants["tau_z"]
+        return rounded_up(torch.as_tensor(rate, dtype=self.dtype, device=self.device).detach(), 1)
 
     def instability(self) -> str | None:
         return None
@@ -100,7 +101,7 @@ class Recurrent(_Linear):
         feedback: A itself, a (d, d) tensor, or a dictionary P for A = P P^T.
         x: signals, (*any, d) or the dictionary's, or a stimulus.
         alpha: leak, above zero.
-        tau_z: time constant, above zero.
+        tau_z: time constant, above zero; a number, or one per neuron, or per signal and neuron.
 
     It rests at z = (alpha I - A)^-1 x. This is stable only if the largest eigenvalue of A (for P P^T, sigma_max^2) is
     below alpha; otherwise z diverges. Raises ValueError for an A that is not symmetric or not positive semi-definite.
@@ -138,13 +139,15 @@ class Recurrent(_Linear):
     def stiffness(self) -> Tensor:
         """max(alpha, lambda_max(A) - alpha) / tau_z."""
         alpha, tau = (
-            torch.as_tensor(v, dtype=self.dtype, device=self.device).detach() for v in (self.alpha, self.tau_z)
+            torch.as_tensor(self.constants[name], dtype=self.dtype, device=self.device).detach()
+            for name in ("alpha", "tau_z")
         )
         return rounded_up(torch.maximum(alpha, self._largest() - alpha) / tau, 1)
 
     def decay(self) -> Tensor:
         """alpha / tau_z, as A is positive semi-definite."""
-        rate = torch.as_tensor(self.alpha / self.tau_z, dtype=self.dtype, device=self.device).detach()
+        rate = self.alpha / self.constants["tau_z"]
+        rate = torch.as_tensor(rate, dtype=self.dtype, device=self.device).detach()
         return rounded_up(rate, 1)
 
     def instability(self) -> str | None:

@@ -29,7 +29,8 @@ class SparseRecurrent(Gated):
             lam / beta.
         alpha, beta: leaks, above zero.
         gamma: weight of the inhibition between encoding neurons.
-        tau_z, tau_u: time constants, above zero.
+        tau_z, tau_u: time constants, above zero; numbers, or one per neuron (tau_z) or per atom (tau_u), or one per
+            signal and unit. They change the way to the equilibrium, and neither the equilibrium nor V.
         threshold: the gate: "soft", "nonnegative", or the `vars_dyn.penalties.Penalty` whose proximal operator it is.
         weights: w, one per atom, or one per signal and atom, at least zero: lam w_i takes the place of lam. Infinity
             silences a unit. None: ones.
@@ -75,15 +76,15 @@ class SparseRecurrent(Gated):
     def _derivative_in_place(self, state: State) -> State:
         """`_derivative` where no gradient is wanted, in half the operations."""
         z, u = state
-        names = ("alpha", "beta", "gamma", "tau_z", "tau_u")
-        alpha, beta, gamma, tau_z, tau_u = (float(self.constants[name]) for name in names)
+        alpha, beta, gamma = (float(self.constants[name]) for name in ("alpha", "beta", "gamma"))
         a, encode = self._gated(u), self.dictionary.encode_unchecked
         reconstruction = self.dictionary.decode_unchecked(a)
         dz = torch.add(reconstruction, self.x).sub_(z, alpha=alpha)
         du = encode(torch.sub(z, reconstruction, alpha=gamma)).add_(a, alpha=gamma).sub_(u, alpha=beta)
         if self.bias is not None:
             du += self.bias
-        return dz if tau_z == 1 else dz.div_(tau_z), du if tau_u == 1 else du.div_(tau_u)
+        slow_z, slow_u = (name in self.taus or self.constants[name] != 1 for name in ("tau_z", "tau_u"))
+        return dz.div_(self.tau_z) if slow_z else dz, du.div_(self.tau_u) if slow_u else du
 
     def neurons(self, state: State) -> Tensor:
         return state[0]
@@ -107,9 +108,9 @@ class SparseRecurrent(Gated):
         q = max over active sets of |beta - gamma + gamma L_A| / tau_u.
         """
         largest = self.dictionary.lipschitz()
-        alpha, beta, gamma, tau_z, tau_u = (
-            _plain(v, largest) for v in (self.alpha, self.beta, self.gamma, self.tau_z, self.tau_u)
-        )
+        # Of time constants that differ, the smallest bound the rates.
+        names = ("alpha", "beta", "gamma", "tau_z", "tau_u")
+        alpha, beta, gamma, tau_z, tau_u = (_plain(self.constants[name], largest) for name in names)
         p = alpha / tau_z
         q = torch.maximum((beta - gamma).abs(), (beta - gamma + gamma * largest).abs()) / tau_u
         coupled = 0.5 * (p + q + torch.sqrt((p - q).square() + 4 * largest / (tau_z * tau_u)))
@@ -187,7 +188,8 @@ class Reduced(Gated):
     def stiffness(self) -> Tensor:
         """max(beta, |beta - gamma|, |beta - gamma + c L|) / tau_u with c = gamma - 1/alpha."""
         largest = self.dictionary.lipschitz()
-        beta, tau_u, ridge, c = (_plain(v, largest) for v in (self.beta, self.tau_u, self._ridge, self._curvature))
+        tau_u = self.constants["tau_u"]
+        beta, tau_u, ridge, c = (_plain(v, largest) for v in (self.beta, tau_u, self._ridge, self._curvature))
         active = torch.maximum(ridge.abs(), (ridge + c * largest).abs())
         return rounded_up(torch.maximum(beta, active) / tau_u, 4)
 

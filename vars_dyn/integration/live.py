@@ -55,6 +55,7 @@ def advance(plan: Plan, field: Field, snapshot: Snapshot, cut: Cut, solve: Segme
     if problem is None or snapshot.time < plan.settles_from:
         if not field.moves:
             return states, after
+        moving = (field if index is None else field.select(index)).detach().at(cut.end)
         goal, problem = -math.inf, _of_the_moment(field, cut.end)
         if problem is None:
             return states, after

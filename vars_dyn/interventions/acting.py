@@ -111,7 +111,7 @@ class Acting(Wrapped):
     def _with_neurons(self, t: float | Tensor, z: Tensor, u: Tensor | None = None) -> State:
         """The right-hand sides of z, and of u where there is one."""
         neurons, constants = self.effect.neurons, self.constants
-        alpha, tau_z = constants["alpha"], constants["tau_z"]
+        alpha, tau_z = constants["alpha"], self.tau_z
         seen, sent = neurons.outputs(t, z), self.sent(t)
         at = seen if sent is None else seen - constants["gamma"] * sent
         inner = (at,) if u is None else (at, _without(self.effect.atoms.held, u))
@@ -132,7 +132,7 @@ class Acting(Wrapped):
 
     def _encoders(self, t: float | Tensor, u: Tensor, du: Tensor) -> Tensor:
         """u' with what the field does not know: the leak of held units, their own output, and currents."""
-        atoms, tau_u = self.effect.atoms, self.constants["tau_u"]
+        atoms, tau_u = self.effect.atoms, self.tau_u
         if atoms.held is not None and atoms.output is not None:
             own = self.constants["gamma"] * atoms.output.at(t) - self.constants["beta"] * u
             du = du + torch.where(atoms.held, own, 0.0) / tau_u
@@ -150,7 +150,7 @@ class Acting(Wrapped):
             drive = drive - (constants["gamma"] - 1 / constants["alpha"]) * sent
         if current is not None:
             drive = drive + current.at(t) / constants["alpha"]
-        return (du + self.scaled.dictionary.encode_unchecked(drive) / constants["tau_u"],)
+        return (du + self.scaled.dictionary.encode_unchecked(drive) / self.tau_u,)
 
     def _scaled_alone(self, t: float | Tensor, z: Tensor, u: Tensor, dz: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
         """The right-hand sides with the synapses that are scaled on one of their ways only; z is what atoms see."""
@@ -158,13 +158,13 @@ class Acting(Wrapped):
         a = self._outputs(t, u)
         if effect.feedforward != (None, None):
             change = _reweighted(dictionary, *effect.feedforward).encode_unchecked(z) - dictionary.encode_unchecked(z)
-            du = du + change / constants["tau_u"]
+            du = du + change / self.tau_u
         if effect.feedback != (None, None):
             change = _reweighted(dictionary, *effect.feedback).decode_unchecked(a) - dictionary.decode_unchecked(a)
-            dz = dz + change / constants["tau_z"]
+            dz = dz + change / self.tau_z
         if effect.inhibition is not None:
             received = dictionary.encode_unchecked(dictionary.decode_unchecked(a)) - a
-            du = du - (effect.inhibition - 1) * constants["gamma"] * received / constants["tau_u"]
+            du = du - (effect.inhibition - 1) * constants["gamma"] * received / self.tau_u
         return dz, du
 
     def _outputs(self, t: float | Tensor, u: Tensor) -> Tensor:
@@ -209,8 +209,8 @@ class Acting(Wrapped):
         """The units that are free, given what the others send at `time`."""
         batch, dictionary = self.signal_batch, self.dictionary
         nothing = {
-            "z": self.x.new_zeros((*batch, *dictionary.signal_shape)),
-            "u": self.x.new_zeros((*batch, *dictionary.code_shape)),
+            "z": self.amplitude().new_zeros((*batch, *dictionary.signal_shape)),
+            "u": self.amplitude().new_zeros((*batch, *dictionary.code_shape)),
         }
         state = self.held(self.time, tuple(nothing[name] for name in self.state_names))
         z, code = nothing["z"], nothing["u"]

@@ -9,7 +9,7 @@ where a has the outputs that are held in their places.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -187,6 +187,11 @@ class Free:
             )
         if not isinstance(self.field, Gated):
             return self.field.instability()
+        if self.field.moves:
+            # Whether F is bounded below depends on x only where F has no quadratic term.
+            if self._flat:
+                return f"for {name} with these interventions no stable equilibrium is proved, because x moves"
+            return replace(self, field=self.field.at(self.effect.time)).instability()
         held = self.effect.neurons.fixed is not None
         if self._bias is None:
             if self._convex:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -40,8 +42,9 @@ class Intervened(Wrapped):
     def around(self, field: Field, interventions: Sequence[Intervention]) -> Intervened:
         return Intervened(field, interventions)
 
-    @property
+    @functools.cached_property
     def boundaries(self) -> tuple[float, ...]:
+        """The times at which x or what is done jumps. A movie has many, so they are put together once."""
         own = {t for each in self.interventions for t in each.boundaries}
         return tuple(sorted(own | set(self.field.boundaries)))
 
@@ -53,7 +56,7 @@ class Intervened(Wrapped):
             return inner
         # While nothing changes, one value serves, with all that it has computed.
         moving = any(each.changes_at(start) for each in acting)
-        key = (inner, tuple(map(id, acting)), moving, start if moving else sum(b <= start for b in self.boundaries))
+        key = (inner, tuple(map(id, acting)), moving, start if moving else bisect.bisect_right(self.boundaries, start))
         if self._kept is None or self._kept[0] != key or any(t.requires_grad for t in self.tensors()):
             self._kept = (key, Acting(inner, acting, start))
         return self._kept[1]
@@ -62,8 +65,10 @@ class Intervened(Wrapped):
         return self.during(float(t), float(t)).at(t)
 
     def at_rest(self) -> Field:
-        """The field after the last boundary; ValueError where x never comes to rest."""
-        return self.last if math.isfinite(self.rests_from) or not self.moves else self.field.at_rest()
+        """The field after the last boundary and the last movement of x; ValueError where x never comes to rest."""
+        if self.rests_from == math.inf:
+            return self.field.at_rest()  # it says why there is none
+        return self.at(self.rests_from if math.isfinite(self.rests_from) else 0.0)
 
     @property
     def last(self) -> Field:

@@ -90,6 +90,7 @@ _OWN = (
     "x",
     "lam",
     "constants",
+    "taus",
     "stimulus",
     "shown",
     "tau_ms",

@@ -65,9 +65,9 @@ def facts_of_field(field: Field, state: State) -> Facts:
 
 
 def atoms_of(field: Field) -> dict[str, Tensor]:
-    """The weights and the bias of a field, by name, where it has them."""
+    """The weights, the bias and the time constants of single units of a field, by name, where it has them."""
     found = {name: getattr(field, name, None) for name in ("weights", "bias")}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None} | field.taus
 
 
 def _shown(stimulus: Stimulus) -> list[Tensor]:

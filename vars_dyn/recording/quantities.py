@@ -207,14 +207,20 @@ def static_arrays(layout: Layout) -> list[Array]:
 
 
 def _atom_arrays(layout: Layout) -> list[Array]:
-    """The weights and the bias of a field that has them: one per atom, or one per signal and atom."""
-    meanings = {"weights": "weight of an atom's penalty, as a multiple of lambda", "bias": "bias current of an atom"}
+    """The weights, the bias and the time constants of single units: one per unit, or one per signal and unit."""
+    meanings = {
+        "weights": meaning("weight of an atom's penalty, as a multiple of lambda"),
+        "bias": meaning("bias current of an atom"),
+        "tau_z": {"units": "tau", "long_name": "time constant of each of the layer's neurons z"},
+        "tau_u": {"units": "tau", "long_name": "time constant of each of the encoding neurons u"},
+    }
     found = []
     for name, value in atoms_of(layout.field).items():
-        values, dims = as_numpy(value), layout.atoms.all_dims
-        if value.ndim > len(layout.field.dictionary.code_shape):
-            values, dims = values.reshape(layout.signals, *layout.atoms.shape), ("signal", *dims)
-        found.append(Array(name, dims, values, meaning(meanings[name])))
+        part = layout.neurons if name == "tau_z" else layout.atoms
+        values, dims = as_numpy(value), part.all_dims
+        if value.ndim > len(part.shape):
+            values, dims = values.reshape(layout.signals, *part.shape), ("signal", *dims)
+        found.append(Array(name, dims, values, meanings[name]))
     return found
 
 
