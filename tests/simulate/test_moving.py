@@ -21,7 +21,8 @@ from vars_dyn.simulate.cli import parse
 from vars_dyn.simulate.inputs import read_signals
 
 QUICK = ("--lam", "0.5x", "--gap", "1e-3", "--method", "auto", "--t-max", "300")
-MOVIE = (*QUICK, "--dictionary", "random:3", "--kernel", "2,4,4", "--conv-stride", "2,4,4")
+WHOLE = ("--stimulus", "none")
+MOVIE = (*WHOLE, *QUICK, "--dictionary", "random:3", "--kernel", "2,4,4", "--conv-stride", "2,4,4")
 SOUND = (*QUICK, "--bands", "6", "--kernel", "256", "--conv-stride", "64")
 
 
@@ -144,21 +145,38 @@ BAD: dict[str, tuple[Callable[[], None] | None, tuple[str, ...], str]] = {
     "a step in a sound": (None, ("chime.wav", "--clip", "0,9,2"), "--scale is wanted"),
     "a sound cut into patches": (None, ("chime.wav", "--patch", "8"), "--patch does nothing with sounds"),
     "a sound cropped": (None, ("chime.wav", "--crop", "0,0,2,2"), "--crop does nothing with a sound"),
-    "channels of a movie": (None, ("grating.mkv", "--channels", "mean"), "--channels does nothing without a sound"),
+    "channels of a movie": (
+        None,
+        ("grating.mkv", *WHOLE, "--channels", "mean"),
+        "--channels does nothing without a sound",
+    ),
     "a clip of images": (None, ("frames", "--patch", "4", "--clip", "0,2"), "--clip does nothing without"),
     "speeds of tones": (None, ("chime.wav", "--speeds", "0"), "--speeds does nothing with sounds"),
-    "bands of a movie": (None, ("grating.mkv", "--bands", "3"), "--bands does nothing with movies"),
-    "gammatones of a movie": (None, ("grating.mkv", "--dictionary", "gammatone"), "gammatone is for sounds"),
+    "bands of a movie": (None, ("grating.mkv", *WHOLE, "--bands", "3"), "--bands does nothing with movies"),
+    "gammatones of a movie": (None, ("grating.mkv", *WHOLE, "--dictionary", "gammatone"), "gammatone is for sounds"),
     "three sides for a sound": (None, ("chime.wav", "--kernel", "5,5,5"), "one number, or 1, is wanted"),
-    "templates of two dimensions": (None, ("grating.mkv", "--dictionary", "frames.npy"), "frames, side, side) is"),
-    "an oblong Gabor kernel": (None, ("grating.mkv", "--kernel", "2,3,4"), "a square of at least 2 x 2"),
-    "too fast": (None, ("grating.mkv", "--speeds", "3"), "a speed is 3 pixels per frame; from 0 to 2"),
+    "templates of two dimensions": (
+        None,
+        ("grating.mkv", *WHOLE, "--dictionary", "frames.npy"),
+        "frames, side, side) is",
+    ),
+    "an oblong Gabor kernel": (None, ("grating.mkv", *WHOLE, "--kernel", "2,3,4"), "a square of at least 2 x 2"),
+    "too fast": (None, ("grating.mkv", *WHOLE, "--speeds", "3"), "a speed is 3 pixels per frame; from 0 to 2"),
     "an animation of another kind": (None, ("chime.wav", "--animate", "a.avi"), "ending in .gif or .mp4 is wanted"),
     "an animation in the place of another": (
         lambda: Path("mine.gif").write_bytes(b"GIF89a"),  # type: ignore[dict-item]
         ("chime.wav", "--animate", "mine.gif"),
         "is no figure of a simulation",
     ),
+    "two movies as a stimulus": (None, ("grating.mkv", "grating.mkv"), "one movie is wanted with --stimulus movie"),
+    "frames without a rate": (None, ("pages.tif",), "--stimulus.rate is wanted, or --stimulus none, which codes"),
+    "a rate of a movie coded whole": (
+        None,
+        ("grating.mkv", *WHOLE, "--stimulus.rate", "3"),
+        "--stimulus.rate does nothing with --stimulus none",
+    ),
+    "a still input as a movie": (None, ("chime.wav", "--stimulus", "movie"), "chime.wav is no movie"),
+    "patches drawn from a movie": (None, ("grating.mkv", "--patches", "2"), "--patches does nothing with --stimulus"),
     "a movie that is none": (lambda: Path("a.mp4").write_text("x") and None, ("a.mp4",), "cannot be read as a movie"),
 }
 

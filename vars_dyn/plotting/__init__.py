@@ -19,6 +19,7 @@ from vars_dyn.plotting.panels import (
     plot_reconstruction,
     plot_residual,
 )
+from vars_dyn.plotting.spikes import spike_summary
 
 __all__ = [
     "animate",
@@ -32,5 +33,6 @@ __all__ = [
     "plot_reconstruction",
     "plot_residual",
     "plot_stimulus_course",
+    "spike_summary",
     "summary",
 ]

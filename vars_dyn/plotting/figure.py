@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from vars_dyn.plotting.acting import shade_interventions
 from vars_dyn.plotting.course import can_rebuild, plot_rebuilt_course, plot_stimulus_course
 from vars_dyn.plotting.panels import (
     plot_active,
@@ -31,7 +32,8 @@ __all__ = ["summary"]
 def summary(dataset: xr.Dataset, signal: int | None = None) -> Figure:
     """Draw a run: input, reconstruction, residual and atoms above; potentials, convergence and activity below.
 
-    Where the input moves, the stimulus and the reconstruction over time come first.
+    Where the input moves, the stimulus and the reconstruction over time come first. The times of interventions are
+    shaded.
 
     Args:
         dataset: the run.
@@ -71,7 +73,10 @@ def summary(dataset: xr.Dataset, signal: int | None = None) -> Figure:
     for row, panels in enumerate(rows):
         part = figure.add_subfigure(grid[row])
         for column, draw in enumerate(panels):
-            draw(part.add_subplot(1, len(panels), column + 1))
+            ax = part.add_subplot(1, len(panels), column + 1)
+            draw(ax)
+            if panels is drawn:
+                shade_interventions(ax, dataset, named=column == 0)
     figure.suptitle(_headline(dataset), fontsize=12, color=INK)
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from vars_dyn.images import Signals
 from vars_dyn.integration import method_for
 from vars_dyn.noise import Noise
 from vars_dyn.simulate.banks import bank_of, sides_of
+from vars_dyn.simulate.inputs import read_array
 from vars_dyn.simulate.options import DictionaryOptions, FieldOptions, IntegratorOptions, Options, RunOptions
 from vars_dyn.stimuli import Stimulus
 from vars_dyn.stimuli.view import fitted
 
-__all__ = ["device_of", "dictionary_of", "done_of", "field_of", "integration_of", "threads_of", "times_of"]
+__all__ = ["device_of", "dictionary_of", "done_of", "field_of", "integration_of", "lam_of", "threads_of", "times_of"]
 
 _FIELDS: dict[str, type[Field]] = {
     "sparse": SparseRecurrent,
@@ -32,8 +34,8 @@ _FIELDS: dict[str, type[Field]] = {
 _SPARSE = ("sparse", "reduced")
 #: The options that each field takes.
 _TAKES = {
-    "sparse": ("lam", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"),
-    "reduced": ("lam", "alpha", "beta", "gamma", "tau_u", "threshold"),
+    "sparse": ("lam", "weights", "bias", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"),
+    "reduced": ("lam", "weights", "bias", "alpha", "beta", "gamma", "tau_u", "threshold"),
     "encoder-decoder": ("alpha", "beta", "tau_z", "tau_u"),
     "recurrent": ("alpha", "tau_z"),
     "feed-forward": ("alpha", "tau_z"),
@@ -114,7 +116,7 @@ def field_of(options: Options, signals: Signals, dictionary: Dictionary, stimulu
     """
     chosen = options.field
     takes = _TAKES[chosen.field]
-    for name in ("lam", "alpha", "beta", "gamma", "tau_z", "tau_u", "threshold"):
+    for name in _TAKES["sparse"]:
         if name not in takes and name in options.given:
             raise ValueError(
                 f"--{name.replace('_', '-')} is no parameter of --field {chosen.field}; it takes {', '.join(takes)}"
@@ -126,11 +128,29 @@ def field_of(options: Options, signals: Signals, dictionary: Dictionary, stimulu
     if chosen.field == "feed-forward":
         return FeedForward(x, signal_shape=dictionary.signal_shape, **given)
     if chosen.field in _SPARSE:
-        given["lam"] = _lam(chosen, x, dictionary)
+        given["lam"] = lam_of(chosen, x, dictionary)
+        given |= {
+            name: _per_atom(f"--{name}", given[name], dictionary).to(**kind)
+            for name in ("weights", "bias")
+            if name in given
+        }
     return _FIELDS[chosen.field](dictionary, x, **given)
 
 
-def _lam(options: FieldOptions, x: Tensor | Stimulus, dictionary: Dictionary) -> float | Tensor:
+def _per_atom(what: str, file: Path, dictionary: Dictionary) -> Tensor:
+    """The numbers of a file, one per atom; for templates, those of their places, or one for all places of each."""
+    values, shape = read_array(file, what), dictionary.code_shape
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{what} {file} has dtype {values.dtype}; real numbers are wanted")
+    found = torch.from_numpy(values.astype(np.float64))
+    if len(shape) > 1 and tuple(found.shape) == shape[:1]:
+        found = found.reshape(-1, *(1,) * (len(shape) - 1))
+    if found.ndim > len(shape):
+        raise ValueError(f"{what} {file} has shape {tuple(found.shape)}; one number per atom, {shape}, is wanted")
+    return found
+
+
+def lam_of(options: FieldOptions, x: Tensor | Stimulus, dictionary: Dictionary) -> float | Tensor:
     """The weight; a share is that of the critical value, or of the largest one at the moments of a stimulus."""
     if not options.lam.is_share:
         return options.lam.value

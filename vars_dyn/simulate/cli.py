@@ -19,6 +19,9 @@ __all__ = ["FREE", "parse", "stored"]
 #: Options that may differ when a run is resumed, since they do not change what was computed before.
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "json", "config")
 
+#: The options of spiking units.
+_SPIKING = ("spiking", "leak", "quantum", "window")
+
 #: What `auto` stands for without a stimulus.
 _STILL = {"t_max": "1000", "times": "octaves", "gap": "1e-6", "chunk": "16"}
 
@@ -93,10 +96,17 @@ def stored(options: Options) -> str:
         for name, value in options.text.items()
         if name not in FREE or name in ("t_max", "max_steps", "threads")
     }
-    if kept["stimulus"] == "none":
+    if kept["stimulus"] in ("none", "auto"):
         # The text of versions without stimuli, which can thus resume the run.
         kept = {name: value for name, value in kept.items() if not name.startswith("stimulus")}
         kept |= {name: still for name, still in _STILL.items() if kept[name] == "auto"}
+    if kept["spiking"] == "no":
+        kept = {name: value for name, value in kept.items() if name not in _SPIKING}
+    for name in ("weights", "bias"):
+        if kept[name] == "none":
+            del kept[name]
+        else:
+            kept[name] = str(Path(str(kept[name])).resolve())
     if isinstance(kept["input"], list):
         kept["input"] = [str(Path(name).resolve()) for name in kept["input"]]
     return json.dumps(kept)
@@ -137,9 +147,11 @@ def _parser() -> CommandParser:
             if option.name == "input":
                 group.add_argument("input", nargs="*", type=_Type(option), metavar=option.metavar, help=text)
             else:
-                # jsonargparse would make a group of a name with a dot.
-                own: dict[str, Any] = {"dest": option.name} if "." in option.written else {}
-                group.add_argument(option.written, type=_Type(option), metavar=option.metavar, help=text, **own)
+                # jsonargparse would make a group of a name with a dot. Sweeps write names with dashes only.
+                dotted = "." in option.written
+                names = [option.written, *([option.written.replace(".", "-")] if dotted else [])]
+                own: dict[str, Any] = {"dest": option.name} if dotted else {}
+                group.add_argument(*names, type=_Type(option), metavar=option.metavar, help=text, **own)
     return parser
 
 

@@ -14,15 +14,24 @@ import xarray as xr
 from vars_dyn.recording import VARIABLES, facts, is_store, open_dataset
 from vars_dyn.simulate.build import times_of
 from vars_dyn.simulate.cli import parse
-from vars_dyn.simulate.options import groups, options_of
+from vars_dyn.simulate.options import StimulusOptions, groups, options_of
 from vars_dyn.simulate.run import main as simulate
+from vars_dyn.simulate.stimulus import decided, resolved, stimulus_of
 from vars_dyn.sweeping.commands import Command, CommandError, words_of
 
 __all__ = ["MEMBER", "main", "simulation"]
 
 _OPTIONS = frozenset(option.name for kind in groups().values() for option in options_of(kind))
-#: What decides at which times a run is recorded.
-_TIMES = ("t_max", "dt", "times", "every")
+#: What decides at which times a run is recorded: it may depend on the stimulus too, such as a movie's length.
+_TIMES = frozenset({"t_max", "dt", "times", "every", *(each.name for each in options_of(StimulusOptions))}) | {
+    "input",
+    "movie",
+    "clip",
+    "crop",
+    "scale",
+    "whole",
+    "patch",
+}
 
 
 def simulation(keep: Sequence[str] = ()) -> Command:
@@ -46,7 +55,7 @@ def simulation(keep: Sequence[str] = ()) -> Command:
         extra=("--out={folder}/run.zarr", "--figure=none", *recorded),
         accepted=(0, 1),  # 1: the gap was not reached, which is a result
         read=partial(_results, keep=tuple(keep)),
-        options=_OPTIONS - {"config", "json", "resume", "overwrite"},
+        options=_OPTIONS - {"config", "json", "resume", "overwrite", "spiking", "leak", "quantum", "window"},
         sizes=partial(_times, keep=bool(keep)),
         flags=True,
     )
@@ -90,12 +99,13 @@ def _times(members: Sequence[Mapping[str, Any]], keep: bool) -> dict[str, Any]:
     """The dimension `time`: the times of the members if all have the same, else the number of the most."""
     if not keep:
         return {}
-    kinds = {json.dumps({name: each[name] for name in _TIMES if name in each}): each for each in members}
+    kinds = {json.dumps({name: each[name] for name in sorted(_TIMES) if name in each}): each for each in members}
     grids = []
     for each in kinds.values():
-        words = words_of({name: each[name] for name in _TIMES if name in each}, flags=True)
+        words = words_of({name: each[name] for name in sorted(_TIMES) if name in each}, flags=True)
         try:
-            options = parse(words)
+            options = decided(parse(words))
+            options = resolved(options, stimulus_of(options))
         except ValueError:
             continue  # the member fails, and says so
         grids.append(times_of(options.integrator).numpy()[:: options.record.every])

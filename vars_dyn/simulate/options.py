@@ -27,6 +27,7 @@ __all__ = [
     "Options",
     "RecordOptions",
     "RunOptions",
+    "SpikingOptions",
     "StimulusOptions",
     "groups",
     "options_of",
@@ -51,6 +52,19 @@ class FieldOptions:
         "critical value max |P^T x|",
         "NUMBER[x]",
     )
+    weights: Path | None = option(
+        "none",
+        read.or_none(read.path),
+        "array (.npy, .safetensors, zarr) of one weight per atom, or per template, by which its share of the penalty "
+        "is multiplied; 0 leaves an atom unpenalised, infinity silences it (default: ones)",
+        "FILE",
+    )
+    bias: Path | None = option(
+        "none",
+        read.or_none(read.path),
+        "array of one bias current per atom, or per template (default: zeros)",
+        "FILE",
+    )
     alpha: float | None = option(
         "none", read.or_none(read.number()), "leak of the neurons (default: the field's, 1)", "NUMBER"
     )
@@ -74,6 +88,27 @@ class FieldOptions:
         read.or_none(read.one_of("soft", "nonnegative")),
         "gate of the encoding neurons (default: soft)",
         "soft|nonnegative",
+    )
+
+
+@dataclass(frozen=True)
+class SpikingOptions:
+    """spiking units"""
+
+    spiking: bool = flag(
+        "let integrate-and-fire units spike in place of the field, from rest to --t-max (auto: 1000). Their averaged "
+        "spikes approach the code of --lam and --threshold"
+    )
+    leak: float = option("0", read.number(0.0), "leak of the units' membranes, per time constant", "RATE")
+    quantum: float | None = option(
+        "auto",
+        read.or_auto(read.number(0.0, above=True)),
+        "code that one spike per time constant stands for. auto: such that the unit with the most drive starts with "
+        "one spike per time constant",
+        "NUMBER|auto",
+    )
+    window: float = option(
+        "10", read.number(0.0, above=True), "time between two averages that are recorded, a part of --t-max", "TIME"
     )
 
 
@@ -223,7 +258,7 @@ class Options:
     """All options.
 
     Attributes:
-        signals, stimulus, dictionary, field, interventions, integrator, record, run: the values, in groups.
+        signals, stimulus, dictionary, field, spiking, interventions, integrator, record, run: the values, in groups.
         text: the text that each value was read from, in the command line, a YAML file, a store, or the default.
         given: the names of the options that the command line or the YAML file gave.
     """
@@ -232,6 +267,7 @@ class Options:
     stimulus: StimulusOptions
     dictionary: DictionaryOptions
     field: FieldOptions
+    spiking: SpikingOptions
     interventions: InterventionOptions
     integrator: IntegratorOptions
     record: RecordOptions

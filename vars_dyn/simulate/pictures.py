@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -17,6 +19,7 @@ from vars_dyn._files import check_place, is_our_picture, replacing
 from vars_dyn._version import __version__
 from vars_dyn.plotting import animate, summary
 from vars_dyn.recording import StoreError
+from vars_dyn.stimuli import Stimulus
 
 __all__ = ["FIGURE_SUFFIXES", "check_picture", "save_animation", "save_figure"]
 
@@ -41,22 +44,26 @@ def check_picture(option: str, file: Path | None, suffixes: Sequence[str], sourc
         raise ValueError(f"{option} {file} cannot be written: {folder} is no folder that may be written to")
 
 
-def save_figure(dataset: xr.Dataset, figure: Path) -> None:
+def save_figure(dataset: xr.Dataset, figure: Path, draw: Callable[[xr.Dataset], Figure] = summary) -> None:
     """Draw the summary to a file, which gets its name when it is complete."""
     mark = f"vars_dyn {__version__}"
     metadata = {".png": {"Software": mark}, ".pdf": {"Creator": mark}, ".svg": {"Creator": mark}}[figure.suffix.lower()]
     try:
         with replacing(figure) as partial:
-            summary(dataset).savefig(partial, dpi=100, metadata=metadata)
+            draw(dataset).savefig(partial, dpi=100, metadata=metadata)
     except OSError as error:
         raise _unwritten("--figure", figure, dataset, error) from error
 
 
-def save_animation(dataset: xr.Dataset, file: Path, stimulus: Callable[[float], NDArray[Any]] | None = None) -> None:
+def save_animation(dataset: xr.Dataset, file: Path, stimulus: Stimulus | None = None) -> None:
     """Write the animation to a file, which gets its name when it is complete, with a bar of progress.
 
-    `stimulus` gives the signals at a time, where they move.
+    `stimulus` is what the field saw, where it moved.
     """
+
+    def seen(time: float) -> NDArray[Any]:
+        return np.asarray(dataset["signals"] if stimulus is None else stimulus(time).detach().cpu().numpy())
+
     with tqdm(desc="animation", unit="image", disable=None, leave=False, file=sys.stderr) as bar:
 
         def show(done: int, total: int) -> None:
@@ -65,7 +72,7 @@ def save_animation(dataset: xr.Dataset, file: Path, stimulus: Callable[[float], 
                 bar.update(done - bar.n)
 
         try:
-            animate(dataset, file, stimulus=stimulus, progress=show)
+            animate(dataset, file, stimulus=None if stimulus is None else seen, progress=show)
         except ValueError as error:
             raise StoreError(
                 f"--animate {file} cannot be made: {error}; the store {dataset.encoding['source']} is complete"

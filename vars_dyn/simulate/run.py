@@ -21,8 +21,11 @@ from tqdm import tqdm
 
 from vars_dyn import _process
 from vars_dyn._files import Workplace, check_place, tidy_all
+from vars_dyn.dictionaries import Dictionary
+from vars_dyn.images import Signals
 from vars_dyn.integration import IntegrationError
 from vars_dyn.movies import pyav
+from vars_dyn.plotting import spike_summary
 from vars_dyn.plotting.animation import ANIMATION_SUFFIXES
 from vars_dyn.recording import Progress, StoreError, facts, is_store
 from vars_dyn.recording.integrity import read_attributes
@@ -34,8 +37,10 @@ from vars_dyn.simulate.inputs import read_signals
 from vars_dyn.simulate.limits import check_device, check_dictionary, check_looks, demand_of
 from vars_dyn.simulate.options import Options
 from vars_dyn.simulate.pictures import FIGURE_SUFFIXES, check_picture, save_animation, save_figure
+from vars_dyn.simulate.spikes import spikes_as_text, spiking_of
 from vars_dyn.simulate.stimulus import check_taken, decided, resolved, signals_under, stimulus_of
 from vars_dyn.simulate.unused import check_used
+from vars_dyn.spiking import spike
 
 __all__ = ["main"]
 
@@ -104,6 +109,7 @@ def _run(options: Options, begun: _Begun) -> int:
     check_taken(options)
     stimulus = stimulus_of(options)
     options = resolved(options, stimulus)
+    recording = options.record
     times, integration = times_of(options.integrator), integration_of(options.integrator)
     check_looks(options.integrator)
     device = device_of(options.run.device)
@@ -114,6 +120,10 @@ def _run(options: Options, begun: _Begun) -> int:
     notes = [] if recording.resume else check_used(options, signals)
     check_dictionary(options, signals)
     dictionary = dictionary_of(options.dictionary, signals, seed=options.run.seed)
+    if options.spiking.spiking:
+        for note in notes:
+            _process.say(f"warning: {note}")
+        return _spike(options, begun, signals, dictionary)
     demand = demand_of(options, signals, dictionary, times)
     large = demand.check(Path() if recording.out is None else recording.out)
     check_device(device, demand)
@@ -124,9 +134,7 @@ def _run(options: Options, begun: _Begun) -> int:
     neurons = field_of(options, signals, dictionary, stimulus)
     torch.set_num_threads(threads_of(options.run, neurons))
     with _place(options) as (store, figure):
-        given = signals.attributes["input"]
-        inputs = given if isinstance(given, list) else [given]
-        sources = [Path(str(name)) for name in (*inputs, *_files_of(options.dictionary.dictionary))]
+        given, sources = signals.attributes["input"], _sources(options, signals)
         check_place("--out", store, sources)
         check_picture("--figure", figure, FIGURE_SUFFIXES, sources)
         check_picture("--animate", recording.animate, ANIMATION_SUFFIXES, sources)
@@ -155,19 +163,56 @@ def _run(options: Options, begun: _Begun) -> int:
     if figure is not None:
         save_figure(dataset, figure)
     if recording.animate is not None:
-        seen = neurons.stimulus
-        save_animation(dataset, recording.animate, None if seen is None else lambda t: seen(t).cpu().numpy())
+        save_animation(dataset, recording.animate, neurons.stimulus)
     found = report.report_of(dataset, None if figure is None else str(figure))
     text = report.as_table(found, facts(dataset)["stop_gap"])
     if options.run.json:
         text += "\n" + json.dumps(found.as_json(), allow_nan=False)
+    _told(text, store)
+    return _DONE if report.is_done(dataset) else _NOT_REACHED
+
+
+def _spike(options: Options, begun: _Begun, signals: Signals, dictionary: Dictionary) -> int:
+    """Run spiking units in place of a field."""
+    recording = options.record
+    units = spiking_of(options, signals, dictionary)
+    torch.set_num_threads(options.run.threads or 1)
+    with _place(options) as (store, figure):
+        given, sources = signals.attributes["input"], _sources(options, signals)
+        check_place("--out", store, sources)
+        check_picture("--figure", figure, FIGURE_SUFFIXES, sources)
+        begun.store, begun.extra = store, _unstored(options)
+        dataset = spike(
+            units,
+            options.integrator.t_max,
+            store,
+            every=options.spiking.window,
+            resume=recording.resume,
+            overwrite=recording.overwrite,
+            origin={"input": given, "seed": options.run.seed, "options": stored(options)},
+        )
+    if figure is not None:
+        save_figure(dataset, figure, spike_summary)
+    scaling = str(signals.attributes.get("scaling", "scale not stated"))
+    _told(spikes_as_text(dataset, scaling, None if figure is None else str(figure), as_json=options.run.json), store)
+    return _DONE
+
+
+def _told(text: str, store: Path) -> None:
     try:
         _process.tell(text)
     except OSError as error:
         raise StoreError(
             f"standard output cannot be written: {error.strerror or error}; the store {store} is complete"
         ) from None
-    return _DONE if report.is_done(dataset) else _NOT_REACHED
+
+
+def _sources(options: Options, signals: Signals) -> list[Path]:
+    """The files that the run reads, and that nothing may replace."""
+    given = signals.attributes["input"]
+    inputs = given if isinstance(given, list) else [given]
+    own = [file for file in (options.field.weights, options.field.bias) if file is not None]
+    return [Path(str(name)) for name in (*inputs, *_files_of(options.dictionary.dictionary), *own)]
 
 
 def _unstored(options: Options) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from vars_dyn.images import Signals, patches
 from vars_dyn.simulate.declaring import written
 from vars_dyn.simulate.inputs import is_array, read_signals
-from vars_dyn.simulate.moving import are_movies, shown_movie
+from vars_dyn.simulate.moving import are_movies, is_sound, shown_movie
 from vars_dyn.simulate.options import Options
 from vars_dyn.simulate.scaling import described
 from vars_dyn.simulate.stimulus_options import TAKES
@@ -46,7 +46,7 @@ def decided(options: Options) -> Options:
     if options.stimulus.stimulus != "auto":
         return options
     paths = [Path(name) for name in options.signals.input]
-    found = all(path.exists() and not is_array(path) for path in paths)
+    found = all(path.exists() and not is_array(path) and not is_sound(path) for path in paths)
     kind = "movie" if paths and found and are_movies(paths, options.signals) else "none"
     chosen = dataclasses.replace(options.stimulus, stimulus=kind)
     return dataclasses.replace(options, stimulus=chosen, text={**options.text, "stimulus": kind})

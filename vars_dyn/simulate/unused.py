@@ -10,6 +10,7 @@ from vars_dyn.integration import method_for
 from vars_dyn.simulate.declaring import written
 from vars_dyn.simulate.inputs import is_array
 from vars_dyn.simulate.options import Options
+from vars_dyn.simulate.spikes import unused_by_spikes
 
 __all__ = ["check_used", "idle_options"]
 
@@ -75,6 +76,10 @@ def idle_options(options: Options, signals: Signals) -> Iterator[tuple[str, str]
     yield from ((name, reason) for name in _BANK if name in idle)
     if not built and kind != "vectors" and not source.startswith("random:"):
         yield "kernel", f"with --dictionary {source}, whose templates have their own size"
+    if not options.spiking.spiking:
+        yield from ((name, "without --spiking") for name in ("leak", "quantum", "window"))
+    else:
+        yield from ((name, "with --spiking") for name in unused_by_spikes())
     if options.integrator.gap is None:
         yield "check_every", "with --gap none"
     if not method_for(options.integrator.method).uses_tolerance:

@@ -6,9 +6,9 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -53,6 +53,7 @@ def spike(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[SpikeProgress], None] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Let spiking neurons fire from rest until `t_max`, and average their spikes.
 
@@ -69,6 +70,7 @@ def spike(
         overwrite: replace an existing store of this package.
         progress: a function that is called with a `SpikeProgress` after every window. By default a bar is shown where
             the output is a terminal.
+        origin: facts of where the signals come from, as values of JSON, which become attributes of the dataset.
 
     Returns:
         The dataset, read lazily where it has a store. Spikes are a ragged array, in the order of their times:
@@ -97,8 +99,8 @@ def spike(
                 progress(at)
 
         if store is None:
-            return _in_memory(neurons, every, windows, identity, report)
-        return _streamed(neurons, Path(store), every, windows, identity, resume, overwrite, report)
+            return _in_memory(neurons, every, windows, {**dict(origin or {}), **identity}, report)
+        return _streamed(neurons, Path(store), every, windows, identity, origin, resume, overwrite, report)
 
 
 def _windows(
@@ -138,6 +140,7 @@ def _streamed(
     every: float,
     windows: int,
     identity: Facts,
+    origin: Mapping[str, Any] | None,
     resume: bool,
     overwrite: bool,
     report: Callable[[SpikeProgress], None],
@@ -146,7 +149,7 @@ def _streamed(
     if resume:
         opened = SpikeStore.resume(path, neurons, identity)
     else:
-        known = {**_known(neurons), "t_max": t_max}
+        known = {**dict(origin or {}), **_known(neurons), "t_max": t_max}
         opened = SpikeStore.begin(path, neurons, identity, known, overwrite=overwrite)
     with opened as writing:
         if writing.windows > windows:

@@ -31,7 +31,7 @@ class Movie(Frames):
 
     Args:
         path: the movie; what `vars_dyn.movies.MovieReader` reads.
-        rate: frames per second. By default the times of the frames are those of the file.
+        rate: frames per second, of those that are taken. By default the times of the frames are those of the file.
         between: "hold" or "linear".
         clip: the first frame, the frame before which to stop (None: to the end), and, if given, the step: every
             step-th frame is taken.
@@ -75,7 +75,7 @@ class Movie(Frames):
         self._open = _Open(self.path, how)
         reader = self._open.reader()
         self._numbers = _chosen(clip, reader.count, self.path)
-        super().__init__(self._times(reader), between)
+        super().__init__(self._times(reader, self.tau_ms), between)
         self.event_dims = 3 if colour else 2
         self._shape = reader.shape if colour else reader.shape[1:]
         self.full_scale = reader.depth if full_scale is None else float(full_scale)
@@ -84,19 +84,19 @@ class Movie(Frames):
         white = max(abs(reader.depth / self.full_scale), float(np.abs(reader.frame(self._numbers[0])).max()))
         self._white = torch.tensor(white, dtype=dtype)
 
-    def _times(self, reader: MovieReader) -> tuple[float, ...]:
+    def _times(self, reader: MovieReader, tau_ms: float) -> tuple[float, ...]:
         """The times of the frames in membrane time constants, from zero on."""
-        numbers = np.arange(len(self._numbers))
-        if self.rate is not None:
-            seconds = numbers / self.rate
+        rate = self.rate
+        if rate is None and reader.seconds is None and reader.rate is not None:
+            rate = reader.rate / self._numbers.step
+        if rate is not None:
+            seconds = np.arange(len(self._numbers)) / rate
         elif reader.seconds is not None:
             seconds = reader.seconds[self._numbers.start : self._numbers.stop : self._numbers.step]
             seconds = seconds - seconds[0]
-        elif reader.rate is not None:
-            seconds = numbers * self._numbers.step / reader.rate
         else:
             raise ValueError(f"{self.path} does not say how fast its frames follow; a rate, per second, is wanted")
-        return tuple((seconds * 1000 / self.tau_ms).tolist())
+        return tuple((seconds * 1000 / tau_ms).tolist())
 
     @property
     def duration(self) -> float:
