@@ -135,10 +135,12 @@ def refuse_hopeless(plan: Plan, start: float, end: float) -> None:
 
     This holds where steps are fixed or capped, or where the method takes no step beyond its stages.
     """
-    longest = plan.cap if plan.method.adaptive else plan.step or math.inf
+    longest = plan.cap if plan.method.adaptive or plan.step is None else plan.step
     if plan.method.reach is not None and (math.isfinite(longest) or math.isinf(plan.method.limit)):
         longest = plan.method.reach / plan.stiffness
-    least = (end - start) / longest
+    # Where the stiffness is beyond the largest number, adaptive methods say what overflows.
+    none = 0.0 if plan.method.adaptive and math.isinf(plan.stiffness) else math.inf
+    least = (end - start) / longest if longest > 0 else none
     if least > _HOPELESS * plan.max_steps:
         raise ValueError(
             f"the field is so stiff, with rates up to {plan.stiffness:.3g}, that {plan.method.name} needs at least "
