@@ -138,7 +138,7 @@ class Dask(Executor):
     def _result(self, future: Future[Any]) -> Any:
         # deferred: distributed is the extra `cluster`
         from distributed import KilledWorker
-        from distributed.client import FutureCancelledError
+        from distributed.client import FutureCancelledError  # deferred: distributed is the extra `cluster`
 
         if future.status == "finished":
             try:
