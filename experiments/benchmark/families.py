@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done.append(measure(cell, options.rounds, options.seed))
         if options.out:
             own = [{**one.cell._asdict(), "seconds": one.seconds.tolist(), "kkt": one.kkt} for one in done]
-            report.write(options.out / "families.json", json.dumps({**record, "cells": own}, indent=2) + "\n")
+            report.write(options.out / "families.json", json.dumps({**record, "rows": own}, indent=2) + "\n")
             report.write(options.out / "families.md", page(record, done))
     print(page(record, done))
     return 0

@@ -108,8 +108,8 @@ class CompiledActiveSet(Proposing):
         code = torch.empty(n, *problem.dictionary.code_shape, dtype=torch.float64)
         done = [_solved(problem.select(index), work, code[index[0] : index[-1] + 1]) for index in pieces]
         found = Found(code, *(torch.cat(parts) for parts in zip(*(one.found[1:] for one in done), strict=True)))
-        scale, final = (torch.cat(parts) for parts in zip(*((one.scale, one.final) for one in done), strict=True))
-        return Proposal(found, scale, final)
+        final = torch.cat([one.final for one in done if one.final is not None])
+        return Proposal(found, torch.cat([one.scale for one in done]), final)
 
 
 class _Work(NamedTuple):
