@@ -57,10 +57,11 @@ def test_a_small_run_is_written(
     monkeypatch.setitem(sys.modules, "spams", SimpleNamespace(lasso=lasso))
     monkeypatch.setattr(families, "GRID", (Cell(3, 16, 24, 2, 0.1), Cell(2, 16, 24, 2, 0.1, 0.3, "float32")))
     monkeypatch.setattr(families, "_SHORTEST", 0.0)
-    assert families.main(["--drawn", "0", "--rounds", "3", "--out", str(tmp_path)]) == 0
+    for _ in range(2):  # the second run replaces what the first wrote
+        assert families.main(["--drawn", "0", "--rounds", "3", "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "families.json").read_text())
-    assert [np.shape(cell["seconds"]) for cell in record["cells"]] == [(2, 3)] * 2
-    ours, peers = zip(*(cell["kkt"] for cell in record["cells"]), strict=True)
+    assert [np.shape(cell["seconds"]) for cell in record["rows"]] == [(2, 3)] * 2
+    ours, peers = zip(*(cell["kkt"] for cell in record["rows"]), strict=True)
     assert max(ours) < 1e-5 < 0.5 < min(peers)  # codes of zeros are no solution
     assert (tmp_path / "families.md").read_text().strip() in capsys.readouterr().out
 

@@ -34,6 +34,7 @@ def proposed(problem: vd.SparseProblem, way: str, limit: int = 10_000) -> Found:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(active_set, "_SIGNALS_PER_ATOM", per_atom)
         patch.setattr(active_set, "_FEW", few)
+        patch.setattr(active_set, "_SMALL", 0)
         return CompiledActiveSet().propose(problem.flat(), Goal(1e-8, limit, True)).found
 
 

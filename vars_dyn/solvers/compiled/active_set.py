@@ -47,8 +47,9 @@ _SHARE = 0.2
 _CHUNK, _FEWEST = 1 << 18, 64
 #: There is a Gram matrix if there are at least this many signals for each atom.
 _SIGNALS_PER_ATOM = 0.25
-#: Fewer signals than this are solved one after the other, and more without a Gram matrix in rounds of all together.
-_FEW = 8
+#: Fewer signals than this are solved one after the other, and so are those whose P^T x takes few multiply-adds. Others
+#: without a Gram matrix are solved in rounds of all together.
+_FEW, _SMALL = 8, 1 << 20
 #: The room for a support at first.
 _ROOM = 32
 #: The most numbers in the factors of signals that are worked on at once.
@@ -108,8 +109,8 @@ class CompiledActiveSet(Proposing):
         code = torch.empty(n, *problem.dictionary.code_shape, dtype=torch.float64)
         done = [_solved(problem.select(index), work, code[index[0] : index[-1] + 1]) for index in pieces]
         found = Found(code, *(torch.cat(parts) for parts in zip(*(one.found[1:] for one in done), strict=True)))
-        scale, final = (torch.cat(parts) for parts in zip(*((one.scale, one.final) for one in done), strict=True))
-        return Proposal(found, scale, final)
+        final = torch.cat([one.final for one in done if one.final is not None])
+        return Proposal(found, torch.cat([one.scale for one in done]), final)
 
 
 class _Work(NamedTuple):
@@ -163,7 +164,7 @@ class _State(NamedTuple):
         """The signals `rows`, copied."""
         signals = Signals(*(part[rows] if len(part) else part for part in self.signals))
         bias = None if self.bias is None else self.bias[torch.from_numpy(rows)]
-        return _State(signals, Supports(*(part[rows] for part in self.found)), bias)
+        return _State(signals, self.found.select(rows), bias)
 
     def put(self, rows: Index, other: _State) -> _State:
         """These signals, with `other` in the place of `rows`."""
@@ -208,7 +209,7 @@ def _solved(problem: SparseProblem, work: _Work, code: Tensor | None = None) -> 
     own = (torch.empty(0, 0, dtype=torch.float64) if bias is None else bias).numpy()
     signals = Signals(x.numpy(), drive.numpy(), own, lam.numpy(), tol.numpy(), r.numpy(), c.numpy())
     every, with_gram = np.arange(n), len(work.matrices.gram) > 0
-    alone = with_gram or n < _FEW
+    alone = with_gram or n < _FEW or n * d * atoms <= _SMALL
     state = _State(signals, Supports.empty(n, work.widest if alone else min(_ROOM, work.widest)), bias)
     if alone:
         _grow(signals, work, state.found)
@@ -235,7 +236,7 @@ def _grow(signals: Signals, work: _Work, found: Supports) -> None:
     """Solve the signals from nothing, in as many threads as torch uses; the compiled loops hold no lock."""
 
     def solve(rows: slice) -> None:
-        own, to = Signals(*(part[rows] for part in signals)), Supports(*(part[rows] for part in found))
+        own, to = Signals(*(part[rows] for part in signals)), found.select(rows)
         scratch, held = Scratch.of(work.widest, *work.weight.shape), Held.of(work.widest)
         _kernels().grow(own, work.nonnegative, _SHARES, work.limit, work.matrices, held, scratch, to)
 

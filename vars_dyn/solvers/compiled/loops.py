@@ -17,7 +17,11 @@ _ORDER = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled at its first call and kept on the disk; it holds no lock of the interpreter."""
+    """The function compiled at its first call and kept on the disk; it holds no lock of the interpreter.
+
+    What is kept counts as current while the function's own file stays the same. After a change to another file that it
+    calls, delete the package's `__pycache__`.
+    """
     return numba.njit(inspect.unwrap(function), cache=True, nogil=True, error_model="numpy", fastmath=_ORDER)
 
 

@@ -70,6 +70,10 @@ class Supports(NamedTuple):
         sizes, rounds = np.zeros((2, n), dtype=np.int64)
         return cls(sizes, np.empty((n, room), dtype=np.int64), np.empty((n, room)), rounds)
 
+    def select(self, rows: Index | slice) -> Supports:
+        """The supports of the signals `rows`; with a slice they share the memory of these."""
+        return Supports(self.sizes[rows], self.atoms[rows], self.code[rows], self.rounds[rows])
+
     def widened(self, room: int) -> Supports:
         """These supports with room for `room` atoms at least."""
         old = self.atoms.shape[1]
@@ -117,10 +121,9 @@ class Scratch(NamedTuple):
     @classmethod
     def of(cls, room: int, d: int, atoms: int) -> Scratch:
         """Room for supports of up to `room` atoms."""
-        blocks = np.empty(-(-atoms // BLOCK))
-        return cls(
-            *np.empty((4, room)), np.empty(d), np.empty(atoms), np.empty(atoms, dtype=np.int64), blocks, np.arange(d)
-        )
+        blocks, found = np.empty(-(-atoms // BLOCK)), np.empty(atoms, dtype=np.int64)
+        right, step, row, cosine = np.empty((4, room))
+        return cls(right, step, row, cosine, np.empty(d), np.empty(atoms), found, blocks, np.arange(d))
 
 
 class Matrices(NamedTuple):
