@@ -25,7 +25,7 @@ from experiments.evaluation.run import Evaluation, measure
 from experiments.evaluation.trained import trained
 from experiments.report import plots, records, tables
 from experiments.report.outputs import refuse_foreign
-from experiments.report.summaries import VALIDATION_COLUMNS, Column, cell, over_seeds
+from experiments.report.summaries import ALL_COLUMNS, VALIDATION_COLUMNS, Column, cell, over_seeds
 from experiments.settings import Attention, Settings
 from experiments.training import logs
 from experiments.training.loop import train
@@ -168,6 +168,9 @@ def _run(job: Job) -> None:
         {"metric": "cpu_seconds", "on": "evaluation", "value": spent, **origin},
     ]
     records.append(partial / "records.jsonl", extra)
+    if (partial / "predictions").is_dir():
+        shutil.rmtree(out / "predictions", ignore_errors=True)
+        (partial / "predictions").replace(out / "predictions")
     (partial / "records.jsonl").replace(job.records)
     shutil.rmtree(partial)
 
@@ -181,8 +184,10 @@ def report(series: Series) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     main_runs = [record for record in found if not record["varied"]]
+    # Earlier versions recorded neither NLL nor ECE.
+    trust = {name: ALL_COLUMNS[name] for name in _TRUST if any(map(ALL_COLUMNS[name].picks, main_runs))}
     texts = {
-        "summary": over_seeds(main_runs, _SUMMARY, "attention"),
+        "summary": over_seeds(main_runs, {**_SUMMARY, **trust}, "attention"),
         "corruptions": over_seeds(main_runs, _BY_CORRUPTION, "attention"),
         "differences": _differences(main_runs, next(iter(series.runs))),
     }
@@ -198,8 +203,8 @@ def report(series: Series) -> None:
         (Path(series.out) / f"{name}.md").write_text(text)
     if series.page is not None:
         _fill(Path(series.page), texts)
-    keep = ("label", "seed", "varied", "metric", "on", "corruption", "severity", "value", "images", "radius", "step",
-            "steps", "commit", "date")  # fmt: skip
+    keep = ("label", "seed", "varied", "metric", "on", "corruption", "severity", "value", "images", "low", "high",
+            "level", "radius", "step", "steps", "commit", "date")  # fmt: skip
     lines = [json.dumps({key: record[key] for key in keep if key in record}) for record in found]
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -269,6 +274,7 @@ def _differences(found: Sequence[Mapping[str, Any]], reference: str) -> str:
 
 
 _SUMMARY = {**VALIDATION_COLUMNS, "training images/s": Column("", "images_per_cpu_second")}
+_TRUST = ("clean NLL", "clean ECE")
 _BY_CORRUPTION = {name.replace("_", " "): Column("", where={"corruption": name}) for name in CORRUPTIONS}
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from experiments.evaluation.suites.mit1003 import Gaze
 from experiments.evaluation.suites.pacs import Pacs
 from experiments.evaluation.suites.voc import Segmentation
 from experiments.evaluation.trained import Trained
-from experiments.options.limits import whole
+from experiments.options.limits import one_of, whole
 from experiments.report import records
 from experiments.settings import Data
 
@@ -65,6 +65,8 @@ class Evaluation:
         batch_size: how many images are computed at a time.
         workers: threads that read images; 0: the main thread reads them.
         device: cpu, cuda, ...; auto: a GPU if there is one.
+        predictions: what is stored of each image: scores (label, answer, its probability, and the NLL) or logits (these
+            and all logits, which take 4 bytes for each image and class).
         progress: show the progress bar.
     """
 
@@ -79,6 +81,7 @@ class Evaluation:
     batch_size: int = 128
     workers: int = 0
     device: str = "auto"
+    predictions: Literal["scores", "logits"] = "scores"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class Evaluation:
         whole("seed", self.seed, 0, 2**63 - 1)
         whole("batch_size", self.batch_size, 1)
         whole("workers", self.workers, 0, 1024)
+        one_of("predictions", self.predictions, ("scores", "logits"))
         device_of(self.device)
 
 
@@ -161,9 +165,11 @@ def measure(
     origin = {**records.provenance(), "weights": subject.digest()[:16]}
     measured = []
     for name, figures in itertools.groupby(evaluate_on(subject, how, out / "parts"), lambda figure: figure["on"]):
-        which = [SUITES[name](subject, how).measurement(), about["label"], about["seed"], how.seed]
+        suite = SUITES[name](subject, how)
+        which = [suite.measurement(), about["label"], about["seed"], how.seed]
         origin["measurement"] = hashlib.sha256(json.dumps(which, sort_keys=True).encode()).hexdigest()[:16]
-        own = [{**figure, **about, "evaluation_seed": how.seed, **origin} for figure in figures]
+        kept = {"predictions": suite.place} if suite.stored else {}
+        own = [{**figure, **about, "evaluation_seed": how.seed, **origin, **kept} for figure in figures]
         records.merge(out / "records.jsonl", own)
         measured += own
     return measured

@@ -23,7 +23,8 @@ __all__ = [
 _FORMS = {
     **dict.fromkeys(("accuracy", "error", "mean_accuracy", "mean_corruption_error_unnormalised"), (1, 100)),
     **dict.fromkeys(("iou", "false_positives", "false_negatives"), (1, 100)),
-    **dict.fromkeys(("nss", "auc_judd", "cc"), (3, 1)),
+    **dict.fromkeys(("nss", "auc_judd", "cc", "nll"), (3, 1)),
+    "ece": (1, 100),
     "mce_alexnet": (1, 1),
 }
 
@@ -74,6 +75,8 @@ VALIDATION_COLUMNS = {
 #: All columns. Those of the suites that have a data set of their own come last.
 ALL_COLUMNS = {
     **VALIDATION_COLUMNS,
+    "clean NLL": Column("clean", "nll"),
+    "clean ECE": Column("clean", "ece"),
     "PGD (margin)": Column("pgd-margin"),
     "APGD-CE": Column("apgd-ce"),
     "APGD-DLR": Column("apgd-dlr"),
@@ -120,10 +123,26 @@ def cell(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
     return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
+def _interval(records: Sequence[Mapping[str, Any]], column: Column) -> str:
+    """The interval over images of the only record that a column picks; empty if there is none, or not one alone."""
+    picked = [record for record in records if column.picks(record)]
+    if len(picked) != 1 or "low" not in picked[0]:
+        return ""
+    low, high = (f"{column.scale * picked[0][name]:.{column.digits}f}" for name in ("low", "high"))
+    return f" [{low}, {high}]"
+
+
+def _images(records: Sequence[Mapping[str, Any]], column: Column) -> str:
+    """How many images each of the values that a column picks is of; the least and the largest number if they differ."""
+    found = {record["images"] for record in records if column.picks(record) and "images" in record}
+    return "" if not found else f"{min(found)}" if len(found) == 1 else f"{min(found)} to {max(found)}"
+
+
 def over_seeds(records: Sequence[Mapping[str, Any]], columns: Mapping[str, Column], first: str = "run") -> str:
     """A Markdown table with a row per label. Each column shows the mean and the standard deviation over seeds.
 
-    The records of one seed that a column picks (such as those of all corruptions) are averaged first.
+    The records of one seed that a column picks (such as those of all corruptions) are averaged first. A value of one
+    seed alone is followed by its interval over images, if its record has one. The last row has the number of images.
     """
     rows = []
     for label in dict.fromkeys(record["label"] for record in records):
@@ -132,6 +151,9 @@ def over_seeds(records: Sequence[Mapping[str, Any]], columns: Mapping[str, Colum
         cells = []
         for column in columns.values():
             means = [mean for same in by_seed if (mean := column.mean(same)) is not None]
-            cells.append(cell(means, column.digits, column.scale))
+            cells.append(cell(means, column.digits, column.scale) + _interval(own, column))
         rows.append([str(label), str(len(by_seed)), *cells])
+    counts = [_images(records, column) for column in columns.values()]
+    if any(counts):
+        rows.append(["images", "", *(count or "-" for count in counts)])
     return tables.markdown([first, "seeds", *columns], rows, left=2)

@@ -80,8 +80,12 @@ def test_one_answer_to_all_gives_exactly_one_class() -> None:
     found = list(evaluate(Constant(), _labelled(20), DATA, how))
     by_metric = {(record["metric"], record["on"]): record["value"] for record in found}
     assert by_metric.pop(("mean_corruption_error_unnormalised", "corruptions")) == 0.75
+    # The logits 0 0 1 0 stand for the probabilities 1 1 e 1, divided by e + 3.
+    for metric, value in (("nll", np.log(np.e + 3) - 0.25), ("ece", np.e / (np.e + 3) - 0.25)):
+        for on in BY_DEFAULT:
+            assert by_metric.pop((metric, on)) == pytest.approx(value, abs=1e-6)
     assert set(by_metric.values()) == {0.25}
-    assert [record["radius"] for record in found if record["on"] == "pgd"] == [1 / 255]
+    assert [record["radius"] for record in found if record["on"] == "pgd"] == [1 / 255] * 3
 
 
 def test_models_see_the_corrupted_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,16 +155,15 @@ def test_the_command_uses_the_moving_average_and_writes_records_table_and_figure
     out = Path(made.out) / "evaluation"
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert [(record["on"], record["metric"]) for record in records] == [
-        ("clean", "accuracy"),
-        ("corruptions", "accuracy"),
-        ("corruptions", "mean_corruption_error_unnormalised"),
+        *(("clean", metric) for metric in ("accuracy", "nll", "ece")),
+        *(("corruptions", metric) for metric in ("accuracy", "mean_corruption_error_unnormalised", "nll", "ece")),
     ]
     assert records[0]["value"] == pytest.approx(1 / 6)  # the head of the moving average always answers with one class
     for name in ("commit", "torch_version", "command", "date", "seed", "evaluation_seed", "checkpoint"):
         assert name in records[0]
     assert records[0]["config"]["model"]["attention"]["kind"] == "vars_d"
-    assert records[1]["corruption"] == "fog"
-    assert "| mine | 1 | 16.7 |" in (out / "table.md").read_text()
+    assert records[3]["corruption"] == "fog"
+    assert "| mine | 1 | 16.7 [0.0, 33.3] |" in (out / "table.md").read_text()
     assert (out / "severity.png").stat().st_size > 1000
     assert (out / "attention.png").stat().st_size > 1000
     assert "16.7" in capsys.readouterr().out
@@ -184,14 +187,14 @@ def test_any_timm_model_with_weights_of_a_local_file(images: Path, tmp_path: Pat
         )
         == 0
     )
-    (record,) = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    record, *_ = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert 0 <= record["value"] <= 1
     assert record["images"] == 18
 
 
 def test_attacks_on_fewer_images_and_bad_kinds() -> None:
     how = Evaluation(on=("pgd",), attacks=Attacks(radius=2, images=8), progress=False)
-    (record,) = evaluate(Constant(), _labelled(20), DATA, how)
+    record, *_ = evaluate(Constant(), _labelled(20), DATA, how)
     assert (record["images"], record["radius"]) == (8, 2 / 255)
     with pytest.raises(ValueError, match="on has 'fear'"):
         Evaluation(on=("fear",))
@@ -209,13 +212,13 @@ def test_suites_measured_one_after_the_other_stand_beside_each_other(
     out = Path(made.out) / "evaluation"
     for arguments in (["clean"], ["fgsm"], ["fgsm", "--attacks.radius", "4"], ["clean", "--label", "other"]):
         assert command.main([made.out, "--on", *arguments]) == 0
-    first = _records(out)
+    first = [r for r in _records(out) if r["metric"] == "accuracy"]
     assert [(r["on"], r["label"]) for r in first] == [
         ("clean", "run"), ("fgsm", "run"), ("fgsm", "run"), ("clean", "other")
     ]  # fmt: skip
-    assert (out / "table.md").read_text().count("\n") == 4  # a head of two lines, and a row for each of two labels
+    assert (out / "table.md").read_text().count("\n") == 5  # two lines of head, two labels, the images
     assert command.main([made.out, "--on", "fgsm"]) == 0  # its records replace the earlier ones of the same kind
-    second = _records(out)
+    second = [r for r in _records(out) if r["metric"] == "accuracy"]
     key = ("on", "label", "value", "radius")
     assert sorted(str([r.get(k) for k in key]) for r in first) == sorted(str([r.get(k) for k in key]) for r in second)
     assert second[-1]["radius"] == 1 / 255
@@ -226,9 +229,9 @@ def test_suites_measured_one_after_the_other_stand_beside_each_other(
     weights = load_file(path / "model.safetensors")  # another model with the same label hides the first's records
     save_file({**weights, "head.bias": torch.tensor([0, 0, 0, 99.0, 0, 0])}, path / "model.safetensors")
     assert command.main([made.out, "--on", "clean"]) == 0
-    assert len(_records(out)) == 5
+    assert len([r for r in _records(out) if r["metric"] == "accuracy"]) == 5
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| run | 1")]
-    assert row == "| run | 1 | 16.7 |"
+    assert row.startswith("| run | 1 | 16.7 [0.0, 33.3] | ")
 
 
 def test_results_go_beside_the_checkpoint_that_is_given_not_where_it_says(
@@ -241,7 +244,7 @@ def test_results_go_beside_the_checkpoint_that_is_given_not_where_it_says(
     Path(made.out).rename(moved)
     assert command.main([str(moved), "--on", "clean"]) == 0
     assert not Path(made.out).exists()
-    (record,) = _records(moved / "evaluation")
+    record, *_ = _records(moved / "evaluation")
     assert record["label"] == "mine"
 
 

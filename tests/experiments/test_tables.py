@@ -45,6 +45,27 @@ def test_records_over_seeds() -> None:
     )
 
 
+def test_intervals_of_single_seeds_and_the_numbers_of_images() -> None:
+    bounds = {"low": 0.25, "high": 0.625, "level": 0.95}
+    found = [
+        record("a", 0, "clean", 0.5, images=40, **bounds),
+        record("a", 0, "clean", 1.5, "nll", images=40, low=1.25, high=1.75),
+        record("a", 0, "clean", 0.05, "ece", images=40),
+        record("a", 0, "pgd", 0.25, images=20, **bounds),
+        record("b", 0, "clean", 0.5, images=40, **bounds),
+        record("b", 1, "clean", 0.75, images=40, **bounds),
+        record("b", 0, "pgd", 0.5, images=30),
+        record("b", 0, "mit1003", 0.5, "nss"),
+    ]
+    assert over_seeds(found, columns_of(found)) == (
+        "| run | seeds | clean | PGD | clean NLL | clean ECE | NSS |\n"
+        "|---|---|---:|---:|---:|---:|---:|\n"
+        "| a | 1 | 50.0 [25.0, 62.5] | 25.0 [25.0, 62.5] | 1.500 [1.250, 1.750] | 5.0 | - |\n"
+        "| b | 2 | 62.5 ± 17.7 | 50.0 | - | - | 0.500 |\n"
+        "| images |  | 40 | 20 to 30 | 40 | 40 | - |\n"
+    )
+
+
 def test_a_series_with_its_speed_its_corruptions_and_its_differences() -> None:
     found = [*FOUND, record("vars_d", 1, "training", 123.456, "images_per_cpu_second")]
     assert over_seeds(found, series._SUMMARY, "attention") == (

@@ -106,7 +106,7 @@ class Attacked(Classification):
         yield from chunks(self.name, self.images.subset(self.how.attacks.images, "images"))
 
     def tally(self, part: SuitePart) -> Tally:
-        return self.count(self.batches(part), self.attacked)
+        return self.count(part, self.batches(part), self.attacked)
 
     def attacked(self, images: Tensor, labels: Tensor, first: int) -> Tensor:
         """The images after the attack. `first` is the number of the first of them."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.data.images import Labelled, folder_images
 from experiments.evaluation.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, VERSION, corrupt_all
-from experiments.evaluation.suites.classification import Batch, Classification, accuracy
+from experiments.evaluation.suites.classification import Batch, Classification, accuracy, interval_of
 from experiments.evaluation.suites.suite import Options, SuitePart, Tally, chunks
 from experiments.report import plots
 from vars_dyn import _files
@@ -96,8 +96,8 @@ class Corrupted(Classification):
         name, severity = part.notes["corruption"], part.notes["severity"]
         if self.folder is not None:
             # The images are cropped already, and resizing would soften the corruption.
-            return self.count(self.batches(part, replace(self.subject.data, crop=1.0)))
-        return self.count(self._made(self.batches(part), name, severity))
+            return self.count(part, self.batches(part, replace(self.subject.data, crop=1.0)))
+        return self.count(part, self._made(self.batches(part), name, severity))
 
     def _made(self, batches: Iterator[Batch], name: str, severity: int) -> Iterator[Batch]:
         """Corrupted batches. The cache, where there is one, keeps each under a digest of what it was made from."""
@@ -117,16 +117,36 @@ class Corrupted(Classification):
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
         errors: dict[str, list[float]] = {}
-        cells: dict[tuple[str, str], list[Tally]] = {}
-        for part, tally in tallies.items():
+        cells: dict[tuple[str, str], list[str]] = {}
+        for part in tallies:
             name, severity, _ = part.split("/")
-            cells.setdefault((name, severity), []).append(tally)
+            cells.setdefault((name, severity), []).append(part)
         source = "generated" if self.folder is None else str(self.folder)
-        for (name, severity), own in cells.items():
-            record = accuracy(own)
+        wrong, trust = [], []
+        for (name, severity), parts in cells.items():
+            record = accuracy([tallies[part] for part in parts])
             errors.setdefault(name, []).append(1 - record["value"])
-            yield {**record, "corruption": name, "severity": int(severity), "source": source}
-        yield from mean_errors(errors, mce=self.normalised and self.folder is not None)
+            wrong.append((~self.right(parts)).astype(np.float32))
+            trust.append({each["metric"]: each["value"] for each in self.trust(parts)})
+            where = {"corruption": name, "severity": int(severity), "source": source}
+            yield {**record, **where, **interval_of(1 - wrong[-1], self.how.seed)}
+        for record in mean_errors(errors, mce=self.normalised and self.folder is not None):
+            yield {**record, **self._interval(record["metric"], list(cells), wrong)}
+        for metric in trust[0]:
+            value = math.fsum(each[metric] for each in trust) / len(trust)
+            yield {"metric": metric, "value": value, "corruptions": len(errors)}
+
+    def _interval(self, metric: str, cells: Sequence[tuple[str, str]], wrong: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The number of images and the interval of a mean error. Every cell must have the same images, in one order.
+
+        Images are drawn with all their corruptions, because the errors on one image under several are not independent.
+        """
+        if len({len(each) for each in wrong}) > 1:
+            return {}
+        share = 100 / len(CORRUPTIONS) / len(SEVERITIES)
+        weights = [share / ALEXNET_ERRORS[name] if metric == "mce_alexnet" else 1 / len(wrong) for name, _ in cells]
+        values = np.sum([weight * each for weight, each in zip(weights, wrong, strict=True)], axis=0)
+        return {"images": len(values), **interval_of(values, self.how.seed)}
 
 
 def mean_errors(errors: Mapping[str, Sequence[float]], mce: bool = True) -> Iterator[dict[str, Any]]:

@@ -52,9 +52,9 @@ class ImageNet(Classification):
             )
         yield from chunks(self.name, folder_images(folder, synsets(self.subset)))
 
-    def answers(self, images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, " b"]:
-        """The class with the largest logit among the classes of the data set, as an index into these."""
-        return self.subject.model(images)[:, self._columns(images.device)].argmax(-1)
+    def logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+        """The logits of the classes of the data set alone."""
+        return self.subject.model(images)[:, self._columns(images.device)]
 
     def _columns(self, device: torch.device) -> Int[Tensor, " classes"]:
         place = {name: index for index, name in enumerate(synsets())}

@@ -106,7 +106,8 @@ class PacsTransfer(Classification):
         settings = self._settings(split, target, sources, root)
         train(settings, (images[0], images[1]))
         tested = PacsTransfer(self._tuned(settings, part.images.classes), self.how)
-        return tested.count(tested.batches(part))
+        tested.kept = self.kept
+        return tested.count(part, tested.batches(part))
 
     def _settings(self, split: str, target: str, sources: list[str], root: Path) -> Settings:
         base, out = self.subject.settings, self.subject.out
@@ -148,15 +149,16 @@ class PacsTransfer(Classification):
         return Subject(model, settings.data, classes)
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
-        by_split: dict[str, list[float]] = {}
+        by_split: dict[str, list[dict[str, Any]]] = {}
         for part, tally in tallies.items():
             split, target = part.split("/")
             record = accuracy([tally])
-            by_split.setdefault(split, []).append(record["value"])
-            yield {**record, "split": split, "target": target}
-        for split, values in by_split.items():
-            if len(values) == len(DOMAINS):
-                yield {"metric": "mean_accuracy", "split": split, "value": sum(values) / len(values)}
+            by_split.setdefault(split, []).append(record)
+            yield {**record, "split": split, "target": target, **self.interval([part])}
+        for split, own in by_split.items():
+            if len(own) == len(DOMAINS):
+                value, images = (sum(record[name] for record in own) for name in ("value", "images"))
+                yield {"metric": "mean_accuracy", "split": split, "value": value / len(own), "images": images}
 
     @classmethod
     def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:

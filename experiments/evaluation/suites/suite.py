@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 from experiments.data.images import Labelled
+from experiments.evaluation.parts import IMAGES_OF_A_PART, SuitePart, chunks
+from experiments.evaluation.per_image import Described, PerImage
 from experiments.options.plain_data import as_plain
 from experiments.settings import Data, Settings
 from vars_dyn.attention import VarsAttention
 from vars_dyn.recording.provenance import digest
 
 __all__ = ["IMAGES_OF_A_PART", "Ledger", "Options", "Subject", "Suite", "SuitePart", "Tally", "chunks", "run_suite"]
-
-#: How many images a part has.
-IMAGES_OF_A_PART = 1000
 
 #: What was measured on a part, as sums that JSON can hold.
 Tally = Mapping[str, Any]
@@ -46,6 +42,7 @@ class Options(Protocol):
     seed: int
     batch_size: int
     workers: int
+    predictions: str
     progress: bool
 
 
@@ -61,6 +58,7 @@ class Subject:
         settings: the settings of its training, for suites that train it further; None: unknown.
         root: the folder that the data sets of suites lie in, each under its own name; None: there is no such folder.
         out: where suites that train put their runs; None: nowhere.
+        other: another model of the same images and classes, whose adversarial images are tried on this one.
     """
 
     model: nn.Module
@@ -70,6 +68,7 @@ class Subject:
     settings: Settings | None = None
     root: Path | None = None
     out: Path | None = None
+    other: Subject | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,45 +92,6 @@ class Subject:
         return hashlib.sha256(words.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class SuitePart:
-    """Some images of a suite.
-
-    Attributes:
-        name: the part's name, which no other part has.
-        images: the images of the part, with the reader, and with the labels where there are any.
-        first: number of the first image within its set.
-        notes: what else the suite needs to know of the part.
-    """
-
-    name: str
-    images: Labelled
-    first: int = 0
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    def digest(self) -> str:
-        """A hash of the labels and the names of the files, or the pixels of images in memory."""
-        words = json.dumps([[_name(entry) for entry in self.images.entries], self.images.labels])
-        return hashlib.sha256(words.encode()).hexdigest()[:16]
-
-
-def _name(entry: Any) -> str:
-    if isinstance(entry, tuple):
-        return " ".join(_name(each) for each in entry)
-    if isinstance(entry, np.ndarray | Image.Image):
-        return str(zlib.crc32(entry.tobytes()))
-    return "/".join(entry.parts[-3:]) if isinstance(entry, Path) else str(entry)
-
-
-def chunks(name: str, images: Labelled, size: int = IMAGES_OF_A_PART) -> Iterator[SuitePart]:
-    """Split `images` into parts of `size` images."""
-    for first in range(0, len(images), size):
-        cut = slice(first, first + size)
-        yield SuitePart(
-            f"{name}/{first}", Labelled(images.entries[cut], images.labels[cut], images.classes, images.read), first
-        )
-
-
 class Suite(ABC):
     """A measurement on a data set. A new one is a class in a file of this folder, named in `_ALL` of its `__init__`.
 
@@ -150,6 +110,16 @@ class Suite(ABC):
 
     def __init__(self, subject: Subject, how: Options) -> None:
         self.subject, self.how = subject, how
+        self.kept = PerImage(None, self.stored)
+
+    @property
+    def stored(self) -> Mapping[str, Described]:
+        """The arrays that `tally` adds to `kept` for the images of a part. By default there are none."""
+        return {}
+
+    def axes(self, part: SuitePart) -> Mapping[str, Sequence[str]]:
+        """The labels along dimensions of `stored` other than the image; they are the same for every part."""
+        return {}
 
     def options(self) -> Any:
         """What tallies depend on besides the model and the images, as plain data."""
@@ -164,6 +134,12 @@ class Suite(ABC):
         settings = self.subject.settings
         images = None if self.needs or settings is None else as_plain(settings.data)
         return [self.name, self.subject.digest(), self.options(), self.selection(), images]
+
+    @property
+    def place(self) -> str:
+        """The store of what is found for each image, below the folder of the results."""
+        words = json.dumps(self.measurement(), sort_keys=True)
+        return f"predictions/{self.name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}.zarr"
 
     @abstractmethod
     def parts(self) -> Iterator[SuitePart]:
@@ -198,16 +174,20 @@ class Suite(ABC):
 
 
 class Ledger:
-    """The tallies of the finished parts of one suite for one model and one set of options. Each is a line of JSON."""
+    """The tallies of the finished parts of one suite for one model and one set of options. Each is a line of JSON.
+
+    Attributes:
+        key: a name that suites of another kind, of another model or with other options do not have.
+    """
 
     def __init__(self, folder: Path | None, suite: Suite) -> None:
         self.path: Path | None = None
         self.known: dict[str, dict[str, Any]] = {}
-        if folder is None:
-            return
         words = json.dumps([suite.name, suite.subject.digest(), suite.options()], sort_keys=True)
-        self.path = folder / f"{suite.name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}.jsonl"
-        self._read(self.path)
+        self.key = f"{suite.name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+        if folder is not None:
+            self.path = folder / f"{self.key}.jsonl"
+            self._read(self.path)
 
     def _read(self, path: Path) -> None:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -220,26 +200,34 @@ class Ledger:
     def find(self, part: SuitePart) -> Tally | None:
         """The tally of a finished part. None if the part is not finished, or its tally was of other images."""
         line = self.known.get(part.name)
-        return line["tally"] if line is not None and line["images"] == part.digest() else None
+        return line["tally"] if line is not None and line["images"] == part.digest else None
 
     def add(self, part: SuitePart, tally: Tally) -> None:
         """Note that a part is finished."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps({"part": part.name, "images": part.digest(), "tally": tally}) + "\n")
+                file.write(json.dumps({"part": part.name, "images": part.digest, "tally": tally}) + "\n")
 
 
 def run_suite(suite: Suite, folder: Path | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the records of a suite. Parts that the ledger in `folder` has as finished are not measured again."""
+    """Yield the records of a suite. Parts that the ledger in `folder` has as finished are not measured again.
+
+    What the suite finds for each image goes to a zarr store beside `folder`, at `suite.place`.
+    """
     ledger = Ledger(folder, suite)
+    suite.kept = PerImage(None if folder is None else folder / ledger.key, suite.stored)
     tallies: dict[str, Tally] = {}
+    axes: Mapping[str, Sequence[str]] = {}
     shown = None if suite.how.progress else True
     for part in tqdm(suite.parts(), desc=suite.name, unit=" parts", disable=shown, leave=False):
         tally = ledger.find(part)
-        if tally is None:
+        if tally is None or (suite.stored and not suite.kept.holds(part)):
             tally = suite.tally(part)
             ledger.add(part, tally)
-        tallies[part.name] = tally
+        tallies[part.name], axes = tally, suite.axes(part)
+    if folder is not None and suite.stored:
+        about = {"suite": suite.name, "weights": suite.subject.digest()[:16], "evaluation_seed": suite.how.seed}
+        suite.kept.publish(folder.parent / suite.place, list(tallies), axes, about)
     for record in suite.records(tallies):
         yield {"on": suite.name, **record}
