@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -34,12 +34,19 @@ class Parser(CommandParser):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.kinds: dict[str, Any] = {}
         self.given: set[str] = set()
+        self.flags: set[str] = set()
         super().__init__(*arguments, **keywords)
 
     def add_option(self, name: str, kind: Any, **keywords: Any) -> None:
         """Add an option `--name` of the type `kind`. Keywords are argparse's."""
         self.kinds[name] = keywords.pop("checked_as", kind)
         self.add_argument(f"--{name}", type=kind, **keywords)
+
+    def add_flag(self, name: str, help: str) -> None:  # noqa: A002  # argparse's name
+        """Add an option `--name` that takes no value. In a configuration it is true or false."""
+        self.flags.add(name)
+        self.kinds[name.replace("-", "_")] = bool
+        self.add_argument(f"--{name}", action="store_true", help=help)
 
     def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *others: Any, **keywords: Any) -> Any:
         """As jsonargparse's, for a dataclass."""
@@ -59,7 +66,7 @@ class Parser(CommandParser):
         """
         words = list(sys.argv[1:] if args is None else args)
         self.given = set()
-        for name, value in _options(words):
+        for name, value in _options(words, self.flags):
             if name == "config" and value is not None:
                 self._check_mapping(_yaml.load(Path(value)))
             else:
@@ -79,7 +86,7 @@ class Parser(CommandParser):
     def _check_option(self, name: str, text: str) -> None:
         if name == "config" and text is None:
             raise ValueError("config has no value; a YAML file is wanted")
-        if name in ("help", "print_config") or name.startswith("print_config="):
+        if name in ("help", "print_config") or name.startswith("print_config=") or (name in self.flags and not text):
             return
         kind = self._kind(name)
         self.given.add(name)
@@ -119,7 +126,7 @@ def _is_group(kind: Any) -> bool:
     return hasattr(kind, "__dataclass_fields__")
 
 
-def _options(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _options(words: Sequence[str], flags: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
     """The options on a command line with the texts of their values. An option without a value has None."""
     position = 0
     while position < len(words):
@@ -130,7 +137,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
         if not word.startswith("--"):
             continue
         name, equals, value = word[2:].partition("=")
-        if name in ("help", "print_config"):
+        if name in ("help", "print_config") or (name in flags and not equals):
             yield name, None
         elif equals:
             yield name, value

@@ -13,6 +13,8 @@ from experiments.data.images import evaluation_images
 from experiments.evaluation.opening import evaluation_of, opened
 from experiments.evaluation.run import BY_DEFAULT, Evaluation, measure
 from experiments.evaluation.suites import SUITES
+from experiments.evaluation.suites.audited import AttackAudit
+from experiments.evaluation.trained import trained
 from experiments.report import pictures, plots, records
 from experiments.report.outputs import refuse_foreign
 from experiments.report.summaries import columns_of, over_seeds
@@ -27,6 +29,8 @@ def _parser() -> cli.Parser:
     cli.add_model(parser)
     parser.add_option("on", str, default=",".join(BY_DEFAULT), help=f"suites, by commas: {', '.join(SUITES)}")
     parser.add_option("out", str | None, default=None, help="folder for results (default: beside the checkpoint)")
+    parser.add_flag("attack-audit", "try several attacks and checks of gradients; with --on, besides its suites")
+    parser.add_option("transfer-from", str | None, default=None, help="a model whose attack is tried on this one, too")
     parser.add_option("overwrite", bool, default=False, help="replace files of these names that no evaluation made")
     parser.add_option("label", str | None, default=None, help="the run's name in tables (default: that of its folder)")
     parser.add_class_arguments(Evaluation, None, skip={"on"})
@@ -34,7 +38,8 @@ def _parser() -> cli.Parser:
 
 
 #: The files that the command may write besides records.jsonl.
-_WRITTEN = ("table.md", "severity.png", "attention.png", "imagenet-c.png", "voc-segmentation.png", "pacs.md")
+_WRITTEN = ("table.md", "severity.png", "attention.png", "imagenet-c.png", "voc-segmentation.png", "pacs.md",
+            "attack-audit.md")  # fmt: skip
 
 
 def _idle(given: Iterable[str], on: Sequence[str]) -> None:
@@ -53,8 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(parser: cli.Parser, values: Namespace) -> None:
     values = parser.instantiate(values)
-    _idle(parser.given, evaluation_of(values).on)
+    if values.attack_audit:
+        chosen = values.on.split(",") if "on" in parser.given else []
+        values.on = ",".join(dict.fromkeys([*chosen, AttackAudit.name]))
+    on = evaluation_of(values).on
+    _idle(parser.given, on)
+    if values.transfer_from is not None and AttackAudit.name not in on:
+        raise ValueError("transfer-from does nothing: it is for --attack-audit")
     how, root, found = opened(values)
+    if values.transfer_from is not None:
+        found.other = trained(values.transfer_from, with_images=False)
     out = Path(values.out) if values.out else found.out
     refuse_foreign((out / name for name in _WRITTEN), values.overwrite, out / "records.jsonl")
     if (out / "records.jsonl").exists():
@@ -72,6 +85,8 @@ def _main(parser: cli.Parser, values: Namespace) -> None:
             pixels, _ = evaluation_images(found.images, found.settings.data, 0, 3)
             pictures.under_corruption({found.name: found.model}, pixels, out / "attention.png")
     print(table)
+    if AttackAudit.name in how.on:
+        print((out / "attack-audit.md").read_text())
 
 
 if __name__ == "__main__":

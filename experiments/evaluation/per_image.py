@@ -48,9 +48,9 @@ class PerImage:
         self._memory: dict[str, dict[str, np.ndarray]] = {}
 
     def add(self, part: SuitePart, found: Mapping[str, np.ndarray]) -> None:
-        """Keep what was found for the images of a part. Arrays with more than one axis are not kept in memory."""
+        """Keep what was found for the images of a part."""
         if self.folder is None:
-            self._memory[part.name] = {name: each for name, each in found.items() if each.ndim == 1}
+            self._memory[part.name] = dict(found)
             return
         paths = [entry[0] if isinstance(entry, tuple) else entry for entry in part.images.entries]
         about: dict[str, Any] = {"part": part.name, "images": part.digest, "first": part.first, **part.notes}
@@ -88,7 +88,7 @@ class PerImage:
         self,
         path: Path,
         parts: Sequence[str],
-        axes: Mapping[str, Sequence[str]],
+        axes: Mapping[str, Sequence[Any]],
         attributes: Mapping[str, Any],
     ) -> None:
         """Write all of some parts as one dataset to the zarr store `path`, which appears whole or not at all.
@@ -100,7 +100,7 @@ class PerImage:
         about = {**attributes, "parts": list(parts), "variables": list(self.stored)}
         if _attributes(path) == json.loads(json.dumps(about)):
             return
-        texts = {name: np.array(list(labels), dtype=object) for name, labels in axes.items()}
+        texts = {name: _labels(labels) for name, labels in axes.items()}
         with warnings.catch_warnings(), _files.replacing_folder(path) as partial:
             # With consolidated metadata no reader is warned. zarr warns of it, and of texts, because its format has no
             # final word on them yet.
@@ -161,6 +161,10 @@ def _coordinates(about: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
         if name not in ("images", "first", "files"):
             found[name] = np.full(count, value, dtype=object if isinstance(value, str) else None)
     return found
+
+
+def _labels(values: Sequence[Any]) -> np.ndarray:
+    return np.array(list(values), dtype=object if isinstance(values[0], str) else None)
 
 
 def _attributes(path: Path) -> Any:

@@ -16,6 +16,7 @@ from torch import nn
 from experiments.data.images import Labelled
 from experiments.evaluation.suites import SUITES, Subject, run_suite
 from experiments.evaluation.suites.attacked import Attacks
+from experiments.evaluation.suites.audited import Audit
 from experiments.evaluation.suites.corrupted import Corruptions
 from experiments.evaluation.suites.mapped import Maps
 from experiments.evaluation.suites.mit1003 import Gaze
@@ -30,6 +31,7 @@ __all__ = [
     "BY_DEFAULT",
     "ON_VALIDATION_IMAGES",
     "Attacks",
+    "Audit",
     "Corruptions",
     "Evaluation",
     "Gaze",
@@ -57,6 +59,7 @@ class Evaluation:
             imagenet-c, imagenet-r, ... measure on a folder of data sets.
         corruptions: which corruptions.
         attacks: how strong the attacks are.
+        audit: what the audit of attacks checks besides.
         pacs: how to fine-tune on PACS.
         maps: which attention maps.
         segmentation: what counts as foreground.
@@ -73,6 +76,7 @@ class Evaluation:
     on: Sequence[str] = BY_DEFAULT
     corruptions: Corruptions = field(default_factory=Corruptions)
     attacks: Attacks = field(default_factory=Attacks)
+    audit: Audit = field(default_factory=Audit)
     pacs: Pacs = field(default_factory=Pacs)
     maps: Maps = field(default_factory=Maps)
     segmentation: Segmentation = field(default_factory=Segmentation)
@@ -130,6 +134,8 @@ def evaluate_on(subject: Subject, how: Evaluation | None = None, parts: Path | N
     device = device_of(how.device)
     was_training = subject.model.training
     subject.model.to(device).eval()
+    if subject.other is not None:
+        subject.other.model.to(device).eval()
     if subject.images is not None:
         subject = replace(subject, images=subject.images.decoded(subject.data))
     try:

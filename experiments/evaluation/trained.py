@@ -35,6 +35,7 @@ class Trained:
         images: validation images; None: not asked for.
         name: a name for tables.
         out: a folder for its results.
+        other: another model, whose adversarial images are tried on this one.
     """
 
     model: Normalized
@@ -45,10 +46,12 @@ class Trained:
     images: Labelled | None
     name: str
     out: Path
+    other: Trained | None = None
 
     def subject(self, root: Path | None = None, out: Path | None = None) -> Subject:
         """The model as suites take it. `root` is the folder of their data sets, and `out` that of their runs."""
-        return Subject(self.model, self.settings.data, self.classes, self.images, self.settings, root, out)
+        other = None if self.other is None else self.other.subject()
+        return Subject(self.model, self.settings.data, self.classes, self.images, self.settings, root, out, other)
 
     def about(self, label: str | None = None, **more: Any) -> dict[str, Any]:
         """What every record of the model says of it. It ends with `more` and the configuration."""

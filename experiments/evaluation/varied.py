@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -12,9 +12,13 @@ from torch import nn
 from experiments.settings import Ode
 from vars_dyn.attention import VarsAttention, solving, unrolled
 
-__all__ = ["SOLVERS", "LayerSettings", "layers_of", "varied"]
+__all__ = ["SOLVERS", "LayerSettings", "layers_of", "solved_otherwise", "varied"]
 
 SOLVERS = (*unrolled.UNROLLED, "ode", "equilibrium")
+
+
+#: How many unrolled steps stand for an equilibrium.
+_MANY = 50
 
 
 class LayerSettings(NamedTuple):
@@ -42,6 +46,34 @@ def layers_of(model: nn.Module) -> list[VarsAttention]:
     if not found:
         raise ValueError("the model has no VARS attention, whose solver could be varied")
     return found
+
+
+def solved_otherwise(model: nn.Module) -> tuple[Literal["implicit", "unrolled"], AbstractContextManager[None]] | None:
+    """Another way to differentiate the model's VARS layers, by name, and a context in which they are solved in it.
+
+    "implicit" solves layers that take steps, or run for a time, to the certified equilibrium and differentiates that;
+    "unrolled" takes many steps where the layers have an equilibrium. None: no layer solves a problem.
+    """
+    found = [layer for layer in model.modules() if isinstance(layer, VarsAttention) and layer.variant.solves_problem]
+    if not found:
+        return None
+    if all(isinstance(layer.solver, solving.Equilibrium) for layer in found):
+        return "unrolled", _solved(found, "ista", _MANY)
+    return "implicit", _solved(found, solving.Equilibrium(), None)
+
+
+@contextmanager
+def _solved(
+    layers: Sequence[VarsAttention], solver: str | solving.Equilibrium, num_steps: int | None
+) -> Iterator[None]:
+    before = [(layer.solver, layer.num_steps) for layer in layers]
+    try:
+        for layer in layers:
+            layer.solver, layer.num_steps = solver, num_steps or layer.num_steps
+        yield
+    finally:
+        for layer, (own, steps) in zip(layers, before, strict=True):
+            layer.solver, layer.num_steps = own, steps
 
 
 @contextmanager

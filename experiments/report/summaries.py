@@ -22,6 +22,7 @@ __all__ = [
 #: Digits and scale of a metric in a table. Shares are shown in per cent. A metric without an entry is a plain number.
 _FORMS = {
     **dict.fromkeys(("accuracy", "error", "mean_accuracy", "mean_corruption_error_unnormalised"), (1, 100)),
+    "worst_case_accuracy": (1, 100),
     **dict.fromkeys(("iou", "false_positives", "false_negatives"), (1, 100)),
     **dict.fromkeys(("nss", "auc_judd", "cc", "nll"), (3, 1)),
     "ece": (1, 100),
@@ -83,6 +84,8 @@ ALL_COLUMNS = {
     "APGD-T": Column("apgd-t"),
     "Square": Column("square"),
     "noise": Column("noise"),
+    "worst attack": Column("attack-audit", "worst_case_accuracy"),
+    "signs of masking": Column("attack-audit", "signs_of_masking"),
     "ImageNet": Column("imagenet"),
     "IN-C (mCE)": Column("imagenet-c", "mce_alexnet"),
     "IN-C (mean error)": Column("imagenet-c", "mean_corruption_error_unnormalised"),

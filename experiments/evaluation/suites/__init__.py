@@ -12,6 +12,7 @@ from experiments.evaluation.suites.attacked import (
     PgdMargin,
     SquareSearch,
 )
+from experiments.evaluation.suites.audited import AttackAudit
 from experiments.evaluation.suites.cifar_c import Cifar10C, Cifar100C
 from experiments.evaluation.suites.classification import Clean
 from experiments.evaluation.suites.corrupted import Corrupted, ImageNetC
@@ -34,6 +35,7 @@ _ALL: tuple[type[Suite], ...] = (
     ApgdTargeted,
     SquareSearch,
     Noise,
+    AttackAudit,
     ImageNet,
     ImageNetC,
     ImageNetR,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -32,6 +32,7 @@ __all__ = [
     "Pgd",
     "PgdMargin",
     "SquareSearch",
+    "generators",
 ]
 
 
@@ -80,6 +81,12 @@ class _Options(Options, Protocol):
     attacks: Attacks
 
 
+def generators(seed: int, numbers: Iterable[int]) -> list[torch.Generator]:
+    """One generator for each image, which depends on the seed and the image's number alone."""
+    states = (np.random.SeedSequence([seed, number]).generate_state(1) for number in numbers)
+    return [torch.Generator().manual_seed(int(state[0])) for state in states]
+
+
 class Attacked(Classification):
     """Accuracy after an attack. What is drawn for an image depends on the seed and the image's number alone.
 
@@ -110,10 +117,9 @@ class Attacked(Classification):
 
     def attacked(self, images: Tensor, labels: Tensor, first: int) -> Tensor:
         """The images after the attack. `first` is the number of the first of them."""
-        seeds = (np.random.SeedSequence([self.how.seed, first + i]).generate_state(1) for i in range(len(images)))
-        generators = [torch.Generator().manual_seed(int(seed[0])) for seed in seeds]
+        own = generators(self.how.seed, range(first, first + len(images)))
         ball = Ball(self.how.attacks.radius / 255, self.how.attacks.norm)
-        return self.attack(self.subject.model, images, labels, ball, generators)
+        return self.attack(self.subject.model, images, labels, ball, own)
 
     @abstractmethod
     def attack(self, model: nn.Module, images: Tensor, labels: Tensor, ball: Ball, generators: Generators) -> Tensor:

@@ -78,7 +78,8 @@ class Classification(Suite):
                 found.append((self.logits(shown).cpu(), labels.cpu()))
         logits, labels = (torch.cat(each) for each in zip(*found, strict=True))
         scores = _scores(logits, labels)
-        self.kept.add(part, {**scores, **({"logit": logits.float().numpy()} if "logit" in self.stored else {})})
+        stored = "logit" in self.stored and self.kept.folder is not None  # they may be too large for the memory
+        self.kept.add(part, {**scores, **({"logit": logits.float().numpy()} if stored else {})})
         return {"right": int((scores["answer"] == scores["label"]).sum()), "images": len(labels)}
 
     def tally(self, part: SuitePart) -> Tally:

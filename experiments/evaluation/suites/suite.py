@@ -117,7 +117,7 @@ class Suite(ABC):
         """The arrays that `tally` adds to `kept` for the images of a part. By default there are none."""
         return {}
 
-    def axes(self, part: SuitePart) -> Mapping[str, Sequence[str]]:
+    def axes(self, part: SuitePart) -> Mapping[str, Sequence[Any]]:
         """The labels along dimensions of `stored` other than the image; they are the same for every part."""
         return {}
 
@@ -218,7 +218,7 @@ def run_suite(suite: Suite, folder: Path | None = None) -> Iterator[dict[str, An
     ledger = Ledger(folder, suite)
     suite.kept = PerImage(None if folder is None else folder / ledger.key, suite.stored)
     tallies: dict[str, Tally] = {}
-    axes: Mapping[str, Sequence[str]] = {}
+    axes: Mapping[str, Sequence[Any]] = {}
     shown = None if suite.how.progress else True
     for part in tqdm(suite.parts(), desc=suite.name, unit=" parts", disable=shown, leave=False):
         tally = ledger.find(part)
