@@ -56,11 +56,11 @@ class PerImage:
         about: dict[str, Any] = {"part": part.name, "images": part.digest, "first": part.first, **part.notes}
         if all(isinstance(path, Path) for path in paths):
             about["files"] = ["/".join(path.parts[-3:]) for path in paths]
-        words = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+        content: dict[str, Any] = {_ABOUT: np.frombuffer(json.dumps(about).encode(), dtype=np.uint8), **found}
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        np.savez(content, **{_ABOUT: words, **found})
-        _files.write_bytes(self._file(self.folder, part.name), content.getvalue())
+        written = io.BytesIO()
+        np.savez(written, **content)
+        _files.write_bytes(self._file(self.folder, part.name), written.getvalue())
 
     def holds(self, part: SuitePart) -> bool:
         """Whether all of `stored` is kept for exactly the images of a part."""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -207,3 +210,52 @@ def test_losses_are_positive_where_the_model_is_wrong_and_dlr_ignores_shift_and_
     for few, loss in ((2, dlr), (3, lambda a, b: targeted_dlr(a, b, b))):
         with pytest.raises(ValueError, match="classes"):
             loss(logits[:, :few], labels % few)
+
+
+def _art(model: nn.Module, images: Tensor) -> Any:
+    """The model as a classifier of the Adversarial Robustness Toolbox, and its attacks."""
+    evasion = pytest.importorskip("art.attacks.evasion", reason="the Adversarial Robustness Toolbox is not installed")
+    estimators = pytest.importorskip("art.estimators.classification")
+    loss = nn.CrossEntropyLoss()
+    shape = tuple(images.shape[1:])
+    wrapped = estimators.PyTorchClassifier(model, loss, shape, 5, clip_values=(0.0, 1.0), device_type="cpu")
+    return evasion, wrapped
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_apgd_breaks_what_an_independent_one_breaks(norm: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, 5)).eval()
+    images = torch.rand(60, 3, 8, 8)
+    labels = model(images).argmax(1)
+    ball = Ball(3 / 255) if norm == "linf" else Ball(0.15, "l2")
+    evasion, wrapped = _art(model, images)
+    oracle = evasion.AutoProjectedGradientDescent(
+        wrapped,
+        norm="inf" if norm == "linf" else 2,
+        eps=ball.radius,
+        eps_step=2 * ball.radius,
+        max_iter=20,
+        nb_random_init=1,
+        batch_size=60,
+        verbose=False,
+    )
+    np.random.seed(0)  # noqa: NPY002  # it draws from NumPy's global generator
+    theirs = wrong(model, torch.from_numpy(oracle.generate(images.numpy(), labels.numpy())), labels)
+    ours = wrong(model, apgd(model, images, labels, ball, 20, 1, _generators(60)), labels)
+    assert 10 < int(theirs.sum()) < 50
+    assert int((theirs != ours).sum()) <= 1
+
+
+def test_square_breaks_what_an_independent_one_breaks() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, 5)).eval()
+    images = torch.rand(60, 3, 8, 8)
+    labels = model(images).argmax(1)
+    evasion, wrapped = _art(model, images)
+    oracle = evasion.SquareAttack(wrapped, eps=8 / 255, max_iter=120, batch_size=60, verbose=False)
+    np.random.seed(0)  # noqa: NPY002  # it draws from NumPy's global generator
+    theirs = wrong(model, torch.from_numpy(oracle.generate(images.numpy(), labels.numpy())), labels)
+    ours = wrong(model, square(model, images, labels, Ball(8 / 255), 120, _generators(60)), labels)
+    assert 20 < int(theirs.sum()) < 55
+    assert int((theirs != ours).sum()) <= 4  # both search at random, so they may miss other images

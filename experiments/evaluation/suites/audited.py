@@ -221,7 +221,7 @@ class AttackAudit(Classification):
     def _pgd(self, model: nn.Module, batch: _Batch, ball: Ball, steps: int) -> Tensor:
         """The images after PGD on the margin, with steps that together are 2.5 times as long as the radius."""
         generators, step = batch.generators(self.how.seed), 2.5 * ball.radius / steps
-        return batch.changed(lambda *own: pgd(model, *own, ball, step, steps, generators, margin))
+        return batch.changed(lambda images, labels: pgd(model, images, labels, ball, step, steps, generators, margin))
 
     def _right(self, batch: _Batch, attacked_images: Sequence[Tensor]) -> Bool[Tensor, "b attacks"]:
         """Whether the model is right about each image after each attack, and about the image itself."""

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class Options(Protocol):
     seed: int
     batch_size: int
     workers: int
-    predictions: str
+    predictions: Literal["scores", "logits"]
     progress: bool
 
 
