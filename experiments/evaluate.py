@@ -30,6 +30,7 @@ def _parser() -> cli.Parser:
     parser.add_option("on", str, default=",".join(BY_DEFAULT), help=f"suites, by commas: {', '.join(SUITES)}")
     parser.add_option("out", str | None, default=None, help="folder for results (default: beside the checkpoint)")
     parser.add_flag("attack-audit", "try several attacks and checks of gradients; with --on, besides its suites")
+    parser.add_flag("published", "show the paper's row under the model, if it has one")
     parser.add_option("transfer-from", str | None, default=None, help="a model whose attack is tried on this one, too")
     parser.add_option("overwrite", bool, default=False, help="replace files of these names that no evaluation made")
     parser.add_option("label", str | None, default=None, help="the run's name in tables (default: that of its folder)")
@@ -74,7 +75,7 @@ def _main(parser: cli.Parser, values: Namespace) -> None:
         records.read([out / "records.jsonl"])  # a damaged file fails here, not after hours of work
     measured = measure(found, how, out, root, values.label)
     shown = records.latest(records.read([out / "records.jsonl"]))
-    table = over_seeds(shown, columns_of(shown))
+    table = over_seeds(shown, columns_of(shown), published=values.published)
     _files.write_bytes(out / "table.md", table.encode())
     for name in how.on:
         SUITES[name].report([record for record in measured if record["on"] == name], out)

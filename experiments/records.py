@@ -18,6 +18,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of record files, and return the exit status."""
     parser = cli.parser_for("records", "Print mean and standard deviation over seeds of several evaluations.")
+    parser.add_flag("published", "show the paper's row under each model that it has")
     parser.add_argument("files", nargs="+", help="records.jsonl of evaluations; runs of one label differ in their seed")
 
     def command(values: Namespace) -> None:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if missing:
             raise ValueError(f"{missing[0]} is no file; the records.jsonl of an evaluation is wanted")
         found = [record for file in values.files for record in latest(read([Path(file)]))]
-        print(over_seeds(found, columns_of(found)))
+        print(over_seeds(found, columns_of(found), published=values.published))
 
     return cli.run(parser, command, arguments, None)
 

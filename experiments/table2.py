@@ -24,6 +24,7 @@ from experiments.evaluation.run import Evaluation, measure
 from experiments.evaluation.suites import SUITES
 from experiments.evaluation.trained import Trained, labelled_source, trained
 from experiments.report import records, tables
+from experiments.report.published import Published, published_for
 from experiments.report.summaries import ALL_COLUMNS
 from models.cost import cost_of
 
@@ -65,12 +66,16 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Row:
-    """A model: millions of parameters, GFLOPs (multiply-accumulates of one image), and its cells by column."""
+    """A model: millions of parameters, GFLOPs (multiply-accumulates of one image), and its cells by column.
+
+    `published` is the paper's row of the same model, if it has one.
+    """
 
     label: str
     parameters: float
     gflops: float
     cells: dict[str, TableCell]
+    published: Published | None = None
 
 
 def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path | None, data: dict[str, Any]) -> Row:
@@ -101,7 +106,8 @@ def measure_row(label: str, source: str, how: Evaluation, out: Path, root: Path 
             cells[title] = TableCell(missing=f"{column.on} was measured in part, which gives no {column.metric}")
         lines += len(own)
     cost = cost_of(found.model.network, found.settings.data.image_size)
-    return Row(label, cost.parameters, cost.gflops, cells)
+    model = found.settings.model
+    return Row(label, cost.parameters, cost.gflops, cells, published_for(model.name, model.attention.kind))
 
 
 def _model(source: str, root: Path | None, data: dict[str, Any]) -> tuple[Trained, str | None]:
@@ -113,22 +119,43 @@ def _model(source: str, root: Path | None, data: dict[str, Any]) -> tuple[Traine
         return found, " ".join(str(error).split())
 
 
-def write(rows: Sequence[Row], out: Path) -> None:
-    """Write the table as Markdown, LaTeX and JSON."""
+def write(rows: Sequence[Row], out: Path, published: bool = False) -> None:
+    """Write the table as Markdown, LaTeX and JSON. With `published` the paper's row follows each model that it has."""
     out.mkdir(parents=True, exist_ok=True)
     titles = ["model", "parameters (M)", "GFLOPs", *COLUMNS]
-    shown = [
-        [row.label, _short(row.parameters), _short(row.gflops), *(cell.entry for cell in row.cells.values())]
-        for row in rows
-    ]
+    shown: list[list[tables.Entry]] = []
+    for row in rows:
+        cells = [cell.entry for cell in row.cells.values()]
+        shown.append([row.label, _short(row.parameters), _short(row.gflops), *cells])
+        if published and row.published is not None:
+            shown.append(_from_paper(row.published))
     (out / "table2.md").write_text(tables.markdown(titles, shown, left=1))
     (out / "table2.tex").write_text(tables.latex(titles, shown))
     content = {
         "columns": list(COLUMNS),
-        "rows": [{**vars(row), "cells": {name: vars(cell) for name, cell in row.cells.items()}} for row in rows],
+        "rows": [_plain(row) for row in rows],
         **records.provenance(),
     }
     (out / "table2.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """A row as JSON has it."""
+    cells = {name: vars(cell) for name, cell in row.cells.items()}
+    paper = None
+    if row.published is not None:
+        values = {name: row.published.value(column.on, column.metric) for name, column in COLUMNS.items()}
+        shown = {name: COLUMNS[name].scale * value for name, value in values.items() if value is not None}
+        label, cost = row.published.label, {"parameters": row.published.parameters, "gflops": row.published.gflops}
+        paper = {"label": label, **cost, "cells": shown}
+    return {**vars(row), "cells": cells, "published": paper}
+
+
+def _from_paper(paper: Published) -> list[tables.Entry]:
+    values = [paper.value(column.on, column.metric) for column in COLUMNS.values()]
+    scales = [column.scale for column in COLUMNS.values()]
+    cells = [None if value is None else f"{scale * value:.1f}" for value, scale in zip(values, scales, strict=True)]
+    return [f"paper: {paper.label}", f"{paper.parameters:.1f}", f"{paper.gflops:.1f}", *cells]
 
 
 def _short(value: float) -> str:
@@ -141,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cli.parser_for("table2", "Measure models on all of Table 2; given again, it goes on.")
     parser.add_option("models", list[str], required=True, help="MODEL or LABEL=MODEL: checkpoints, timm:NAME=FILE")
     cli.add_data(parser)
+    parser.add_flag("published", "show the paper's row under each model that it has")
     parser.add_option("out", str, default="runs/table2", help="folder of the table and its records")
     parser.add_class_arguments(Evaluation, None, skip={"on"})
 
@@ -159,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = []
         for label, source in sources:
             rows.append(measure_row(label, source, evaluation_of(values, ()), out, root, values.validation))
-            write(rows, out)  # a stopped command leaves a table of what is done
+            write(rows, out, values.published)  # a stopped command leaves a table of what is done
         print((out / "table2.md").read_text())
         broken = [(row.label, name, cell) for row in rows for name, cell in row.cells.items() if cell.broken]
         for label, name, cell in broken:

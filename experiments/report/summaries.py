@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.report import tables
+from experiments.report.published import Published, published_of
 
 __all__ = [
     "ALL_COLUMNS",
@@ -135,17 +136,28 @@ def _interval(records: Sequence[Mapping[str, Any]], column: Column) -> str:
     return f" [{low}, {high}]"
 
 
+def _published(paper: Published, column: Column) -> str:
+    value = paper.value(column.on, column.metric)
+    return "-" if value is None else cell([value], column.digits, column.scale)
+
+
 def _images(records: Sequence[Mapping[str, Any]], column: Column) -> str:
     """How many images each of the values that a column picks is of; the least and the largest number if they differ."""
     found = {record["images"] for record in records if column.picks(record) and "images" in record}
     return "" if not found else f"{min(found)}" if len(found) == 1 else f"{min(found)} to {max(found)}"
 
 
-def over_seeds(records: Sequence[Mapping[str, Any]], columns: Mapping[str, Column], first: str = "run") -> str:
+def over_seeds(
+    records: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Column],
+    first: str = "run",
+    published: bool = False,
+) -> str:
     """A Markdown table with a row per label. Each column shows the mean and the standard deviation over seeds.
 
     The records of one seed that a column picks (such as those of all corruptions) are averaged first. A value of one
     seed alone is followed by its interval over images, if its record has one. The last row has the number of images.
+    With `published` a model that the paper has is followed by the paper's row.
     """
     rows = []
     for label in dict.fromkeys(record["label"] for record in records):
@@ -156,6 +168,8 @@ def over_seeds(records: Sequence[Mapping[str, Any]], columns: Mapping[str, Colum
             means = [mean for same in by_seed if (mean := column.mean(same)) is not None]
             cells.append(cell(means, column.digits, column.scale) + _interval(own, column))
         rows.append([str(label), str(len(by_seed)), *cells])
+        if published and (paper := published_of(own[0])) is not None:
+            rows.append([f"paper: {paper.label}", "", *(_published(paper, column) for column in columns.values())])
     counts = [_images(records, column) for column in columns.values()]
     if any(counts):
         rows.append(["images", "", *(count or "-" for count in counts)])

@@ -74,7 +74,7 @@ def test_the_table_its_links_and_its_dashes(
             assert f"[{shown}]({cell['record']})" in lines[2 + table["rows"].index(row)]
             assert rf"\href{{{file}\#L{line}}}{{{shown}}}" in tex
     assert lines[2].startswith("| test_vit | 0.37 | ")
-    assert lines[2].endswith(" - | [0.5](test_vit/records.jsonl#L4) | - | - |")
+    assert lines[2].endswith(" - | [0.5](test_vit/records.jsonl#L10) | - | - |")
     assert "test\\_vit & " in tex
     assert tex.count("--") == lines[2].count(" - ") + lines[3].count(" - ")
     # The second run of the command measures nothing again.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 
 from experiments import overfit, series, table2
 from experiments.benchmark import attention_memory, gradient_tables
@@ -15,6 +16,7 @@ from experiments.benchmark import report as benchmark_report
 from experiments.benchmark.alternating import Measured
 from experiments.benchmark.contract import Contender, Goal, Row
 from experiments.evaluation.suites.pacs import PacsTransfer
+from experiments.report.published import _BY_NAME, PUBLISHED, published_for
 from experiments.report.summaries import columns_of, over_seeds
 
 
@@ -83,6 +85,54 @@ def test_a_series_with_its_speed_its_corruptions_and_its_differences() -> None:
         "|---|---|---:|---:|---:|---:|\n"
         "| vars_d | 2 | -6.2 ± 26.5 | - | - | - |\n"
     )
+
+
+def test_the_papers_rows_stand_under_those_of_the_same_models(tmp_path: Path) -> None:
+    config = {"model": {"name": "vars_rvt_tiny", "attention": {"kind": "vars_sd"}}}
+    found = [
+        record("mine", 0, "imagenet-c", 60.0, "mce_alexnet", config=config),
+        record("mine", 0, "pgd", 0.125, config=config),
+        record("mine", 0, "fgsm", 0.25, config=config),
+        record("mine", 0, "pacs", 0.8, "mean_accuracy", split="kfold", config=config),
+        record("mine", 0, "voc-segmentation", 0.4, "iou", config=config),
+        record("mine", 0, "mit1003", 0.7, "nss", config=config),
+        record("small", 0, "pgd", 0.5, config={"model": {"name": "vars_rvt_micro", "attention": {"kind": "vars_sd"}}}),
+    ]
+    assert over_seeds(found, columns_of(found), published=True) == (
+        "| run | seeds | FGSM | PGD | IN-C (mCE) | PACS (kfold) | VOC IoU | NSS |\n"
+        "|---|---|---:|---:|---:|---:|---:|---:|\n"
+        "| mine | 1 | 25.0 | 12.5 | 60.0 | 80.0 | 40.0 | 0.700 |\n"
+        "| paper: RVT* with VARS-SD |  | - | 11.4 | 58.3 | 86.6 | 44.1 | 0.678 |\n"
+        "| small | 1 | - | 50.0 | - | - | - | - |\n"
+    )
+    own = [record("mine", 0, "pacs", 0.5, split="kfold", target="sketch", config=config)]
+    PacsTransfer.report(own, tmp_path)
+    assert (tmp_path / "pacs.md").read_text().splitlines()[2:] == [
+        "| kfold | - | - | - | 50.0 | - |",
+        "| paper: RVT* with VARS-SD, split not said | 86.1 | 81.0 | 96.5 | 82.8 | 86.6 |",
+    ]
+    cells = {name: table2.TableCell(50.0, "x#L1") for name in table2.COLUMNS}
+    rows = [table2.Row("mine", 8.1, 1.5, cells, published_for("vars_rvt_tiny", "vars_sd"))]
+    table2.write(rows, tmp_path, published=True)
+    lines = (tmp_path / "table2.md").read_text().splitlines()
+    assert lines[3:] == ["| paper: RVT* with VARS-SD | 9.2 | 1.5 | 78.4 | - | 11.4 | 58.3 | 13.4 | 42.5 | 30.5 |"]
+    table2.write(rows, tmp_path)
+    assert len((tmp_path / "table2.md").read_text().splitlines()) == 3
+
+
+def test_every_model_of_the_paper_is_found_by_name() -> None:
+    own = {"vars_deit_tiny": "softmax", "vars_gfnet_tiny": "global_filter", "vars_rvt_tiny": "softmax"}
+    for name, attention in own.items():
+        assert published_for(name, None) == published_for(name, attention) is not None
+        for kind in ("vars_s", "vars_d", "vars_sd"):
+            paper = published_for(name, kind)
+            assert paper is not None
+            assert paper.label.endswith(kind.upper().replace("_", "-"))
+    assert all(timm.is_model(name) for name in _BY_NAME)
+    # Rows that two tables of the paper share, and its statements in the text, tell transposed digits.
+    assert PUBLISHED["rvt", "vars_sd"].value("pacs", "mean_accuracy") == pytest.approx(0.8658, abs=5e-4)
+    assert published_for("vars_rvt_small", "vars_d") is None
+    assert published_for("resnet50", "vars_d") is None
 
 
 def test_pacs(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from experiments.evaluation.suites.classification import Classification, accurac
 from experiments.evaluation.suites.suite import Options, Subject, SuitePart, Tally
 from experiments.options.plain_data import as_plain
 from experiments.report import tables
+from experiments.report.published import PACS_DOMAINS, published_of
 from experiments.settings import Settings
 from experiments.training import checkpoints
 from experiments.training.checkpoints import Checkpoint
@@ -166,6 +167,12 @@ class PacsTransfer(Classification):
         for split in dict.fromkeys(record["split"] for record in found):
             own = {record.get("target", "mean"): record["value"] for record in found if record["split"] == split}
             rows.append([split, *(f"{100 * own[name]:.1f}" if name in own else None for name in (*DOMAINS, "mean"))])
+        paper = published_of(found[0])
+        if paper is not None and paper.pacs is not None:
+            values = dict(zip(PACS_DOMAINS, paper.pacs, strict=True))
+            mean = sum(values.values()) / len(values)
+            shown = [f"{values[name]:.1f}" for name in DOMAINS]
+            rows.append([f"paper: {paper.label}, split not said", *shown, f"{mean:.1f}"])
         (out / "pacs.md").write_text(tables.markdown(["split", *DOMAINS, "mean"], rows, left=1))
 
 
