@@ -25,7 +25,8 @@ _FORMS = {
     **dict.fromkeys(("accuracy", "error", "mean_accuracy", "mean_corruption_error_unnormalised"), (1, 100)),
     "worst_case_accuracy": (1, 100),
     **dict.fromkeys(("iou", "false_positives", "false_negatives"), (1, 100)),
-    **dict.fromkeys(("nss", "auc_judd", "cc", "nll"), (3, 1)),
+    **dict.fromkeys(("nss", "auc_judd", "cc", "sim", "kl", "auc_shuffled", "information_gain", "nll"), (3, 1)),
+    **dict.fromkeys(("centre_nss", "centre_auc_judd", "centre_cc"), (3, 1)),
     "ece": (1, 100),
     "mce_alexnet": (1, 1),
 }
@@ -103,6 +104,13 @@ ALL_COLUMNS = {
     "NSS": Column("mit1003", "nss"),
     "AUC-Judd": Column("mit1003", "auc_judd"),
     "CC": Column("mit1003", "cc"),
+    "SIM": Column("mit1003", "sim"),
+    "KL": Column("mit1003", "kl"),
+    "AUC-shuffled": Column("mit1003", "auc_shuffled"),
+    "information gain": Column("mit1003", "information_gain"),
+    "centre bias NSS": Column("mit1003", "centre_nss"),
+    "centre bias AUC-Judd": Column("mit1003", "centre_auc_judd"),
+    "centre bias CC": Column("mit1003", "centre_cc"),
 }
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchmetrics.classification import BinaryJaccardIndex, BinaryStatScores
 
+from experiments.evaluation.measures import saliency
 from experiments.evaluation.measures.maps import attention_map, min_max
 from experiments.evaluation.run import Evaluation, Gaze, Maps, Segmentation, evaluate_on
 from experiments.evaluation.suites import SUITES, Subject
@@ -190,12 +191,40 @@ def test_mit1003_by_hand(tmp_path: Path) -> None:
     areas = [np.mean(others < value) + np.mean(others == value) / 2 for value in (quarter[1, 0], quarter[7, 7])]
     assert found["auc_judd"]["value"] == pytest.approx(np.mean(areas))
     assert 0.2 < found["cc"]["value"] < 1
+    # Nobody fixates another image, so nothing can be compared with the centre bias.
+    assert set(found) == {"nss", "auc_judd", "cc", "sim", "kl"}
     for batch_size in (1, 2):
         assert _found(tmp_path, "mit1003", batch_size=batch_size, workers=batch_size, **options) == found
     (root / "DATA" / "ya" / "one.mat").unlink()
     found = _found(tmp_path, "mit1003", **options)
     assert (found["nss"]["fixations"], found["nss"]["missing_files"]) == (1, 3)
     assert found["nss"]["value"] == pytest.approx((quarter[1, 0] - quarter.mean()) / quarter.std(), rel=1e-5)
+
+
+def test_mit1003_compares_with_the_fixations_on_other_images(tmp_path: Path) -> None:
+    """The images "a" and "b" have fixations (row, column) of their own, and all of the other's are the centre bias."""
+    places = {"a": [(1, 1), (2, 3)], "b": [(6, 6), (1, 1), (7, 5)]}
+    gaze = {
+        name: {"hp": _gaze((4, 4), *((column + 1, row + 1) for row, column in own))} for name, own in places.items()
+    }
+    root = _mit1003(tmp_path, gaze)
+    found = _found(tmp_path, "mit1003", gaze=Gaze(pixels_per_degree=2.0))
+    fixations = {name: np.array(own) for name, own in places.items()}
+    expected: dict[str, list[float]] = {"auc_shuffled": [], "information_gain": [], "centre_nss": [], "centre_sim": []}
+    for own, others in (("a", "b"), ("b", "a")):
+        centre = saliency.density(fixations[others], (8, 8), 2.0)
+        expected["auc_shuffled"].append(saliency.auc_shuffled(_map(), fixations[own], fixations[others]))
+        expected["information_gain"].append(saliency.information_gain(_map(), fixations[own], centre))
+        expected["centre_nss"].append(saliency.nss(centre, fixations[own]))
+        expected["centre_sim"].append(saliency.sim(centre, saliency.density(fixations[own], (8, 8), 2.0)))
+    for name, values in expected.items():
+        assert found[name]["value"] == pytest.approx(np.mean(values), rel=1e-4, abs=1e-4), name
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+    # What is measured on one image depends on the gaze at the others.
+    how = Evaluation(on=("mit1003",), progress=False)
+    before = SUITES["mit1003"](_subject(tmp_path), how).options()
+    (root / "DATA" / "hp" / "b.mat").unlink()
+    assert SUITES["mit1003"](_subject(tmp_path), how).options() != before
 
 
 def write_mit1003(root: Path) -> None:

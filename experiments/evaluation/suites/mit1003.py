@@ -7,25 +7,44 @@ MIT1003/DATA/<subject>/<image>.mat. The latter holds a struct with the image's n
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
+from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
+from tqdm import tqdm
 
 from experiments.data.images import Labelled, read_image
 from experiments.evaluation.measures import saliency
+from experiments.evaluation.per_image import Described
+from experiments.evaluation.suites.classification import interval_of
 from experiments.evaluation.suites.mapped import MapOptions, MapSuite
 from experiments.evaluation.suites.suite import SuitePart, Tally, chunks
 
 __all__ = ["Gaze", "Mit1003", "fixations_of", "gaze_files", "read_gaze", "subjects_of"]
 
-#: Metrics, by the name of the record.
-METRICS = ("nss", "auc_judd", "cc")
+#: Metrics of a map, by the name of the record, with their meanings.
+_OF_MAPS = {
+    "nss": "normalised scanpath saliency",
+    "auc_judd": "AUC against all other pixels",
+    "cc": "correlation with the density of fixations",
+    "sim": "similarity to the density of fixations",
+    "kl": "divergence from the density of fixations, in nats",
+}
+METRICS = {
+    **_OF_MAPS,
+    "auc_shuffled": "AUC against the fixations on other images",
+    "information_gain": "bits for each fixation beyond the density of fixations on other images",
+    **{f"centre_{name}": f"{meaning}, of that on other images" for name, meaning in _OF_MAPS.items()},
+}
 
 
 @dataclass
@@ -56,7 +75,11 @@ class _Options(MapOptions, Protocol):
 
 
 class Mit1003(MapSuite):
-    """NSS, AUC-Judd and CC, each a mean over images, against the fixations of all subjects together.
+    """How well maps tell the fixations of all subjects together: `METRICS`, each a mean over images.
+
+    The centre bias is the density of the fixations on all other images, at the same share of height and width. The
+    metrics that begin with `centre_` are those of this density in place of the map. If there is one image alone, they
+    are left out, and so are the metrics that compare the map with other images.
 
     Each subject's first fixation, which is where the cross was, and those off the image are dropped. Images without
     fixations are left out of the means, and subjects without a file for an image are left out at that image. The
@@ -70,7 +93,7 @@ class Mit1003(MapSuite):
 
     def parts(self) -> Iterator[SuitePart]:
         root = self.subject.folder(self.needs)
-        images = sorted((root / "ALLSTIMULI").glob("*.jpeg"))
+        images = _stimuli(root)
         if not images:
             raise ValueError(f"{root} has no ALLSTIMULI/*.jpeg; the images are wanted")
         subjects = subjects_of(root)
@@ -81,34 +104,94 @@ class Mit1003(MapSuite):
 
     def options(self) -> Any:
         root = self.subject.folder(self.needs)
-        return [super().options(), asdict(self.how.gaze), [subject.name for subject in subjects_of(root)]]
+        # What is compared with other images' fixations depends on which there are.
+        stimuli = [path.name for path in _stimuli(root)]
+        words = json.dumps([stimuli, sorted(f"{file.parent.name}/{file.name}" for file in root.glob("DATA/*/*.mat"))])
+        digest = hashlib.sha256(words.encode()).hexdigest()
+        return [super().options(), asdict(self.how.gaze), [subject.name for subject in subjects_of(root)], digest]
+
+    @property
+    def stored(self) -> Mapping[str, Described]:
+        return {name: Described(meaning) for name, meaning in METRICS.items()}
+
+    @cached_property
+    def everywhere(self) -> dict[str, Float[np.ndarray, "n 2"]]:
+        """The fixations on every image, by its name, as shares of its height and width."""
+        root = self.subject.folder(self.needs)
+        subjects, found = subjects_of(root), {}
+        shown = None if self.how.progress else True
+        for path in tqdm(_stimuli(root), desc="fixations", unit=" images", disable=shown, leave=False):
+            size = _size(path)
+            found[path.name] = (fixations_of(gaze_files(path, subjects), size, self.how.gaze) + 0.5) / size
+        return found
 
     def tally(self, part: SuitePart) -> Tally:
-        sums = dict.fromkeys(METRICS, 0.0)
         counts = dict.fromkeys(("images", "fixations", "images_without_fixations", "missing_files"), 0)
         subjects = len(subjects_of(self.subject.folder(self.needs)))
-        for (_, *files), (_, found) in zip(part.images.entries, self.maps(part), strict=True):
-            fixations = fixations_of(files, (found.shape[0], found.shape[1]), self.how.gaze)
+        values = {name: np.full(len(part.images), np.nan) for name in METRICS}
+        for i, ((_, *files), (path, found)) in enumerate(zip(part.images.entries, self.maps(part), strict=True)):
+            size = found.shape[0], found.shape[1]
+            fixations = fixations_of(files, size, self.how.gaze)
             counts["missing_files"] += subjects - len(files)
             if not len(fixations):
                 counts["images_without_fixations"] += 1
                 continue
             counts["images"] += 1
             counts["fixations"] += len(fixations)
-            values = found.numpy()
-            sums["nss"] += saliency.nss(values, fixations)
-            sums["auc_judd"] += saliency.auc_judd(values, fixations)
-            sums["cc"] += saliency.cc(values, fixations, self.how.gaze.pixels_per_degree)
-        return {**sums, **counts}
+            for name, value in self._measured(found.numpy(), fixations, self._others(path, size)).items():
+                values[name][i] = value
+        self.kept.add(part, values)
+        return counts
+
+    def _others(self, path: Path, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
+        """The fixations on all other images, at the same share of the height and width of this one."""
+        shares = [each for name, each in self.everywhere.items() if name != path.name]
+        return np.floor(np.concatenate([np.empty((0, 2)), *shares]) * size).astype(np.int64)
+
+    def _measured(self, values: np.ndarray, fixations: np.ndarray, others: np.ndarray) -> dict[str, float]:
+        """All metrics that can be had. Those that compare with other images want some."""
+        sigma = self.how.gaze.pixels_per_degree
+        fixated = saliency.density(fixations, (values.shape[0], values.shape[1]), sigma)
+
+        def compared(shown: np.ndarray) -> dict[str, float]:
+            return {
+                "nss": saliency.nss(shown, fixations),
+                "auc_judd": saliency.auc_judd(shown, fixations),
+                "cc": saliency.cc(shown, fixated),
+                "sim": saliency.sim(shown, fixated),
+                "kl": saliency.kl(shown, fixated),
+            }
+
+        found = compared(values)
+        if len(others):
+            centre = saliency.density(others, (values.shape[0], values.shape[1]), sigma)
+            found["auc_shuffled"] = saliency.auc_shuffled(values, fixations, others)
+            found["information_gain"] = saliency.information_gain(values, fixations, centre)
+            found |= {f"centre_{name}": value for name, value in compared(centre).items()}
+        return found
 
     def records(self, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
         names = ("images", "fixations", "images_without_fixations", "missing_files")
         counts = {name: sum(tally[name] for tally in tallies.values()) for name in names}
         if not counts["images"]:
             raise ValueError("no image of mit1003 has a fixation; at least one is wanted")
-        for name in METRICS:
-            value = sum(tally[name] for tally in tallies.values()) / counts["images"]
-            yield {"metric": name, "value": value, **counts}
+        for name, values in self.kept.together(list(tallies), list(METRICS)).items():
+            known = values[~np.isnan(values)]
+            if len(known):
+                yield {"metric": name, "value": float(known.mean()), **counts, **interval_of(known, self.how.seed)}
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """The height and width of an image. Raises ValueError for a file that is none."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError:
+        raise ValueError(f"{path} is no image; one of MIT1003 is wanted") from None
+
+
+def _stimuli(root: Path) -> list[Path]:
+    return sorted((root / "ALLSTIMULI").glob("*.jpeg"))
 
 
 def subjects_of(root: Path) -> list[Path]:
