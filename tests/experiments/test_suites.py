@@ -21,6 +21,7 @@ from experiments.evaluation.run import BY_DEFAULT, Corruptions, Evaluation, Pacs
 from experiments.evaluation.suites import SUITES, Subject
 from experiments.evaluation.suites import pacs as pacs_suite
 from experiments.evaluation.suites.attacked import Pgd
+from experiments.evaluation.suites.corrupted import THREE_D
 from experiments.evaluation.suites.imagenet import synsets
 from experiments.settings import Data, Settings
 from experiments.training.networks import Normalized, build_model
@@ -63,6 +64,16 @@ def test_all_1000_classes_stand_to_choose_from(tmp_path: Path) -> None:
     (tmp_path / "imagenet-sketch").rename(tmp_path / "imagenet" / "val")
     record, *_ = _records(_imagenet(tmp_path), "imagenet", batch_size=300, workers=2)
     assert (record["on"], record["value"]) == ("imagenet", 0.25)
+    (tmp_path / "imagenet-stylized").mkdir()
+    (tmp_path / "imagenet-stylized" / "val").symlink_to(tmp_path / "imagenet" / "val")
+    record, *_ = _records(_imagenet(tmp_path), "imagenet-stylized")
+    assert (record["on"], record["value"], record["images"]) == ("imagenet-stylized", 0.25, 1000)
+    # ImageNet-V2 has the classes' numbers as the folders' names. As texts "10" comes before "2".
+    (tmp_path / "imagenet-v2").mkdir()
+    for i, label in enumerate(synsets()):
+        (tmp_path / "imagenet-v2" / str(i)).symlink_to(tmp_path / "imagenet" / "val" / label)
+    record, *_ = _records(_imagenet(tmp_path), "imagenet-v2")
+    assert (record["on"], record["value"], record["images"]) == ("imagenet-v2", 0.25, 1000)
     broken = tmp_path / "imagenet" / "val" / synsets()[3] / "x.png"
     broken.write_bytes(broken.read_bytes()[:30])
     with pytest.raises(ValueError, match=f"{synsets()[3]}/x.png is no image"):
@@ -93,6 +104,20 @@ def test_mce_of_a_known_confusion(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "imagenet-c" / "snow" / "2" / "b")
     with pytest.raises(ValueError, match="snow/2 has no class 'b'"):
         _records(_corrupted_as_is(tmp_path), "imagenet-c")
+
+
+def test_3dcc_is_the_mean_over_its_twelve_corruptions(tmp_path: Path) -> None:
+    """Both answers are wrong on flash, and one of the two on bit_error of severity 2."""
+    for name in THREE_D:
+        for severity in (1, 2):
+            for label in (0, 1):
+                wrong = name == "flash" or (name == "bit_error" and severity == 2 and label == 1)
+                write(tmp_path / "imagenet-3dcc" / name / str(severity) / "ab"[label] / "x.png", label ^ wrong)
+    found = _records(_corrupted_as_is(tmp_path), "imagenet-3dcc", corruptions=Corruptions(severities=[1, 2]))
+    figures = {record["metric"]: record["value"] for record in found if record["metric"] != "accuracy"}
+    assert figures["mean_corruption_error_unnormalised"] == pytest.approx((1 + 0.25) / 12)
+    assert "mce_alexnet" not in figures
+    assert len([record for record in found if record["metric"] == "accuracy"]) == 24
 
 
 def _corrupted_as_is(root: Path) -> Subject:

@@ -15,8 +15,15 @@ from experiments.evaluation.suites.attacked import (
 from experiments.evaluation.suites.audited import AttackAudit
 from experiments.evaluation.suites.cifar_c import Cifar10C, Cifar100C
 from experiments.evaluation.suites.classification import Clean
-from experiments.evaluation.suites.corrupted import Corrupted, ImageNetC
-from experiments.evaluation.suites.imagenet import ImageNet, ImageNetA, ImageNetR, ImageNetSketch
+from experiments.evaluation.suites.corrupted import Corrupted, ImageNet3DCC, ImageNetC
+from experiments.evaluation.suites.imagenet import (
+    ImageNet,
+    ImageNetA,
+    ImageNetR,
+    ImageNetSketch,
+    ImageNetV2,
+    StylizedImageNet,
+)
 from experiments.evaluation.suites.mit1003 import Mit1003
 from experiments.evaluation.suites.pacs import PacsTransfer
 from experiments.evaluation.suites.suite import Subject, Suite, SuitePart, run_suite
@@ -41,6 +48,9 @@ _ALL: tuple[type[Suite], ...] = (
     ImageNetR,
     ImageNetA,
     ImageNetSketch,
+    ImageNetV2,
+    StylizedImageNet,
+    ImageNet3DCC,
     Cifar10C,
     Cifar100C,
     PacsTransfer,

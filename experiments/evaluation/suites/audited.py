@@ -304,7 +304,7 @@ def _title(record: Mapping[str, Any]) -> str:
     if record["metric"] == "accuracy":
         return "accuracy without attack" if record["attack"] == "none" else f"accuracy after {record['attack']}"
     if record["metric"] == "accuracy_by_steps":
-        return f"accuracy after PGD of {record['steps']} steps"
+        return f"accuracy after PGD of {record['steps']} step{'' if record['steps'] == 1 else 's'}"
     if record["metric"] == "accuracy_by_radius":
         return f"accuracy after PGD of radius {255 * record['radius']:.4g}/255"
     return _TITLES[record["metric"]]

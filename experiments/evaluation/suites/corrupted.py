@@ -18,7 +18,23 @@ from experiments.evaluation.suites.suite import Options, SuitePart, Tally, chunk
 from experiments.report import plots
 from vars_dyn import _files
 
-__all__ = ["Corrupted", "Corruptions", "ImageNetC"]
+__all__ = ["THREE_D", "Corrupted", "Corruptions", "ImageNet3DCC", "ImageNetC"]
+
+#: The corruptions of ImageNet-3DCC.
+THREE_D = (
+    "near_focus",
+    "far_focus",
+    "bit_error",
+    "color_quant",
+    "flash",
+    "fog_3d",
+    "h265_abr",
+    "h265_crf",
+    "iso_noise",
+    "low_light",
+    "xy_motion_blur",
+    "z_motion_blur",
+)
 
 
 @dataclass
@@ -78,10 +94,15 @@ class Corrupted(Classification):
 
     def selection(self) -> Any:
         chosen = self.how.corruptions
-        return [super().selection(), sorted(chosen.names or CORRUPTIONS), sorted(chosen.severities), str(self.folder)]
+        return [super().selection(), sorted(self.corruptions), sorted(chosen.severities), str(self.folder)]
+
+    @property
+    def corruptions(self) -> Sequence[str]:
+        """The names of the corruptions."""
+        return self.how.corruptions.names or tuple(CORRUPTIONS)
 
     def parts(self) -> Iterator[SuitePart]:
-        for name in self.how.corruptions.names or CORRUPTIONS:
+        for name in self.corruptions:
             for severity in self.how.corruptions.severities:
                 cell = {"corruption": name, "severity": severity}
                 for part in chunks(f"{name}/{severity}", self._cell(name, severity)):
@@ -176,3 +197,22 @@ class ImageNetC(Corrupted):
     @classmethod
     def report(cls, found: Sequence[Mapping[str, Any]], out: Path) -> None:
         plots.severity([{**record, "on": "corruptions"} for record in found], out / "imagenet-c.png")
+
+
+class ImageNet3DCC(Corrupted):
+    """ImageNet-3DCC (Kar et al., "3D Common Corruptions", CVPR 2022), laid out as ImageNet-C. All 12 corruptions count.
+
+    Only the severities can be chosen. AlexNet's errors are known for ImageNet-C alone, so there is no mCE.
+    """
+
+    name = "imagenet-3dcc"
+    needs = "imagenet-3dcc"
+    normalised = False
+
+    @property
+    def folder(self) -> Path:
+        return self.subject.folder(self.needs)
+
+    @property
+    def corruptions(self) -> Sequence[str]:
+        return THREE_D
