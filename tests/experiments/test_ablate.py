@@ -65,7 +65,7 @@ def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: 
         warnings.simplefilter("error")  # a store without consolidated metadata would warn, for example
         found = xr.open_zarr(out / "ablation.zarr").load()
     assert found.value.dims == ("measure", "threshold", "solver", "num_steps", "lam")
-    assert dict(found.sizes) == {"measure": 2, "threshold": 2, "solver": 2, "num_steps": 2, "lam": 2}
+    assert dict(found.sizes) == {"measure": 4, "threshold": 2, "solver": 2, "num_steps": 2, "lam": 2}
     values = found.value.sel(measure="clean")
     assert np.isnan(values.sel(threshold="gelu", solver="ode")).all()  # no ODE leads to this gate's code
     rest = values.sel(threshold="soft", solver="ode")
@@ -79,7 +79,7 @@ def test_the_dataset_and_its_figure(run: Settings, tmp_path: Path, monkeypatch: 
     for lam in (0.3, 50.0):
         with varied(model, LayerSettings("soft", "ista", 3, lam)):
             how = Evaluation(on=("clean",), progress=False)
-            (record,) = evaluate(model, labelled(settings.data, train=False), settings.data, how)
+            record, *_ = evaluate(model, labelled(settings.data, train=False), settings.data, how)
         assert values.sel(threshold="soft", solver="ista", num_steps=3, lam=lam) == record["value"]
     assert found.attrs["checkpoint"].endswith("epoch-0001")
     assert (out / "ablation.png").stat().st_size > 10_000
