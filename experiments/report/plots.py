@@ -40,7 +40,7 @@ def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
 def severity(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw accuracy against severity: a panel per corruption, a line per label, and the deviation over seeds."""
     chosen = [record for record in found if record["on"] == "corruptions" and record["metric"] == "accuracy"]
-    clean = [record for record in found if record["on"] == "clean"]
+    clean = [record for record in found if record["on"] == "clean" and record["metric"] == "accuracy"]
     names = [name for name in CORRUPTIONS if any(record["corruption"] == name for record in chosen)]
     columns = min(5, max(len(names), 1))
     rows = -(-len(names) // columns)

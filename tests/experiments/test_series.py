@@ -56,9 +56,11 @@ def test_a_series_is_restartable_and_reports_mean_and_deviation(
     assert trained == [1, 1, 1]
     out = tmp_path / "series"
     found = records.read([out / "softmax" / f"seed-{seed}" / "records.jsonl" for seed in (0, 1)])
-    clean = [record["value"] for record in found if record["on"] == "clean"]
+    clean = [record["value"] for record in found if record["on"] == "clean" and record["metric"] == "accuracy"]
     mean, spread = 50 * sum(clean), 100 * abs(clean[0] - clean[1]) / math.sqrt(2)
     assert f"| softmax | 2 | {mean:.1f} ± {spread:.1f} |" in (out / "summary.md").read_text()
+    # The predictions stay, where the records say.
+    assert all((out / "softmax" / f"seed-{r['seed']}" / r["predictions"]).is_dir() for r in found if r["on"] == "clean")
     assert "| vars_d | 2 |" in (out / "differences.md").read_text()
     assert "| 1 | 1 |" in (out / "steps.md").read_text()
     assert {path.name for path in out.glob("*.png")} == {"severity.png", "training.png", "steps.png"}
