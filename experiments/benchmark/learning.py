@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import vars_dyn as vd
+from experiments.benchmark import report
 from experiments.benchmark.machine import machine
 from experiments.report.outputs import marked, refuse_foreign
 from vars_dyn.learning import Atoms, Learner, OlshausenField, Online, Patches, Rows, random_dictionary
@@ -171,11 +172,13 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"    {record['command']}",
         "",
-        f"with {', '.join(f'{k} {v}' for k, v in record['machine'].items())}.",
+        report.paragraph(f"with {', '.join(f'{k} {v}' for k, v in record['machine'].items())}."),
         "",
-        f"{record['patches']} patches of {record['patch']} x {record['patch']} pixels from {record['photographs']} "
-        f"photographs, {record['atoms']} atoms, lam = {record['lam']:g}, batches of {_BATCH}, seed {record['seed']}. "
-        f"The random atoms at the start have the held-out objective {record['start']:.3f}.",
+        report.paragraph(
+            f"{record['patches']} patches of {record['patch']} x {record['patch']} pixels from {record['photographs']} "
+            f"photographs, {record['atoms']} atoms, lam = {record['lam']:g}, batches of {_BATCH}, seed {record['seed']}. "
+            f"The random atoms at the start have the held-out objective {record['start']:.3f}."
+        ),
         "",
         f"| held-out objective after processor seconds | {' | '.join(f'{mark:g}' for mark in marks)} |",
         f"| --- |{' --- |' * len(marks)}",

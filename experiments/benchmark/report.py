@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,7 @@ from experiments.benchmark.machine import machine
 from experiments.report import tables
 from vars_dyn import _files
 
-__all__ = ["as_json", "goals", "header", "heading", "page", "section", "version_of", "write"]
+__all__ = ["as_json", "goals", "header", "heading", "page", "paragraph", "section", "version_of", "write"]
 
 #: The peers, by their names in the package registry.
 PEERS = ("scikit-learn", "celer", "skglm", "spams-bin", "torchode", "diffrax", "jax", "scipy", "zarr")
@@ -45,7 +46,13 @@ def heading(head: dict[str, Any]) -> str:
     """When, where and with what the numbers were measured, in Markdown."""
     own = {name: value for name, value in head["machine"].items() if value != "not installed"}
     said = ", ".join(f"{name} {value}" for name, value in own.items())
-    return f"Measured on {head['date']} ({head['measured']}) by\n\n    {head['command']}\n\nwith {said}.\n"
+    said = paragraph(f"with {said}.")
+    return f"Measured on {head['date']} ({head['measured']}) by\n\n    {head['command']}\n\n{said}\n"
+
+
+def paragraph(text: str) -> str:
+    """A text in lines of at most 120 characters."""
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
 
 
 def goals(rows: Sequence[tuple[Row, list[Measured]]]) -> str:
