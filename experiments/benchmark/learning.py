@@ -176,8 +176,8 @@ def page(record: dict[str, Any]) -> str:
         "",
         report.paragraph(
             f"{record['patches']} patches of {record['patch']} x {record['patch']} pixels from {record['photographs']} "
-            f"photographs, {record['atoms']} atoms, lam = {record['lam']:g}, batches of {_BATCH}, seed {record['seed']}. "
-            f"The random atoms at the start have the held-out objective {record['start']:.3f}."
+            f"photographs, {record['atoms']} atoms, lam = {record['lam']:g}, batches of {_BATCH}, seed "
+            f"{record['seed']}. The random atoms at the start have the held-out objective {record['start']:.3f}."
         ),
         "",
         f"| held-out objective after processor seconds | {' | '.join(f'{mark:g}' for mark in marks)} |",
