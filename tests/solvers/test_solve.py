@@ -348,7 +348,10 @@ problem = vd.SparseProblem(vd.DenseDictionary(normal(0, 4, 3)), normal(1, 2, 4),
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: vd.solve(problem, method="newton"), r"^method is 'newton'; one of ista, fista, admm, auto is wanted"),
+        (
+            lambda: vd.solve(problem, method="newton"),
+            r"^method is 'newton'; one of ista, fista, admm, active-set, auto is wanted",
+        ),
         (lambda: vd.solve(problem, tol=0.0), r"^tol is 0.0"),
         (lambda: vd.solve(problem, tol=-1e-3), r"^tol is -0.001"),
         (lambda: vd.solve(problem, tol=math.nan), r"^tol is nan"),

@@ -39,7 +39,7 @@ class Spacing(NamedTuple):
 
     def after(self, time: float) -> float:
         """The next restart after `time`, a multiple of the spacing there; the same wherever a run was resumed."""
-        if not math.isfinite(self.every):
+        if not math.isfinite(self.every) or math.isinf(time):
             return math.inf
         every = self.every
         if self.doubles:
