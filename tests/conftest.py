@@ -22,7 +22,7 @@ import tests.typechecking  # noqa: F401  # the import hook finds it as an attrib
 torch.set_num_threads(1)
 
 # CI and the default run are deterministic; `HYPOTHESIS_PROFILE=explore` looks for new examples.
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, print_blob=True)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=12, print_blob=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 

@@ -122,7 +122,7 @@ def test_a_moving_input_sets_the_scale_the_signal_and_the_neurons_that_are_shown
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     field = small_field()
     peaks = []
-    for images in (8, 40):
+    for images in (4, 16):
         run = record(field, tmp_path / f"{images}.zarr", even(0.1 * images, 0.1))
         animate(run, tmp_path / "warm.gif", images=2)
         tracemalloc.start()
