@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vars_dyn as vd
+from tests.moving import grating, write_movie
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +53,15 @@ def test_the_guide_to_interventions_runs(tmp_path: Path, monkeypatch: pytest.Mon
     assert float(abs(names["silent"]).max()) == 0
     assert len(names["noisy"].times) == 41
     assert "a potential of" in names["watched"].stopped
+
+
+def test_the_guide_to_stimuli_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_movie(Path("clip.mp4"), grating())
+    names: dict[str, object] = {}
+    exec(python_of("docs/howto/stimuli.md"), names)
+    assert names["tuning"].shape == (4, 8, 8)
+    assert all(float(g.abs().max()) > 0 for g in names["values"].grad[:2])
 
 
 def test_the_measurements_of_integration_run() -> None:
