@@ -269,7 +269,11 @@ def _rounds(state: _State, work: _Work, room: int) -> _State:
     held.atoms[:, :own], held.code[:, :own] = state.found.atoms[:, :own], state.found.code[:, :own]
     state = state._replace(found=state.found._replace(atoms=held.atoms, code=held.code))
     rows, status, rebuild, c = np.arange(n), np.zeros(n, dtype=np.int64), True, signals.c.copy()
-    for _ in range(work.limit):
+    while True:
+        going = state.found.rounds[rows] < work.limit
+        rows, c = rows[going], c[going]
+        if not len(rows):
+            break
         kernels.advance(
             rows, c, signals, work.nonnegative, _SHARES, work.matrices, held, rebuild, work.scratch, state.found, status
         )
