@@ -2,7 +2,10 @@
 
 import sys
 
-from vars_dyn.simulate.run import main
+from vars_dyn import _process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with _process.streams():
+        from vars_dyn.simulate.run import main  # deferred: some libraries cannot be imported without standard streams
+
+        sys.exit(main())
