@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO
 
-__all__ = ["Terminated", "flushed", "say", "streams", "tell", "terminable"]
+__all__ = ["Terminated", "flushed", "interrupts_kept", "say", "streams", "tell", "terminable"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -58,6 +58,17 @@ def terminable() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Put the handler of SIGINT back, for imports of libraries that set one of their own."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 def say(message: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -159,7 +160,8 @@ def test_there_is_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_batch_system_is_asked_as_its_file_says(tmp_path: Path) -> None:
     """There is no batch system here. The script that would be submitted says what is asked for."""
-    pytest.importorskip("dask_jobqueue")
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        pytest.skip("dask-jobqueue is not installed")
     file = tmp_path / "cluster.yaml"
     file.write_text(
         "jobqueue:\n  slurm:\n    cores: 8\n    processes: 4\n    memory: 32GB\n    walltime: '02:00:00'\n"
@@ -179,3 +181,22 @@ def test_a_batch_system_is_asked_as_its_file_says(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ValueError, match=words):
             jobqueue_cluster(file)
+
+
+def test_an_interrupt_stays_one_past_the_import_of_a_batch_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dask-jobqueue sets a handler of its own while it is imported, by which Ctrl-C ends the process at once."""
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        pytest.skip("dask-jobqueue is not installed")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dask_jobqueue"]:
+        monkeypatch.delitem(sys.modules, name)
+    before = signal.getsignal(signal.SIGINT)
+    file = tmp_path / "cluster.yaml"
+    file.write_text("jobqueue: {slurm: {cores: 1, memory: 1GB}}")
+    try:
+        with jobqueue_cluster(file):
+            assert "dask_jobqueue.runner" in sys.modules
+            assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vars_dyn import _yaml
+from vars_dyn import _process, _yaml
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -116,8 +116,10 @@ def jobqueue_cluster(file: Path) -> Any:
     Raises ValueError for a file that describes none or several, and for options that the batch system does not take.
     """
     try:
-        # deferred: dask-jobqueue is the extra `cluster`
-        import dask_jobqueue
+        # dask-jobqueue would end the process on SIGINT, without a word of how the sweep goes on.
+        with _process.interrupts_kept():
+            # deferred: dask-jobqueue is the extra `cluster`
+            import dask_jobqueue
     except ImportError:
         raise ValueError(f"dask-jobqueue is not installed; {_INSTALL}") from None
     found = _yaml.load(file)

@@ -136,8 +136,9 @@ class _Sampled(Design):
         }
         self._members = members
 
+    @abstractmethod
     def _shares(self, members: int, parameters: int, seed: int) -> NDArray[np.float64]:
-        raise NotImplementedError
+        """Where in its range each parameter of each member lies, (members, parameters) of numbers in [0, 1)."""
 
     def __len__(self) -> int:
         return self._members
