@@ -7,16 +7,22 @@ Runs the same members, each of about a second of work on one thread, in one proc
 Compares the results bit for bit, and prints the efficiency, which is serial time / (workers x wall time), as JSON. The
 time of the workers includes their start. The load of the machine before each run is part of the result, because a busy
 machine measures something else.
+
+Two cores that share arithmetic units or memory are not twice as fast as one. So the same members also run in bare
+processes side by side, without a sweep: `machine` is the efficiency that the machine leaves, and
+`efficiency / machine` is what the sweep makes of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +46,40 @@ def member(seed: int, products: int, sleep: float) -> dict[str, Any]:
     return {"mean": x.mean(), "row": x[0]}
 
 
+def _bare(ready: Barrier, done: Barrier, seeds: range, products: int, sleep: float) -> None:
+    """Run members in this process, between two barriers that keep the start of processes out of the time."""
+    torch.set_num_threads(1)
+    member(seeds.start, 1, 0.0)
+    ready.wait()
+    for seed in seeds:
+        member(seed, products, sleep)
+    done.wait()
+
+
+def side_by_side(processes: int, members: int, products: int, sleep: float) -> float:
+    """Seconds that bare processes take, side by side, for so many members each."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, done = spawn.Barrier(processes + 1), spawn.Barrier(processes + 1)
+    running = [
+        spawn.Process(target=_bare, args=(ready, done, range(i * members, (i + 1) * members), products, sleep))
+        for i in range(processes)
+    ]
+    for each in running:
+        each.start()
+    ready.wait()
+    start = time.perf_counter()
+    done.wait()
+    spent = time.perf_counter() - start
+    for each in running:
+        each.join()
+    return spent
+
+
 def main() -> int:
     """Measure, and return the exit status, which is 1 if results differ."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.sweeping", allow_abbrev=False)
     parser.add_argument("--members", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=1.0, help="processor time of one member, about")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of one member, about")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--waiting", type=float, default=0.0, help="share of a member's time that it sleeps")
     options = parser.parse_args()
@@ -56,6 +91,11 @@ def main() -> int:
     fixed = {"products": products, "sleep": options.seconds * options.waiting}
     design = {"seed": list(range(options.members))}
     found, spent, load = {}, {}, {}
+    # Enough members to last some seconds, whatever their number in the sweep.
+    few = max(1, min(10, options.members // options.workers))
+    alone = side_by_side(1, few, products, fixed["sleep"])
+    together = side_by_side(options.workers, few, products, fixed["sleep"])
+    left = alone / together
     with tempfile.TemporaryDirectory() as folder:
         for workers in (0, options.workers):
             load[workers] = os.getloadavg()[0]
@@ -66,13 +106,16 @@ def main() -> int:
     same = all(
         found[0][name].values.tobytes() == found[options.workers][name].values.tobytes() for name in ("mean", "row")
     )
+    efficiency = spent[0] / (options.workers * spent[options.workers])
     result = {
         "members": options.members,
         "workers": options.workers,
         "share_waiting": options.waiting,
         "seconds_serial": spent[0],
         "seconds_workers": spent[options.workers],
-        "efficiency": spent[0] / (options.workers * spent[options.workers]),
+        "efficiency": efficiency,
+        "machine": left,
+        "efficiency / machine": efficiency / left,
         "same_bits": same,
         "load_before": list(load.values()),
         **machine("cpu"),

@@ -1,10 +1,11 @@
 """Kill the workers of sweeps at random moments, and compare what is left with a sweep that nobody disturbed.
 
-    python -m tests.campaigns.sweeps [--kills N] [--members N] [--seconds S] [--seed S]
+    python -m tests.campaigns.sweeps [--kills N] [--members N] [--seconds S] [--seed S] [--s3]
 
 Sends SIGKILL to worker processes until there were `--kills` of them, over as many sweeps as it takes. Every member
 notes when it begins. Afterwards each sweep must be complete, with the value of every member. A member that the store
 called done must not have been begun again. Prints one line of counts as JSON; the exit status is 1 after any fault.
+With `--s3` the sweeps write to an S3 server of this machine, which needs s3fs and `moto[server]`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 import vars_dyn as vd
 from tests.sweeping.members import lasting
+from tests.sweeping.servers import s3_bucket
 from tests.sweeping.test_workers import killing
 from vars_dyn._files import StoreError
 from vars_dyn.sweeping import open_sweep
 
 
-def watch(store: Path, notes: Path, ended: threading.Event, faults: list[str]) -> None:
+def watch(store: str, notes: Path, ended: threading.Event, faults: list[str]) -> None:
     """Read the store all the while: what is done stays done, with its value, and is not begun after that."""
     known: dict[int, int] = {}
     while not ended.wait(0.2):
@@ -47,17 +50,25 @@ def watch(store: Path, notes: Path, ended: threading.Event, faults: list[str]) -
 
 
 def main() -> int:
-    """Run the campaign and return its exit status."""
+    """Read the options, run the campaign, and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.sweeps")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--members", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--s3", action="store_true")
     options = parser.parse_args()
+    with s3_bucket() if options.s3 else nullcontext() as bucket:
+        return campaign(options, bucket)
+
+
+def campaign(options: argparse.Namespace, bucket: str | None) -> int:
+    """Run sweeps into folders, or into a bucket."""
     killed, sweeps, faults = 0, 0, []
     while killed < options.kills and not faults:
         with tempfile.TemporaryDirectory() as folder:
-            notes, store, ended = Path(folder) / "notes", Path(folder) / "s.zarr", threading.Event()
+            notes, ended = Path(folder) / "notes", threading.Event()
+            store = f"{bucket or folder}/{sweeps}.zarr"
             notes.mkdir()
             watcher = threading.Thread(target=watch, args=(store, notes, ended, faults))
             watcher.start()

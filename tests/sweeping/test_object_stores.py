@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Iterator
@@ -14,35 +13,24 @@ import xarray as xr
 
 import vars_dyn as vd
 from tests.sweeping.members import product
+from tests.sweeping.servers import s3_bucket
 from vars_dyn._files import StoreError
 from vars_dyn.sweeping import open_sweep
 from vars_dyn.sweeping.places import Place
 
-s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("flask_cors", reason="moto's server is not installed")
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
+pytest.importorskip("moto.server", reason="moto is not installed")
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*loop.*", "ignore:.*utcnow.*")
 
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket of a server on the loopback interface. Worker processes find it by the environment, too."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    known = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key",
-             "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    for name, value in known.items():
-        monkeypatch.setenv(name, value)
+    """An empty bucket of a server on the loopback interface."""
     monkeypatch.chdir(tmp_path)  # tracebacks go to the working folder
-    fsspec.filesystem("s3").mkdir("laboratory")
-    try:
-        yield "s3://laboratory"
-    finally:
-        s3fs.S3FileSystem.clear_instance_cache()
-        server.stop()
-        gc.collect()  # here, where the sessions that s3fs leaves open do not count
+    with s3_bucket() as url:
+        yield url
 
 
 def test_workers_write_to_an_object_store(bucket: str, tmp_path: Path) -> None:
