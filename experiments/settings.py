@@ -44,7 +44,7 @@ class Attention:
     """Which attention the model gets. None means the layer's own default.
 
     Attributes:
-        kind: softmax, performer, vars_s, vars_d or vars_sd (global_filter too, for GFNet); None: the model's own.
+        kind: softmax, performer, crate, vars_s, vars_d or vars_sd (for GFNet also global_filter); None: the model's.
         lam: weight of the sparsity penalty.
         num_steps: how many iterations k an unrolled solver takes.
         solver: ista, fista, ode or equilibrium.

@@ -21,7 +21,7 @@ class VarsVisionTransformer(VisionTransformer):
     """timm's VisionTransformer, whose attention layers know the token grid of the present image.
 
     Args:
-        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
+        attention: a kind ("softmax", "performer", "crate", "vars_s", "vars_d", "vars_sd") or an attention class.
         stem: "conv", RVT's convolutional patch embedding (the paper's modified baselines), or "patch", the original.
         options: arguments of VisionTransformer.
     """

@@ -143,7 +143,7 @@ class RobustVisionTransformer(nn.Module):
         depth: blocks of each stage.
         heads: heads of each stage.
         mlp_ratio: hidden width of the MLP over the width.
-        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
+        attention: a kind ("softmax", "performer", "crate", "vars_s", "vars_d", "vars_sd") or an attention class.
         conv_mlp: whether the MLP is convolutional; None: only if the width is not 768, as in RVT.
         drop_rate: dropout ahead of the head; proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
         device, dtype: of the parameters.

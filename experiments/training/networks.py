@@ -73,7 +73,7 @@ def _layer(attention: Attention) -> str | type[nn.Module]:
         return str(attention.kind)
     if attention.kind not in KINDS:
         raise ValueError(f"model.attention.kind is {attention.kind!r}; options are taken by {', '.join(KINDS)}")
-    if attention.kind in ("softmax", "performer"):
+    if not attention.kind.startswith("vars"):
         raise ValueError(
             f"model.attention has {', '.join(options)}, which {attention.kind} attention does not take; leave them out"
         )

@@ -15,6 +15,7 @@ SOLVERS = ("ista", "fista", Ode(horizon=0.5), "equilibrium")
 CASES = [
     ("softmax", {}),
     ("performer", {}),
+    ("crate", {}),
     *((kind, {"solver": solver}) for kind in VARS for solver in SOLVERS),
     *((kind, {"variant": "released"}) for kind in VARS),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from timm.layers import Attention as TimmAttention
@@ -10,7 +11,7 @@ from torch import nn
 
 from vars_dyn import Attention as AttentionField
 from vars_dyn import DenseDictionary
-from vars_dyn.attention import KINDS, PerformerAttention, SoftmaxAttention, attention_class
+from vars_dyn.attention import KINDS, PerformerAttention, SoftmaxAttention, SubspaceAttention, attention_class
 from vars_dyn.dictionaries import random_features
 
 
@@ -57,6 +58,25 @@ def test_softmax_is_timms_attention(masked: bool) -> None:
     torch.testing.assert_close(ours.attention_map(x).sum(-1), torch.ones(2, 2))
 
 
+def test_subspace_attention_is_that_of_crate() -> None:
+    torch.manual_seed(0)
+    layer, x = SubspaceAttention(6, 2, qkv_bias=False).double(), torch.randn(3, 5, 6, dtype=torch.float64)
+    bases = layer.v.weight.detach().numpy().reshape(2, 3, 6)  # U_h^T of each head
+    told, attended = [], []
+    for tokens in x.numpy():
+        heads = []
+        for basis in bases:
+            w = basis @ tokens.T  # (3, N): columns are tokens, as in the paper
+            scores = np.exp(w.T @ w / 3**0.5)
+            similarity = scores / scores.sum(1, keepdims=True)
+            heads.append(w @ similarity.T)
+            attended.append(similarity.mean(0))
+        told.append(np.concatenate(heads).T @ layer.proj.weight.detach().numpy().T + layer.proj.bias.detach().numpy())
+    np.testing.assert_allclose(layer(x).detach().numpy(), np.stack(told), rtol=1e-12)
+    np.testing.assert_allclose(layer.attention_map(x).numpy().reshape(6, 5), np.stack(attended), rtol=1e-12)
+    assert sum(p.numel() for p in layer.parameters()) == 2 * 36 + 6
+
+
 class Named(nn.LayerNorm):
     """A norm that the test can recognise."""
 
@@ -72,12 +92,12 @@ def test_timm_takes_the_class_and_hands_it_its_arguments(kind: str) -> None:
         norm_layer=Named, dtype=torch.float64,
     )  # fmt: skip
     layer = model.blocks[0].attn
-    projection = layer.v if kind == "vars_s" else layer.qkv
+    projection = layer.v if kind in ("vars_s", "crate") else layer.qkv
     assert layer.proj.bias is None
     assert projection.bias is None
     assert (layer.attn_drop.p, layer.proj_drop.p) == (0.1, 0.2)
     assert type(layer.norm) is Named
-    assert kind == "vars_s" or type(layer.q_norm) is Named
+    assert kind in ("vars_s", "crate") or type(layer.q_norm) is Named
     assert all(p.dtype == torch.float64 for p in (*layer.parameters(), *layer.buffers()))
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     model(x).sum().backward()

@@ -41,19 +41,19 @@ def create(name: str, options: dict) -> nn.Module:
     return timm.create_model(name, **options).eval()
 
 
-@pytest.mark.parametrize("kind", ["vars_s", "vars_d", "vars_sd", "performer"])
+@pytest.mark.parametrize("kind", ["vars_s", "vars_d", "vars_sd", "performer", "crate"])
 @pytest.mark.parametrize("family", WORKS)
 def test_families_with_timms_attention_work(family: str, kind: str) -> None:
     name, options, side = WORKS[family]
     model = create(name, options)
-    steps = {} if kind == "performer" else {"num_steps": 2}
+    steps = {} if kind in ("performer", "crate") else {"num_steps": 2}
     assert replace_attention(model, kind, **steps) is model
     layers = [layer for layer in model.modules() if isinstance(layer, TokenMixer)]
     assert len(layers) == len(
         [layer for layer in create(name, options).modules() if type(layer).__name__ == "Attention"]
     )
     assert not [layer for layer in model.modules() if type(layer).__name__ == "Attention"]
-    assert kind == "performer" or all(layer.num_steps == 2 for layer in layers)
+    assert kind in ("performer", "crate") or all(layer.num_steps == 2 for layer in layers)
     assert not any(module.training for module in model.modules())
     logits = model(torch.randn(1, 3, side, side))
     assert logits.shape == (1, 5)
@@ -175,7 +175,7 @@ def test_what_was_frozen_stays_frozen_and_what_was_in_evaluation_mode_stays_in_i
     kept = attention.proj.weight
     replace_attention(model, kind)
     layer, other = model.blocks[0].attn, model.blocks[1].attn
-    projection = layer.v if kind == "vars_s" else layer.qkv
+    projection = layer.v if kind in ("vars_s", "crate") else layer.qkv
     assert (projection.weight.requires_grad, projection.bias.requires_grad) == (False, True)
     assert (layer.proj.weight.requires_grad, layer.proj.bias.requires_grad) == (True, False)
     assert layer.proj.weight is kept  # so that an optimizer that holds it still updates it

@@ -83,7 +83,7 @@ def test_any_grid_with_any_prefix_tokens(height: int, width: int, class_token: b
     assert view.maps.shape == (4, 2, 2, height, width)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "performer", "vars_d"])
+@pytest.mark.parametrize("kind", ["softmax", "performer", "crate", "vars_d"])
 def test_maps_of_attention_that_needs_no_grid_lie_on_the_pass_s_grid(kind: str) -> None:
     for size in (TALL, WIDE):
         view = look_inside(vit(kind), images(size))["blocks.1.attn"]

@@ -1,4 +1,4 @@
-"""Attention layers for vision transformers: VARS in its three forms, Performer and softmax."""
+"""Attention layers for vision transformers: VARS in its three forms, Performer, softmax, and the subspaces of CRATE."""
 
 from vars_dyn.attention.inspection import LayerView, look_inside, record_layer, upsampled
 from vars_dyn.attention.kinds import KINDS, attention_class
@@ -6,6 +6,7 @@ from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.replace import Replacement, replace_attention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solving import Equilibrium, Ode
+from vars_dyn.attention.subspace import SubspaceAttention
 from vars_dyn.attention.token_grid import follow_grid
 from vars_dyn.attention.variants import Variant
 from vars_dyn.attention.vars import VarsAttention
@@ -18,6 +19,7 @@ __all__ = [
     "PerformerAttention",
     "Replacement",
     "SoftmaxAttention",
+    "SubspaceAttention",
     "Variant",
     "VarsAttention",
     "attention_class",

@@ -21,6 +21,7 @@ from vars_dyn.attention.dictionaries.union import TokenUnion
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solving import Ode
+from vars_dyn.attention.subspace import SubspaceAttention
 from vars_dyn.attention.token_grid import follow_grid
 from vars_dyn.attention.vars import VarsAttention
 from vars_dyn.recording.record import record
@@ -34,7 +35,7 @@ class LayerView:
 
     Attributes:
         maps: attention maps (iterations, B, heads, H, W). For VARS a map is the Euclidean norm of the reconstruction
-            P a at each token, over the head's channels. For softmax and Performer, which have one iteration, it is the
+            P a at each token, over the head's channels. For the other kinds, which have one iteration, it is the
             attention that each token receives from the average query: the attention matrix averaged over its rows (the
             paper's "global average of tokens", Sec. 4.3). The average includes prefix tokens; the map leaves them out.
         codes: every iterate, (iterations, B, heads, channels, d'); None for layers that do not reconstruct.
@@ -166,7 +167,7 @@ def _view(seen: LayerInput) -> LayerView:
         prefix, grid = layer.layout(x.shape[1])  # raises with the reason
     if isinstance(layer, VarsAttention):
         return _vars_view(layer, x, prefix, grid)
-    if isinstance(layer, SoftmaxAttention | PerformerAttention):
+    if isinstance(layer, SoftmaxAttention | PerformerAttention | SubspaceAttention):
         return LayerView(layer.attention_map(x)[None, ..., prefix:].unflatten(-1, grid))
     raise ValueError(f"{type(layer).__name__} has no attention map")
 

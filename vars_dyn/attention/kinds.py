@@ -8,6 +8,7 @@ from vars_dyn import _checks
 from vars_dyn.attention.base import TokenMixer
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
+from vars_dyn.attention.subspace import SubspaceAttention
 from vars_dyn.attention.vars import VarsAttention
 
 __all__ = ["KINDS", "attention_class"]
@@ -16,6 +17,7 @@ __all__ = ["KINDS", "attention_class"]
 KINDS: dict[str, tuple[type[TokenMixer], dict[str, Any]]] = {
     "softmax": (SoftmaxAttention, {}),
     "performer": (PerformerAttention, {}),
+    "crate": (SubspaceAttention, {}),
     "vars_s": (VarsAttention, {"dictionary": "static"}),
     "vars_d": (VarsAttention, {"dictionary": "dynamic"}),
     "vars_sd": (VarsAttention, {"dictionary": "static+dynamic"}),

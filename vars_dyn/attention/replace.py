@@ -78,7 +78,7 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
 
     Args:
         model: any model whose attention layers have timm's interface (timm.layers.Attention), or this package's.
-        kind: "softmax", "performer", "vars_s", "vars_d" or "vars_sd".
+        kind: "softmax", "performer", "crate", "vars_s", "vars_d" or "vars_sd".
         kwargs: arguments of the attention class, such as lam=0.1 or variant="released".
 
     Raises:
