@@ -33,9 +33,11 @@ def identity_problem(
     scale = torch.as_tensor(scale, dtype=b.dtype, device=b.device)
     if scale.ndim > len(shape):
         lead = scale.shape[: -len(shape)]
-        one, lam = torch.ones_like(scale.flatten()[0]), lam / scale.reshape(lead)
-        return SparseProblem(ScaledIdentity(one, shape), b / scale, lam, penalty=penalty, weights=weights)
-    root, dictionary = scale.sqrt(), ScaledIdentity(torch.ones_like(scale), shape)
+        lam = lam / scale.reshape(lead)
+        return SparseProblem(
+            ScaledIdentity(scale.new_ones(()), shape), b / scale, lam, penalty=penalty, weights=weights
+        )
+    root, dictionary = scale.sqrt(), ScaledIdentity(scale.new_ones(()), shape)
     each = Reweighted(dictionary, root, root.new_ones(shape)) if scale.ndim else ScaledIdentity(root, shape)
     return SparseProblem(each, b / root, lam, penalty=penalty, weights=weights)
 

@@ -66,12 +66,10 @@ def checked_constants(
 def _varied(name: str, value: Tensor, event: tuple[int, ...], batch: tuple[int, ...], x: Tensor) -> Tensor:
     """`value` as `spread` has it; ValueError where the field would have no problem."""
     alone = (1,) * len(event)
-    if name == "gamma":
-        if tuple(value.shape) not in (batch, (*batch, *alone)):
-            raise ValueError(
-                f"gamma is {_checks.describe(value)}; a number or one per signal, {batch}, is wanted{_GAMMA}"
-            )
-        value = value.reshape(*batch, *alone)
+    shape = tuple(value.shape)
+    if name == "gamma" and shape != batch and (len(shape) <= len(event) or shape[-len(event) :] != alone):
+        raise ValueError(f"gamma is {_checks.describe(value)}; a number or one per signal, {batch}, is wanted{_GAMMA}")
+    value = value.reshape(*shape, *alone) if name == "gamma" and shape == batch else value
     found = spread(name, value, event, batch, x, "neuron" if name in ("alpha", "tau_z") else "atom")
     if name == "alpha" and found.ndim > len(event) and tuple(found.shape[len(batch) :]) != alone:
         raise ValueError(f"alpha is one per signal and neuron; one per signal or one per neuron is wanted, {_ROWS}")
