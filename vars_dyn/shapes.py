@@ -102,6 +102,8 @@ def spread(
                 f"per signal or {(1, *shape)} for one per {unit} is wanted"
             )
         return expand_trailing(value, len(event))
+    if shape[-len(event) :] != alone and all(n == 1 for n in shape[: -len(event)]):
+        value, shape = value.reshape(shape[-len(event) :]), shape[-len(event) :]  # the same for all signals
     if value.ndim <= len(event) and _fits(shape, event):
         return value.expand(event)
     if value.ndim > len(event) and _fits(shape, (*batch, *event)):
