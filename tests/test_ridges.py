@@ -76,7 +76,7 @@ def argmin(of: dict[str, Any], nonnegative: bool) -> np.ndarray:
     return found
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(problem=ridged(), seed=seeds)
 def test_values_are_their_formulas_and_the_gap_bounds_the_excess(problem: vd.SparseProblem, seed: int) -> None:
     a = codes_for(problem.dictionary, seed, problem.batch_shape) * 0.3

@@ -78,7 +78,7 @@ def form(of: dict[str, np.ndarray]) -> np.ndarray:
     return of["P"].T @ np.diag(of["gamma"] - 1 / of["alpha"]) @ of["P"] + np.diag(of["beta"] - of["gamma"])
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     seed=seeds,
     of=spreads,
@@ -115,7 +115,7 @@ def test_the_field_is_its_formula_and_v_falls_at_its_rate(
         np.testing.assert_allclose(rate, wanted, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(seed=seeds, of=spreads, kind=st.sampled_from(KINDS), regime=st.sampled_from(["net", "weak"]), conv=st.booleans())
 def test_the_problem_is_that_of_the_rest(
     seed: int, of: tuple[str, str, str], kind: type[vd.SparseRecurrent | vd.Reduced], regime: str, conv: bool
@@ -243,7 +243,7 @@ def test_interventions_leave_the_problem_of_the_free_units(of: tuple[str, str, s
             assert float(run.relative_gap.max()) <= 1e-6
 
 
-@pytest.mark.parametrize("of", [SPREADS[2], SPREADS[3], SPREADS[4]])
+@pytest.mark.parametrize("of", [SPREADS[2], SPREADS[4]])
 def test_a_record_keeps_them(tmp_path: Path, of: tuple[str, str, str]) -> None:
     dictionary = dictionary_of(1)
     chosen, x = constants_of(2, of, dictionary), normal(3, SIGNALS, 5)
