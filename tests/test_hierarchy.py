@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import vars_dyn as vd
 from tests.campaigns.weights import Layers
 from tests.strategies import normal, seeds
+from vars_dyn import _checks
 from vars_dyn.recording import to_dataset
 
 
@@ -182,6 +183,8 @@ def test_layers_that_do_not_fit_are_refused() -> None:
         (lambda: vd.HierarchyDictionary(), "a hierarchy of no dictionaries"),
         (lambda: vd.HierarchyDictionary(vd.DenseDictionary(normal(0, 2, 4, 5))), "layer 1 has batch shape"),
         (lambda: vd.Hierarchy([one, two], [0.1], [1.0]), "lam has 1 entries"),
+        # Called directly, since the tests' own checks of types refuse a number for a sequence before.
+        (lambda: _checks.sequence("lam", 0.1, "layer"), "lam is 0.1; a sequence with one for each layer is wanted"),
         (lambda: vd.Hierarchy([one, two], [0.1, 0.1], [1.0], bias=[None]), "bias has 1 entries"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: The most characters of a value in an error message.
+_LONGEST = 200
+
 
 def describe(value: Any) -> str:
     """A short description of `value` for an error message."""
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
-    return f"{value!r}"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"a {type(value).__name__} of shape {shape}"
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 
 def floating_tensor(name: str, value: Any) -> Tensor:
@@ -43,6 +50,13 @@ def number(name: str, value: float | Tensor, *, positive: bool = False, nonnegat
         raise ValueError(f"{name} is {found}; a number above zero is wanted")
     if nonnegative and found < 0:
         raise ValueError(f"{name} is {found}; a number of at least zero is wanted")
+    return value
+
+
+def sequence(name: str, value: Any, each: str) -> Any:
+    """`value` if it has a length, such as a list; ValueError, which says what it has one of, otherwise."""
+    if isinstance(value, str) or not hasattr(value, "__len__") or (isinstance(value, Tensor) and not value.ndim):
+        raise ValueError(f"{name} is {describe(value)}; a sequence with one for each {each} is wanted")
     return value
 
 

@@ -91,8 +91,11 @@ def unpenalised_of(dictionary: Dictionary, index: Tensor, ridge: float | Tensor)
     atoms = dictionary.decode_unchecked(units).flatten(-len(dictionary.signal_shape))
     gram = atoms @ atoms.mT
     gram = gram[..., None, :, :] if dictionary.batch_shape else gram
-    weight = ridge if isinstance(ridge, Tensor) else torch.as_tensor(ridge, dtype=gram.dtype, device=gram.device)
-    gram = gram + weight[..., None, None] * torch.eye(len(index), dtype=gram.dtype, device=gram.device)
+    weight = torch.as_tensor(ridge, dtype=gram.dtype, device=gram.device)
+    if weight.ndim:
+        weight = weight.flatten(-len(dictionary.code_shape))
+        weight = weight[..., index] if weight.shape[-1] > 1 else weight
+    gram = gram + torch.diag_embed(weight.expand(*weight.shape[:-1], len(index)))
     with torch.no_grad():
         values = torch.linalg.eigvalsh(gram.detach())
         size = dictionary.signal_size + 4 * len(index)

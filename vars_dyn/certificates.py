@@ -76,7 +76,8 @@ class Evaluated(NamedTuple):
         lost: whether entries of the code may have lost digits by the change of units, (*any).
         r: x - P a, (*any, d).
         c: P^T r + q - ridge a, (*any, n).
-        lam, ridge: one per signal; ridge may be a number.
+        lam: one per signal.
+        ridge: a number, or a tensor that broadcasts against a.
         square: |x|^2, per signal.
         least_pull: the result of `least_pull`; needed where a lam is zero.
         penalty: the penalty of flattened codes.
@@ -139,9 +140,8 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     loose = per_norm[..., None] * rounding.norms + fixed[..., None] * (rounding.norms > 0)
     ridged: Tensor | float = 0.0
     if ridge:
-        weight = of.ridge[..., None] if isinstance(of.ridge, Tensor) and of.ridge.ndim else of.ridge
-        loose = loose + 4 * u * (c.abs() + weight * size) + (lost * length)[..., None]
-        ridged = of.ridge * (1 + 4 * n * u) * size.square().sum(-1) + _LOST * length * length
+        loose = loose + 4 * u * (c.abs() + of.ridge * size) + (lost * length)[..., None]
+        ridged = (1 + 4 * n * u) * _ridged(of.ridge, size) + _LOST * length * length
     shifted = of.shifted
     if shifted is None:
         # The dual point s (r, -sqrt(ridge) a), with s small enough for the true c.
@@ -193,7 +193,7 @@ def _relative(gap: Tensor, of: Evaluated) -> Tensor:
     """The gap over half of |x|^2, and of the anchor's square."""
     u, d, square = torch.finfo(gap.dtype).eps / 2, of.r.shape[-1], of.square
     if of.shifted is not None and of.shifted.code is not None and of.shifted.shift is not None:
-        square = square + of.shifted.shift.square().sum(-1) + of.ridge * of.shifted.code.square().sum(-1)
+        square = square + of.shifted.shift.square().sum(-1) + _ridged(of.ridge, of.shifted.code)
         d = d + of.a.shape[-1]
     return torch.where(gap == 0, gap, gap / (0.5 * square * (1 - (d + 8) * u)) * (1 + 4 * u))
 
@@ -233,10 +233,9 @@ def _shifted(of: Evaluated, shifted: Shifted, loose: Tensor, rounding: Rounding)
     anchor: Tensor | float = 0.0
     if shifted.code is not None and shifted.shift is not None:
         away, r, target = a - shifted.code, of.r + shifted.shift, shifted.x + shifted.shift
-        ridge = of.ridge[..., None] if isinstance(of.ridge, Tensor) and of.ridge.ndim else of.ridge
         reach = torch.linalg.vector_norm(shifted.shift, dim=-1)[..., None] * rounding.norms
-        off = _SLACK * u * (rounding.encode + 2) * reach + 4 * u * (bias.abs() + ridge * shifted.code.abs()) + _LOST
-        anchor = of.ridge * shifted.code.square().sum(-1)
+        off = _SLACK * u * (rounding.encode + 2) * reach + 4 * u * (bias.abs() + of.ridge * shifted.code.abs()) + _LOST
+        anchor = _ridged(of.ridge, shifted.code)
     inside = shifted.weight * (1 - 4 * u) - off
     shares = of.penalty.share(c, inside.clamp(min=0), bias, loose)
     shares = torch.where(shares < 1, (1 - 8 * u) * shares, shares)
@@ -274,7 +273,7 @@ def _shifted(of: Evaluated, shifted: Shifted, loose: Tensor, rounding: Rounding)
     return _Point(
         s,
         torch.linalg.vector_norm(r, dim=-1),
-        of.ridge * (1 + 4 * a.shape[-1] * u) * away.square().sum(-1),
+        (1 + 4 * a.shape[-1] * u) * _ridged(of.ridge, away),
         (sums[0] + sums[1]).sum(-1),
         sums[0].abs().sum(-1) + sums[1].abs().sum(-1),
         slack,
@@ -291,7 +290,7 @@ def improved(found: Certificate, there: Evaluated, step: Tensor, image: Tensor, 
     after = certify(there, rounding)
     off = _SLACK * u * (rounding.decode + 2) * _weighted(step.abs(), rounding.norms, step.abs().sum(-1))
     square = (torch.linalg.vector_norm(image, dim=-1) * (1 + 4 * image.shape[-1] * u) + off).square()
-    square = square + there.ridge * step.square().sum(-1)
+    square = square + _ridged(there.ridge, step)
     # The bound on the error of c that `certify` adds is the difference of these two.
     pull = ((there.c.abs() + after.rounding[..., None]) * step.abs()).sum(-1)
     gap = (after.gap + (0.5 * square + pull) * (1 + 4 * n * u)) * (1 + 8 * u)
@@ -319,6 +318,13 @@ def least_pull(x: Tensor, pull: Tensor, rounding: Rounding, bias: Tensor | None 
     # Norms that underflow may have changed are no lower bounds.
     reliable = torch.where(rounding.norms >= _DENSE, most, 0.0)
     return torch.where(least > 0, least, (1 - 1e-6) * reliable.expand(pull.shape).amax(-1))
+
+
+def _ridged(ridge: Tensor | float, a: Tensor) -> Tensor:
+    """sum_i ridge_i a_i^2 over the last dimension."""
+    if isinstance(ridge, Tensor) and ridge.ndim:
+        return (ridge * a.square()).sum(-1)
+    return ridge * a.square().sum(-1)
 
 
 def _weighted(size: Tensor, weights: Tensor, length: Tensor) -> Tensor:

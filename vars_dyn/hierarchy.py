@@ -71,6 +71,7 @@ class Hierarchy:
         weights: PerLayer | None = None,
         bias: PerLayer | None = None,
     ) -> None:
+        _checks.sequence("lam", lam, "layer")
         self.dictionary = HierarchyDictionary(*layers, coupling=coupling)
         self.lam, self.coupling, self.nonnegative = tuple(lam), tuple(coupling), nonnegative
         self.weights = self._per_layer("weights", weights)

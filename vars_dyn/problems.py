@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks, _scaling
+from vars_dyn._versions import unchanged, versions
 from vars_dyn.certificates import Certificate, Evaluated, Shifted, Sums, certify, improved, least_pull
 from vars_dyn.dictionaries.base import Dictionary, Rounding
 from vars_dyn.penalties import L1, NonNegativeL1, Penalty
-from vars_dyn.raw_problems import RawProblem, Residuals, unchanged, versions
-from vars_dyn.shapes import expand_trailing, per_atom, per_signal
+from vars_dyn.raw_problems import RawProblem, Residuals
+from vars_dyn.shapes import checked_ridge, expand_trailing, per_atom, per_signal
 from vars_dyn.units import Units, flat_rounding, narrowed, units
 
 __all__ = ["Prepared", "SparseProblem", "checked_weights"]
@@ -42,7 +43,8 @@ class SparseProblem(RawProblem):
         dictionary: P, which maps codes to signals.
         x: signals, (*any, *signal_shape), or (*batch, n, *signal_shape) for a batched dictionary.
         lam: weight of the penalty, at least zero: a number, or one per signal (a tensor of the signals' batch shape).
-        ridge: weight of |a|^2 / 2, a number of at least zero.
+        ridge: weight of |a|^2 / 2, at least zero: a number, one per signal (as lam), one per atom (of `code_shape`), or
+            one per signal and atom. It is kept as a number, or as a tensor that broadcasts against codes.
         nonnegative: whether codes must not be negative.
         penalty: r, a `vars_dyn.penalties.Penalty`; None for the l1 norm, non-negative where asked for.
         weights: w, one per atom (of `code_shape`, or broadcastable to it), or one per signal and atom, at least zero.
@@ -84,7 +86,7 @@ class SparseProblem(RawProblem):
         self.dictionary = dictionary
         self.x = x
         self.lam = per_signal("lam", lam, self.batch_shape, x)
-        self.ridge = _checks.number("ridge", ridge, nonnegative=True)
+        self.ridge = checked_ridge(ridge, dictionary.code_shape, self.batch_shape, x)
         if penalty is None:
             penalty = NonNegativeL1() if nonnegative else L1()
         elif nonnegative and not penalty.nonnegative:
@@ -97,7 +99,8 @@ class SparseProblem(RawProblem):
             self.bias = per_atom("bias", bias, code_shape, self.batch_shape, x)
 
     def __repr__(self) -> str:
-        name = "elastic net" if _checks.plain(self.ridge) else "LASSO"
+        ridged = bool((self.ridge > 0).any()) if isinstance(self.ridge, Tensor) else self.ridge > 0
+        name = "elastic net" if ridged else "LASSO"
         sign = "non-negative " if self.nonnegative else ""
         return f"SparseProblem({sign}{name} of {math.prod(self.batch_shape)} signals with {self.dictionary})"
 
@@ -123,7 +126,7 @@ class SparseProblem(RawProblem):
         code = own.units.code(a.to(own.problem.x.dtype))
         value = own.units.energy(0.5 * own.problem.sum_signal(own.problem.residual(code).square()))
         if self._has_ridge:
-            value = value + own.units.energy(0.5 * own.problem.ridge * own.problem.sum_code(code.square()))
+            value = value + own.units.energy(0.5 * own.problem.ridged(code))
         cost = self.penalty.cost(code.abs())
         if self.weights is not None:
             cost = self.weights.masked_fill(self.weights.isinf(), 0.0).to(code.dtype) * cost
@@ -222,6 +225,7 @@ class SparseProblem(RawProblem):
                 bias = None if self.bias is None else self.bias.detach().flatten(-event)
                 pull = least_pull(x, self.dictionary.encode(self.x.detach()).flatten(-event), rounding, bias)
             ridge = self.ridge.detach() if isinstance(self.ridge, Tensor) else self.ridge
+            ridge = ridge.flatten(-event) if isinstance(ridge, Tensor) and ridge.ndim else ridge
             evaluated = Evaluated(
                 a.detach().flatten(-event),
                 torch.zeros_like(self.lam, dtype=torch.bool) if lost is None else lost > 0,

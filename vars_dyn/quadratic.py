@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vars_dyn.dictionaries.factored import FactoredForm
 from vars_dyn.dictionaries.identity import ScaledIdentity
+from vars_dyn.dictionaries.reweighted import Reweighted
 from vars_dyn.penalties import Penalty
 from vars_dyn.problems import SparseProblem
 
@@ -24,9 +25,21 @@ def identity_problem(
     penalty: Penalty | None = None,
     weights: Tensor | None = None,
 ) -> SparseProblem:
-    """The problem with Q = scale I, scale > 0, and codes of event shape `shape`."""
-    root = torch.as_tensor(scale, dtype=b.dtype, device=b.device).sqrt()
-    return SparseProblem(ScaledIdentity(root, shape), b / root, lam, penalty=penalty, weights=weights)
+    """The problem with Q = scale I, scale > 0, and codes of event shape `shape`.
+
+    `scale` is a number, or one per entry, of the shape `shape`, or one per signal, (*batch, 1, ..). In the last case
+    the problem is divided by it.
+    """
+    scale = torch.as_tensor(scale, dtype=b.dtype, device=b.device)
+    if scale.ndim > len(shape):
+        lead = scale.shape[: -len(shape)]
+        lam = lam / scale.reshape(lead)
+        return SparseProblem(
+            ScaledIdentity(scale.new_ones(()), shape), b / scale, lam, penalty=penalty, weights=weights
+        )
+    root, dictionary = scale.sqrt(), ScaledIdentity(scale.new_ones(()), shape)
+    each = Reweighted(dictionary, root, root.new_ones(shape)) if scale.ndim else ScaledIdentity(root, shape)
+    return SparseProblem(each, b / root, lam, penalty=penalty, weights=weights)
 
 
 def matrix_problem(
@@ -36,8 +49,11 @@ def matrix_problem(
     lam: float | Tensor,
     penalty: Penalty | None = None,
     weights: Tensor | None = None,
+    ridge: float | Tensor = 0.0,
 ) -> SparseProblem:
     """The problem with positive definite Q of shape (*batch, n, n); b has the shape of the codes, (..., *shape).
+
+    `ridge`, which broadcasts against codes, is added to the diagonal of Q.
 
     Raises ValueError where Q is not finite, or not positive definite to rounding.
     """
@@ -47,4 +63,6 @@ def matrix_problem(
     flat = b.flatten(-len(shape))
     rows = flat if flat.ndim > 1 else flat[None]
     x = torch.linalg.solve_triangular(lower, rows.mT, upper=False).mT
-    return SparseProblem(FactoredForm(lower.mT, shape), x.reshape(flat.shape), lam, penalty=penalty, weights=weights)
+    dictionary = FactoredForm(lower.mT, shape)
+    found = SparseProblem(dictionary, x.reshape(flat.shape), lam, penalty=penalty, weights=weights)
+    return found if isinstance(ridge, float) else found.with_ridge(ridge)

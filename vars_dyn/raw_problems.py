@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn._versions import unchanged, versions
 from vars_dyn.anchors import Anchor, anchor_of, unpenalised_of
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.penalties import Penalty
-from vars_dyn.shapes import expand_trailing, flat_lead, flat_per_atom
+from vars_dyn.shapes import expand_trailing, flat_lead, flat_per_atom, flat_spread
 
-__all__ = ["RawProblem", "Residuals", "silencing", "unchanged", "versions", "weight_of"]
+__all__ = ["RawProblem", "Residuals", "silencing", "weight_of"]
 
 
 def silencing(dtype: torch.dtype) -> float:
@@ -29,19 +30,6 @@ def weight_of(lam: Tensor, weights: Tensor | None) -> Tensor:
         return lam
     silent, most = weights.isinf(), silencing(lam.dtype)
     return (lam * weights.masked_fill(silent, 0.0)).clamp(max=most).masked_fill(silent, most)
-
-
-def versions(tensors: tuple[Tensor, ...]) -> list[tuple[Tensor, int]]:
-    """The tensors with their versions; nothing for inference tensors, which do not count their changes."""
-    try:
-        return [(t, t._version) for t in tensors]
-    except RuntimeError:
-        return []
-
-
-def unchanged(old: list[tuple[Tensor, int]], new: list[tuple[Tensor, int]]) -> bool:
-    """Whether the tensors are the same and have not changed."""
-    return len(old) == len(new) and all(a is b and v == w for (a, v), (b, w) in zip(old, new, strict=True))
 
 
 class Residuals(NamedTuple):
@@ -61,7 +49,8 @@ class RawProblem:
         dictionary: P.
         x: signals, (*any, *signal_shape), or (*batch, n, *signal_shape) for a batched dictionary.
         lam: one per signal.
-        ridge: a number, a zero-dimensional tensor, or one per signal.
+        ridge: a number, a zero-dimensional tensor, or a tensor that broadcasts against codes: (*code_shape) with one
+            per atom, (*batch, 1, ..) with one per signal, or (*batch, *code_shape).
         penalty: r.
         weights: w, shaped like a code or like the signals' codes; an infinite one silences an atom. None: ones.
         bias: q, shaped as `weights` is. None: zeros.
@@ -158,14 +147,20 @@ class RawProblem:
         return isinstance(self.ridge, Tensor) or self.ridge != 0
 
     def ridge_of(self, a: Tensor) -> Tensor:
-        """ridge a; a normalised problem may have one ridge per signal."""
-        return (self.per_code(self.ridge) if isinstance(self.ridge, Tensor) and self.ridge.ndim else self.ridge) * a
+        """ridge a."""
+        return self.ridge * a
+
+    def ridged(self, a: Tensor) -> Tensor:
+        """sum_i ridge_i a_i^2, per signal."""
+        if isinstance(self.ridge, Tensor) and self.ridge.ndim:
+            return self.sum_code(self.ridge * a.square())
+        return self.ridge * self.sum_code(a.square())
 
     def raw_objective(self, a: Tensor) -> Tensor:
         """E(a) as computed."""
         value = 0.5 * self.sum_signal(self.residual(a).square()) + self.raw_penalty(a)
         if self._has_ridge:
-            value = value + 0.5 * self.ridge * self.sum_code(a.square())
+            value = value + 0.5 * self.ridged(a)
         if self.bias is not None:
             value = value - self.sum_code(self.bias * a)
         return self._where_feasible(a, value)
@@ -223,7 +218,6 @@ class RawProblem:
             if none.numel() and bool(none[0].any()) and bool((self.lam > 0).any()):
                 free = unpenalised_of(dictionary, none[0].nonzero().squeeze(-1), ridge)
         own = torch.as_tensor(ridge, dtype=wide.x.dtype, device=wide.x.device)
-        own = wide.per_code(own) if own.ndim else own
         found = anchor_of(dictionary, self.penalty, wide.weight, wide.bias, own, free, self.batch_shape)
         if wide is not self:
             code, shift, bias = (None if t is None else t.to(self.x.dtype) for t in found[:3])
@@ -240,7 +234,7 @@ class RawProblem:
             s = torch.where(norm > self.lam, self.lam / norm.clamp(min=torch.finfo(norm.dtype).tiny), 1.0)
             square = self.sum_signal(r.square())
             if self._has_ridge:
-                square = square + self.ridge * self.sum_code(a.square())
+                square = square + self.ridged(a)
             linear = self.sum_code(self.per_code(self.lam) * self.penalty.cost(a.abs()) - self.per_code(s) * a * c)
             value = 0.5 * (1 - s).square() * square + linear.clamp(min=0)
             return self._where_feasible(a, value)
@@ -249,9 +243,7 @@ class RawProblem:
             step = self.on_unpenalised(a, c) - a
             a = a + step
             r, c = self.residuals(a)
-            extra = 0.5 * (
-                self.sum_signal(self.dictionary.decode(step).square()) + self.sum_code(self.ridge_of(step) * step)
-            )
+            extra = 0.5 * (self.sum_signal(self.dictionary.decode(step).square()) + self.ridged(step))
         bias = torch.zeros_like(c) if anchor.bias is None else anchor.bias
         shares = self.penalty.share(c, self.weight, bias)
         if anchor.unpenalised is not None:
@@ -260,7 +252,7 @@ class RawProblem:
         square = self.sum_signal((r if anchor.shift is None else r + anchor.shift).square())
         if self._has_ridge:
             off = a if anchor.code is None else a - anchor.code
-            square = square + self.sum_code(self.ridge_of(off) * off)
+            square = square + self.ridged(off)
         share = self.per_code(s)
         linear = self.sum_code(self.weight * self.penalty.cost(a.abs()) - a * (share * c + (1 - share) * bias))
         value = 0.5 * (1 - s).square() * square + linear.clamp(min=0) + extra
@@ -272,7 +264,7 @@ class RawProblem:
         anchor = None if self.bias is None else self.anchor()
         if anchor is not None and anchor.code is not None and anchor.shift is not None:
             square = square + self.sum_signal(anchor.shift.square())
-            square = square + self.sum_code(self.ridge_of(anchor.code) * anchor.code)
+            square = square + self.ridged(anchor.code)
         relative = torch.where(gap == 0, gap, gap / (0.5 * square))
         if bool((self.lam > 0).all()):
             return relative
@@ -305,14 +297,17 @@ class RawProblem:
         twin._own_anchor = None
         return twin
 
+    def with_ridge(self, ridge: float | Tensor) -> Self:
+        """The same problem with another ridge, unchecked: a number, or a tensor that broadcasts against codes."""
+        return self.with_parts(self.dictionary, self.x, self.lam, ridge)
+
     def detach(self) -> Self:
         """The same problem, cut from the autograd graph."""
         ridge = self.ridge.detach() if isinstance(self.ridge, Tensor) else self.ridge
         penalty = self.penalty.with_tensors(tuple(t.detach() for t in self.penalty.tensors()))
         weights, bias = (None if t is None else t.detach() for t in (self.weights, self.bias))
-        return self.with_parts(
-            self.dictionary.detach(), self.x.detach(), self.lam.detach(), ridge, penalty, weights, bias
-        )
+        x, lam = self.x.detach(), self.lam.detach()
+        return self.with_parts(self.dictionary.detach(), x, lam, ridge, penalty, weights, bias)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same problem on another device or in another floating-point dtype."""
@@ -327,17 +322,26 @@ class RawProblem:
         lead, dictionary = flat_lead(self.dictionary, self.batch_shape)
         x = self.x.reshape(*lead, *dictionary.signal_shape)
         weights, bias = (flat_per_atom(t, dictionary.code_shape, lead) for t in (self.weights, self.bias))
-        return self.with_parts(dictionary, x, self.lam.reshape(lead), self.ridge, None, weights, bias)
+        ridge = flat_spread(self.ridge, len(dictionary.code_shape), lead)
+        return self.with_parts(dictionary, x, self.lam.reshape(lead), ridge, None, weights, bias)
 
     def select(self, index: Tensor) -> Self:
         """The rows `index` of a `flat` problem's first dimension: signals, or elements of a batched dictionary."""
-        ridge = self.ridge[index] if isinstance(self.ridge, Tensor) and self.ridge.ndim else self.ridge
-        parts = self.dictionary.select(index), self.x[index], self.lam[index], ridge
-        some = self.with_parts(*parts, None, *self.atoms_of(index))
+        own = self.ridges_of(index), None, *self.atoms_of(index)
+        some = self.with_parts(self.dictionary.select(index), self.x[index], self.lam[index], *own)
         if self._own_anchor is not None and unchanged(self._own_anchor[0], versions(self.tensors())):
             anchor = self._own_anchor[1].select(index, len(self.dictionary.code_shape))
             some._own_anchor = (versions(some.tensors()), anchor)
         return some
+
+    def ridges_of(self, index: Tensor | tuple[Tensor, ...]) -> float | Tensor:
+        """The ridge of the signals `index`; one that all signals share stays as it is."""
+        return self.ridge[index] if self.has_own_ridges and isinstance(self.ridge, Tensor) else self.ridge
+
+    @property
+    def has_own_ridges(self) -> bool:
+        """Whether signals have a ridge each, and do not share one number or one per atom."""
+        return isinstance(self.ridge, Tensor) and self.ridge.ndim > len(self.dictionary.code_shape)
 
     def atoms_of(self, index: Tensor | tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
         """The weights and the bias of the signals `index`; those that all signals share stay as they are."""

@@ -10,7 +10,17 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary
 
-__all__ = ["expand_trailing", "flat_lead", "flat_per_atom", "per_atom", "per_signal"]
+__all__ = [
+    "checked_ridge",
+    "expand_trailing",
+    "flat_lead",
+    "flat_per_atom",
+    "flat_spread",
+    "per_atom",
+    "per_signal",
+    "refuse_negative",
+    "spread",
+]
 
 
 def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int, ...], Dictionary]:
@@ -68,6 +78,75 @@ def per_atom(
             f"{name} has shape {tuple(value.shape)}; one number per {unit}, {code_shape}, or one per signal and "
             f"{unit}, {(*batch, *code_shape)}, is wanted"
         ) from None
+
+
+def spread(
+    name: str, value: Tensor, event: tuple[int, ...], batch: tuple[int, ...], like: Tensor, unit: str = "atom"
+) -> Tensor:
+    """`value`, one per signal, one per unit, or one for both, as a tensor that broadcasts against (*batch, *event).
+
+    A value of the signals' batch shape has one per signal, and becomes (*batch, 1, ...). All others must broadcast
+    against the units' `event`, or against (*batch, *event). Raises ValueError for anything else, for numbers that are
+    not finite, and for a shape that can be read in two ways.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ValueError(f"{name} is {_checks.describe(value)}; a number or a floating tensor is wanted")
+    _checks.same_kind(name, value, like, "x")
+    if not bool(value.detach().isfinite().all()):
+        raise ValueError(f"{name} holds NaN or infinite entries; numbers are wanted")
+    shape, alone = tuple(value.shape), (1,) * len(event)
+    if shape == batch:
+        if _fits(shape, event) and value.numel() > 1:
+            raise ValueError(
+                f"{name} has shape {shape}, that of the signals' batch and of the {unit}s; {(*batch, *alone)} for one "
+                f"per signal or {(1, *shape)} for one per {unit} is wanted"
+            )
+        return expand_trailing(value, len(event))
+    if shape[-len(event) :] != alone and all(n == 1 for n in shape[: -len(event)]):
+        value, shape = value.reshape(shape[-len(event) :]), shape[-len(event) :]  # the same for all signals
+    if value.ndim <= len(event) and _fits(shape, event):
+        return value.expand(event)
+    if value.ndim > len(event) and _fits(shape, (*batch, *event)):
+        return value.expand(*batch, *(alone if shape[-len(event) :] == alone else event))
+    raise ValueError(
+        f"{name} has shape {shape}; one number per {unit}, {event}, one per signal, {batch}, or one per signal and "
+        f"{unit}, {(*batch, *event)}, is wanted"
+    )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape can be expanded to the other."""
+    ends = zip(reversed(shape), reversed(wanted), strict=False)
+    return len(shape) <= len(wanted) and all(n in (1, m) for n, m in ends)
+
+
+def flat_spread(value: float | Tensor, dims: int, lead: tuple[int, ...]) -> float | Tensor:
+    """A number, or a value of `spread` for units of `dims` dimensions, for signals whose batch is flattened to `lead`.
+
+    Numbers stay as they are.
+    """
+    if not isinstance(value, Tensor) or value.ndim <= dims:
+        return value
+    return value.reshape(*lead, *value.shape[-dims:])
+
+
+def checked_ridge(
+    ridge: float | Tensor, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor
+) -> float | Tensor:
+    """`ridge` as a number, or as `spread` expands it; ValueError where it is negative, not finite, or does not fit."""
+    if not isinstance(ridge, Tensor) or not ridge.ndim:
+        return _checks.number("ridge", ridge, nonnegative=True)
+    ridge = spread("ridge", ridge, code_shape, batch, like)
+    refuse_negative(ridge)
+    return ridge
+
+
+def refuse_negative(ridge: float | Tensor) -> None:
+    """ValueError for a ridge that is not finite or below zero, which a change of its tensor may have made it."""
+    if not isinstance(ridge, Tensor) or not ridge.ndim:
+        _checks.number("ridge", ridge, nonnegative=True)
+    elif not bool(((ridge.detach() >= 0) & ridge.detach().isfinite()).all()):
+        raise ValueError("ridge holds entries that are negative or not finite; numbers of at least zero are wanted")
 
 
 def flat_per_atom(value: Tensor | None, code_shape: tuple[int, ...], lead: tuple[int, ...]) -> Tensor | None:

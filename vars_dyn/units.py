@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vars_dyn import _scaling
 from vars_dyn.dictionaries.base import Dictionary, Rounding
+from vars_dyn.shapes import expand_trailing
 
 __all__ = ["Units", "flat_rounding", "narrowed", "units"]
 
@@ -77,8 +78,9 @@ class Units(NamedTuple):
         return torch.where(lam > 0, inside.clamp(min=number.smallest_normal * number.eps), inside)
 
     def ridge(self, ridge: Tensor) -> Tensor:
-        """The ridge in these units: one number, or one per signal where the elements' dictionaries have their own."""
-        return self._by(ridge, -2 * (self.f if self.own.ndim else self.own))
+        """The ridge in these units, which broadcasts against codes; the elements' dictionaries may have units each."""
+        exponent = expand_trailing(self.f, self.code_dims) if self.own.ndim else self.own
+        return self._by(ridge, -2 * exponent)
 
 
 def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor, bias: Tensor | None = None) -> Units:
@@ -92,7 +94,9 @@ def units(x: Tensor, dictionary: Dictionary, ridge: float | Tensor, bias: Tensor
         batch = x.shape[: x.ndim - len(dictionary.signal_shape)]
         size = _scaling.largest(x, len(dictionary.signal_shape))
         root = torch.as_tensor(ridge, dtype=torch.float64, device=x.device).sqrt()
-        root = _scaling.largest(root, root.ndim - len(dictionary.batch_shape) if root.ndim else 0)
+        if root.ndim:
+            shared = root.ndim == len(dictionary.code_shape) or not dictionary.batch_shape
+            root = _scaling.largest(root, root.ndim - (0 if shared else len(dictionary.batch_shape)))
         own = dictionary.largest()
         both = torch.cat([size.flatten(), torch.maximum(own.to(root), root).to(size.dtype).flatten()])
         if not bool(torch.isfinite(both).all()) and not bool(torch.isfinite(own).all() & torch.isfinite(size).all()):

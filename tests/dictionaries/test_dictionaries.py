@@ -358,6 +358,7 @@ def test_finite_entries_whose_sum_overflows_are_taken() -> None:
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 8, 8), padding=(1, -1)), "padding is -1"),
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3, 3), (1, 8, 8), dilation=0), "dilation is 0"),
         (lambda: vd.ConvDictionary(normal(0, 2, 1, 3), (1, 8), dilation=4), "the 9 kernel is larger than"),
+        (lambda: vd.ConvDictionary(normal(0, 2, 1, 3), (1, 0), padding=2), r"signal_shape is \(1, 0\)"),
         (lambda: vd.FourierDictionary(normal(0, 2, 1, 2, 2, 2, 2)), "with 1 to 3 dimensions n"),
         (lambda: vd.FourierDictionary(normal(0, 3, 1, 4, 4), groups=2), "weight has shape .* for 2 groups"),
         (lambda: vd.FourierDictionary(normal(0, 0, 1, 4, 4)), "weight has shape"),

@@ -154,7 +154,6 @@ def test_a_record_keeps_them(tmp_path: Path) -> None:
     ("constants", "sentence"),
     [
         ({"gamma": torch.ones(ATOMS).double()}, "gamma_i G_ij is then not gamma_j G_ji"),
-        ({"alpha": torch.ones(D).double()}, "alpha is .*; a number is wanted"),
         ({"tau_u": torch.ones(D).double()}, r"one number per atom, \(8,\)"),
         ({"tau_z": torch.ones(ATOMS).double()}, r"one number per neuron, \(5,\)"),
         (

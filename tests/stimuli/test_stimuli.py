@@ -149,6 +149,8 @@ def test_batches_stack_and_every_signal_sees_its_own() -> None:
         (lambda: S.Stack(grating(), S.Constant(normal(1, 3))), "one shape is wanted"),
         (lambda: S.Bars(SCREEN, width=1.0, spacing=0.5), "above the width"),
         (lambda: S.Function(lambda t: torch.zeros(3), like=torch.zeros(4)), "like's shape"),
+        (lambda: S.Function(lambda t: torch.full((4,), math.nan if t else 0.0), like=torch.zeros(4))(0.5), "holds NaN"),
+        (lambda: S.Function(lambda t: np.zeros((40, 30)), torch.zeros(4)), r"f\(0\) is a ndarray of shape \(40, 30\)"),
         (lambda: S.Sequence((grating(),), (0.0, 1.0)), "one each is wanted"),
         (lambda: vd.SparseRecurrent(vd.DenseDictionary(normal(1, 7, 9)), grating()), "the stimulus has shape"),
         (lambda: S.Sampled(normal(1, 2, 4), [0.0, 1.0]).seconds(1.0), "no tau_ms"),

@@ -74,6 +74,8 @@ class ConvDictionary(Dictionary):
                 f"signal_shape is {tuple(signal_shape)} for a weight of shape {tuple(weight.shape)} in {groups} "
                 f"groups; ({c * groups}, {sides}) with M divisible by groups is wanted"
             )
+        if min(signal_shape) < 1:
+            raise ValueError(f"signal_shape is {tuple(signal_shape)}; sides of at least one are wanted")
         padded = [n + 2 * p for n, p in zip(signal_shape[1:], paddings, strict=True)]
         reach = _reach(kernel, dilations)
         if any(r > n for r, n in zip(reach, padded, strict=True)):

@@ -50,7 +50,7 @@ class HierarchyDictionary(Dictionary):
                     f"layer {level + 1} has signals of {layer.signal_size} entries and layer {level} codes of "
                     f"{layers[level - 1].code_size}; the same number is wanted"
                 )
-        if len(coupling) != len(layers) - 1:
+        if len(_checks.sequence("coupling", coupling, "layer above the first")) != len(layers) - 1:
             raise ValueError(f"coupling has {len(coupling)} numbers; one for each layer above the first is wanted")
         for level, value in enumerate(coupling):
             _checks.number(f"coupling[{level}]", value, positive=True)

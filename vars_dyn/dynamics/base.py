@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vars_dyn import _checks, _scaling
 from vars_dyn.dictionaries.base import Dictionary
-from vars_dyn.dynamics.constants import checked_constants, flat_taus, selected_taus
+from vars_dyn.dynamics.constants import checked_constants, flat_constants, selected_constants
 from vars_dyn.problems import SparseProblem
 from vars_dyn.shapes import expand_trailing, flat_lead, per_signal
 from vars_dyn.stimuli.base import Stimulus
@@ -43,7 +43,7 @@ class Field(ABC):
         tau_ms: the membrane time constant in milliseconds, if the stimulus knows it.
         lam: weight of the l1 penalty in the objective, one per signal.
         constants: the scalar parameters (alpha, beta, ..., tau_u) by name, numbers or zero-dimensional tensors.
-        taus: time constants that differ from unit to unit, by name; `constants` then has the smallest.
+        varied: those that differ between signals or units, by name (of time constants `constants` has the smallest).
     """
 
     state_names: ClassVar[tuple[str, ...]]
@@ -68,11 +68,11 @@ class Field(ABC):
         _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
         self.dictionary = dictionary
         self._x = x
-        self.constants, self.taus = checked_constants(positive, other, self._unit_shapes, self.signal_batch, x)
+        self.constants, self.varied = checked_constants(positive, other, self._unit_shapes, self.signal_batch, x)
         self.lam = per_signal("lam", lam, self.signal_batch, x)
 
     def __getattr__(self, name: str) -> float | Tensor:
-        for known in ("taus", "constants"):
+        for known in ("varied", "constants"):
             if name in self.__dict__.get(known, {}):
                 return self.__dict__[known][name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
@@ -117,9 +117,7 @@ class Field(ABC):
         return self.at(self.rests_from)
 
     def amplitude(self) -> Tensor:
-        """x itself; where it moves, the modulus that each of its entries hardly ever exceeds. Tolerances are relative
-        to it.
-        """
+        """x; where it moves, the modulus that its entries hardly ever exceed. Tolerances are relative to it."""
         return self._x if self.stimulus is None else self.stimulus.size()
 
     @property
@@ -139,8 +137,9 @@ class Field(ABC):
 
     @property
     def _unit_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The units that a time constant belongs to."""
-        return {"tau_z": self.dictionary.signal_shape, "tau_u": self.dictionary.code_shape}
+        """The units that a constant belongs to."""
+        z, u = self.dictionary.signal_shape, self.dictionary.code_shape
+        return {"tau_z": z, "alpha": z, "tau_u": u, "beta": u, "gamma": u}
 
     @property
     def event_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -260,14 +259,14 @@ class Field(ABC):
 
     def parameters(self) -> dict[str, float | str]:
         """The scalar parameters by name, for the record."""
-        plain = {name: _checks.plain(value) for name, value in self.constants.items() if name not in self.taus}
+        plain = {name: _checks.plain(value) for name, value in self.constants.items() if name not in self.varied}
         return {"field": type(self).__name__, **plain}
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that f depends on, in a fixed order."""
         constants = tuple(v for v in self.constants.values() if isinstance(v, Tensor))
         shown = (self._x,) if self.stimulus is None else self.stimulus.tensors()
-        return (*self.dictionary.tensors(), *shown, self.lam, *constants, *self.taus.values())
+        return (*self.dictionary.tensors(), *shown, self.lam, *constants, *self.varied.values())
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Self:
         """The same field holding `tensors` (ordered as in `tensors()`)."""
@@ -281,7 +280,7 @@ class Field(ABC):
         twin.lam = tensors[n + count]
         rest = iter(tensors[n + count + 1 :])
         twin.constants = {k: next(rest) if isinstance(v, Tensor) else v for k, v in self.constants.items()}
-        twin.taus = {name: next(rest) for name in self.taus}
+        twin.varied = {name: next(rest) for name in self.varied}
         return twin
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -301,14 +300,14 @@ class Field(ABC):
             twin.x = self._x.reshape(shape)
         else:
             twin._show(View(self.stimulus, shape))
-        twin.lam, twin.taus = self.lam.reshape(lead), flat_taus(self.taus, self._unit_shapes, lead)
+        twin.lam, twin.varied = self.lam.reshape(lead), flat_constants(self.varied, self._unit_shapes, lead)
         return twin
 
     def select(self, index: Tensor) -> Self:
         """The rows `index` of a `flat` field's first dimension: signals, or elements of a batched dictionary."""
         twin = copy.copy(self)
         twin.dictionary, twin.lam = self.dictionary.select(index), self.lam[index]
-        twin.taus = selected_taus(self.taus, self._unit_shapes, index)
+        twin.varied = selected_constants(self.varied, self._unit_shapes, index)
         if self.stimulus is None:
             twin.x = self._x[index]
         else:
@@ -345,6 +344,6 @@ def sum_event(value: Tensor, event: tuple[int, ...]) -> Tensor:
     return value.flatten(-len(event)).sum(-1)
 
 
-def half_square(value: Tensor, event: tuple[int, ...]) -> Tensor:
-    """1/2 |value|^2 over the trailing event dimensions."""
-    return 0.5 * sum_event(value.square(), event)
+def half_square(value: Tensor, event: tuple[int, ...], weight: float | Tensor = 1.0) -> Tensor:
+    """1/2 sum weight value^2 over the trailing event dimensions."""
+    return 0.5 * sum_event(weight * value.square(), event)

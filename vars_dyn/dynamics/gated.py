@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks
 from vars_dyn._scaling import scaled
+from vars_dyn.dictionaries.reweighted import Reweighted
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
+from vars_dyn.dynamics.constants import has_own, largest, of_elements, of_signals, smallest, snapped
+from vars_dyn.dynamics.forms import Form, form_of
 from vars_dyn.penalties import L1, Penalty
 from vars_dyn.problems import SparseProblem, checked_weights
 from vars_dyn.quadratic import identity_problem, matrix_problem
@@ -29,6 +32,8 @@ class Gated(Field):
 
     With c = gamma - 1/alpha the code at rest is a stationary point of
     F(a) = c/2 |P a|^2 - (1/alpha) x.P a - q.a + (beta - gamma)/2 |a|^2 + lam sum_i w_i |a_i|, theta_i = lam w_i / beta.
+    Where units have their own alpha or beta, the squares are sums with these weights (docs/mathematics.md, "Constants
+    of single units").
 
     Attributes:
         weights: w, shaped like a code, or like the signals' codes; an infinite one silences its unit. None: ones.
@@ -112,35 +117,52 @@ class Gated(Field):
         return self.penalty.prox(u, theta)
 
     @property
-    def _curvature(self) -> float | Tensor:
-        """c = gamma - 1/alpha; exactly zero where it is zero to rounding."""
-        return _snap(self.gamma - 1 / self.alpha, max(abs(_checks.plain(self.gamma)), 1 / _checks.plain(self.alpha)))
+    def curvature(self) -> float | Tensor:
+        """c = gamma - 1/alpha, shaped to broadcast against signals; exactly zero where it is zero to rounding."""
+        return snapped(self.on_signals(self.gamma), 1 / self.alpha)
 
     @property
-    def _ridge(self) -> float | Tensor:
-        """beta - gamma; exactly zero where it is zero to rounding."""
-        return _snap(self.beta - self.gamma, max(_checks.plain(self.beta), abs(_checks.plain(self.gamma))))
+    def excess_leak(self) -> float | Tensor:
+        """beta - gamma, shaped to broadcast against codes; exactly zero where it is zero to rounding."""
+        return snapped(self.beta, self.gamma)
+
+    def on_signals(self, value: float | Tensor) -> float | Tensor:
+        """A number, or a constant that broadcasts against codes and has one value per signal, for signals."""
+        return of_signals(value, len(self.dictionary.code_shape), len(self.dictionary.signal_shape))
+
+    def _bounds(self) -> tuple[Tensor, int, int]:
+        """L, shaped to broadcast against one value per signal, and the dimensions of a signal and of a code."""
+        bound = of_elements(self.dictionary.lipschitz())
+        return bound, len(self.dictionary.signal_shape), len(self.dictionary.code_shape)
+
+    def _divisor(self) -> tuple[float | Tensor, float | Tensor]:
+        """|c| where it is one for all neurons, shaped like lam and like codes; ones where every neuron has its own."""
+        c, dims = self.curvature, len(self.dictionary.signal_shape)
+        if isinstance(c, Tensor) and c.ndim == dims:
+            return 1.0, 1.0
+        return of_signals(abs(c), dims), of_signals(abs(c), dims, len(self.dictionary.code_shape))
 
     def _rest_neurons(self, code: Tensor) -> Tensor:
         return (self.dictionary.decode(code) + self.x) / self.alpha
 
     def _rest_encoders(self, code: Tensor) -> Tensor:
         """u with u' = 0 at rest: beta u = gamma a + P^T (x / alpha - c P a) + q."""
-        drive = self.x / self.alpha - self._curvature * self.dictionary.decode(code)
+        drive = self.x / self.alpha - self.curvature * self.dictionary.decode(code)
         return (self.gamma * code + self._biased(self.dictionary.encode(drive))) / self.beta
 
     def _potential(self, a: Tensor) -> Tensor:
         """F(a) plus a constant.
 
-        Where c > 0 the constant is |x|^2 / (2 c alpha^2), so that the sum is c E(a); elsewhere it is |x|^2 / (2 alpha).
+        Where c > 0 for all neurons the constant is sum_j x_j^2 / (2 c_j alpha_j^2), so that the sum is c E(a);
+        elsewhere it is sum_j x_j^2 / (2 alpha_j).
         """
-        event, c, ridge = self.dictionary.signal_shape, self._curvature, self._ridge
+        event, c = self.dictionary.signal_shape, self.curvature
         reconstruction = self.dictionary.decode(a)
-        if _checks.plain(c) > 0:
-            smooth = c * half_square(reconstruction - self.x / (self.alpha * c), event)
+        if smallest(c) > 0:
+            smooth = half_square(reconstruction - self.x / (self.alpha * c), event, c)
         else:
-            smooth = c * half_square(reconstruction, event) - sum_event(self.x * reconstruction, event) / self.alpha
-            smooth = smooth + half_square(self.x, event) / self.alpha
+            smooth = half_square(reconstruction, event, c) - sum_event(self.x * reconstruction / self.alpha, event)
+            smooth = smooth + half_square(self.x, event, 1 / self.alpha)
         shape = self.dictionary.code_shape
         if self.weights is None:
             penalty = self.lam * sum_event(self.penalty.cost(a.abs()), shape)
@@ -148,54 +170,65 @@ class Gated(Field):
             penalty = sum_event(self.weight * self.penalty.cost(a.abs()), shape)
         if self.bias is not None:
             penalty = penalty - sum_event(self.bias * a, shape)
-        return smooth + ridge * half_square(a, shape) + penalty
+        return smooth + half_square(a, shape, self.excess_leak) + penalty
 
     def problem(self) -> SparseProblem:
         """The convex problem F(a) as a `SparseProblem` (docs/mathematics.md, "What an equilibrium solves").
 
-        For c > 0 and beta >= gamma it has P, x / (alpha c), lam / c and the ridge (beta - gamma) / c. Elsewhere,
-        where Q = c G + (beta - gamma) I is positive definite, it is factored as R^T R, and R takes the place of P; the
-        argmin, the KKT residual and the gap are then those of F. Differentiable in everything. Raises ValueError with
-        the reason where there is no stable equilibrium.
+        For c > 0 and beta >= gamma it has P, x / (alpha c), lam / c and the ridge (beta - gamma) / c; where alpha is
+        one per neuron, diag(c)^1/2 P, x / (alpha c^1/2), lam and beta - gamma. Elsewhere, where
+        Q = P^T diag(c) P + diag(beta - gamma) is positive definite, it is factored as R^T R, and R takes the place of
+        P; the argmin, the KKT residual and the gap are then those of F, divided by |c| where signals have their own.
+        Differentiable in everything. Raises ValueError with the reason where there is no stable equilibrium, and where
+        no dictionary serves all signals.
         """
         reason = self.instability()
         if reason:
             raise ValueError(reason)
-        c, ridge = self._curvature, self._ridge
-        if _checks.plain(c) > 0 and _checks.plain(ridge) >= 0:
+        c, ridge = self.curvature, self.excess_leak
+        if smallest(c) > 0 and smallest(ridge) >= 0:
             return self._elastic_net()
-        if _checks.plain(c) == 0 and _checks.plain(ridge) == 0:
+        if self.is_linear:
             x, w, q = self.x / self.alpha, self.weights, self.bias
             return SparseProblem(self.dictionary, x, self.lam, penalty=self.penalty, weights=w, bias=q)
-        b = self._biased(self.dictionary.encode(self.x) / self.alpha)
+        b = self._biased(self.dictionary.encode(self.x / self.alpha))
         shape = self.dictionary.code_shape
-        if _checks.plain(c) == 0:
+        both = has_own(ridge, shape) and isinstance(ridge, Tensor) and math.prod(ridge.shape[-len(shape) :]) > 1
+        if smallest(c) == largest(c) == 0 and not both:
             return identity_problem(ridge, b, shape, self.lam, self.penalty, self.weights)
-        return matrix_problem(self._quadratic_form(), b, shape, self.lam, self.penalty, self.weights)
+        form = self._quadratic_form()
+        by = self.per_code(form.divisor) if isinstance(form.divisor, Tensor) else form.divisor
+        lam = self.lam / form.divisor
+        return matrix_problem(form.shared, b / by, shape, lam, self.penalty, self.weights, form.rest)
 
     def _elastic_net(self) -> SparseProblem:
         """The problem for c > 0 and beta >= gamma."""
-        c = self._curvature
-        return SparseProblem(
-            self.dictionary,
-            self.x / (self.alpha * c),
-            self.lam / c,
-            self._ridge / c,
-            penalty=self.penalty,
-            weights=self.weights,
-            bias=None if self.bias is None else self.bias / c,
-        )
+        c, dictionary = self.curvature, self.dictionary
+        by, by_code = self._divisor()
+        x = self.x / (self.alpha * c)
+        if isinstance(c, Tensor) and c.ndim == len(dictionary.signal_shape):
+            rows = c.sqrt()
+            dictionary, x = (
+                Reweighted(dictionary, rows, rows.new_ones(dictionary.code_shape)),
+                self.x / (self.alpha * rows),
+            )
+        bias = None if self.bias is None else self.bias / by_code
+        own = SparseProblem(dictionary, x, self.lam / by, penalty=self.penalty, weights=self.weights, bias=bias)
+        return own.with_ridge(self.excess_leak / by_code)
 
-    def _quadratic_form(self) -> Tensor:
-        """Q = c G + (beta - gamma) I, written out."""
+    def _quadratic_form(self) -> Form:
+        """Q = P^T diag(c) P + diag(beta - gamma), written out."""
         if self.dictionary.code_size > _MATRIX_LIMIT:
             raise ValueError(
                 f"{self._named()} and {self.dictionary.code_size} atoms: for gamma < 1/alpha or beta < gamma the "
                 f"quadratic form is written out, which is done for at most {_MATRIX_LIMIT} atoms"
             )
-        weight = self.dictionary.matrix()
-        gram = weight.mT @ weight
-        return self._curvature * gram + self._ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        return form_of(self.dictionary, self.curvature, self.excess_leak)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether F has no quadratic term."""
+        return all(smallest(v) == largest(v) == 0 for v in (self.curvature, self.excess_leak))
 
     def instability(self) -> str | None:
         """Why F has no stable minimum for every signal, or why none is proved; None where one is proved.
@@ -205,11 +238,11 @@ class Gated(Field):
         Where F is not convex, a signal without a threshold grows for certain, and any other may rest at one of several
         codes.
         """
-        c, ridge = _checks.plain(self._curvature), _checks.plain(self._ridge)
+        c, ridge = smallest(self.curvature), smallest(self.excess_leak)
         if c >= 0 and ridge >= 0 and (c > 0 or ridge > 0):
             return self._drifting() if self.bias is not None and ridge == 0 else None
-        linear = c == 0 and ridge == 0
-        if not linear and ridge > 0 and ridge + c * float(self.dictionary.lipschitz().max()) > 0:
+        linear = self.is_linear
+        if not linear and ridge > 0 and ridge + min(c, 0.0) * float(self.dictionary.lipschitz().max()) > 0:
             return None
         if self.moves:
             return f"for {self._named()} no stable equilibrium is proved, because x moves"
@@ -219,16 +252,21 @@ class Gated(Field):
             growing = f"|P^T x| exceeds alpha lam for {count - at_rest} signals, which grow without bound"
             why = f"gamma = 1/alpha and beta = gamma, and {growing}"
             return self._none(why) if at_rest < count else None
+        certain = False
         if self.dictionary.code_size > _MATRIX_LIMIT:
             form = f"is too large to be written out, for {self.dictionary.code_size} atoms"
-            certain = False
         else:
-            with torch.no_grad():
-                values = torch.linalg.eigvalsh(self._quadratic_form())
-            smallest = values[..., 0]
-            if bool((smallest > 0).all()):
+            try:
+                with torch.no_grad():
+                    found = self._quadratic_form()
+                    values = torch.linalg.eigvalsh(found.shared)
+            except ValueError as why_not:
+                return f"for {self._named()} no stable equilibrium is proved: {why_not}"
+            least = values[..., 0]
+            if bool((least > 0).all()):
                 return None
-            form, certain = f"has the eigenvalue {float(smallest.min()):.6g}, not above zero", self._grows(values)
+            form = f"has the eigenvalue {float(least.min()):.6g}, not above zero"
+            certain = not isinstance(found.rest, Tensor) and self._grows(values)
         what = f"(gamma - 1/alpha) P^T P + (beta - gamma) I {form}"
         if certain:
             return self._none(what)
@@ -243,7 +281,7 @@ class Gated(Field):
         """
         with torch.no_grad():
             shape = self.dictionary.code_shape
-            drive = self._biased(self.dictionary.encode(self.x) / _checks.plain(self.alpha))
+            drive = self._biased(self.dictionary.encode(self.x / self.alpha))
             return (self.penalty.excess(drive, self.weight.expand(drive.shape)) <= 0).flatten(-len(shape)).all(-1)
 
     def _drifting(self) -> str | None:
@@ -274,8 +312,8 @@ class Gated(Field):
         return f"{self._named()} has no stable equilibrium: {why}"
 
     def _named(self) -> str:
-        alpha, beta, gamma = (_checks.plain(v) for v in (self.alpha, self.beta, self.gamma))
-        return f"{type(self).__name__} with alpha = {alpha:.6g}, beta = {beta:.6g}, gamma = {gamma:.6g}"
+        shown = ", ".join(f"{name} = {_range(getattr(self, name))}" for name in ("alpha", "beta", "gamma"))
+        return f"{type(self).__name__} with {shown}"
 
     def code(self, state: State) -> Tensor:
         return self._gated(state[-1])
@@ -284,8 +322,6 @@ class Gated(Field):
         return {**super().parameters(), "threshold": self.penalty.name}
 
 
-def _snap(value: float | Tensor, scale: float) -> float | Tensor:
-    """`value`; exactly zero (with its gradient) where it is zero to the rounding of numbers as large as `scale`."""
-    if abs(_checks.plain(value)) > 8 * torch.finfo(torch.float64).eps * scale:
-        return value
-    return value - value.detach() if isinstance(value, Tensor) else 0.0
+def _range(value: float | Tensor) -> str:
+    low, high = smallest(value), largest(value)
+    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"

@@ -15,6 +15,7 @@ from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.dictionaries.identity import ScaledIdentity
 from vars_dyn.dictionaries.positive_features import RandomFeatureDictionary
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event
+from vars_dyn.dynamics.constants import extreme, of_elements, over_signals, smallest
 from vars_dyn.problems import SparseProblem
 from vars_dyn.quadratic import identity_problem, matrix_problem
 from vars_dyn.stimuli.base import Stimulus
@@ -51,7 +52,8 @@ class _Linear(Field):
         """
         (z,) = state
         event = self.dictionary.signal_shape
-        return self.alpha * half_square(z - self.x / self.alpha, event) - 0.5 * sum_event(z * self._feedback(z), event)
+        still = half_square(z - self.x / self.alpha, event, self.alpha)
+        return still - 0.5 * sum_event(z * self._feedback(z), event)
 
 
 class FeedForward(_Linear):
@@ -60,8 +62,8 @@ class FeedForward(_Linear):
     Args:
         x: signals, (*any, d), every entry a neuron, or a stimulus; give `signal_shape` for signals of another event
             shape.
-        alpha: leak, above zero.
-        tau_z: time constant, above zero; a number, or one per neuron, or per signal and neuron.
+        alpha: leak, above zero; a number, one per signal, or one per neuron.
+        tau_z: time constant, above zero; a number, or one per signal, per neuron, or per signal and neuron.
         signal_shape: event shape of a signal; by default the last dimension, or the frame of a spatial stimulus.
     """
 
@@ -83,12 +85,11 @@ class FeedForward(_Linear):
         return torch.zeros_like(z)
 
     def problem(self) -> SparseProblem:
-        """Least squares, alpha/2 |z - x / alpha|^2."""
+        """Least squares, alpha/2 |z - x / alpha|^2; over alpha where signals have their own."""
         return identity_problem(self.alpha, self.x, self.dictionary.signal_shape, 0.0)
 
     def stiffness(self) -> Tensor:
-        rate = self.alpha / self.constants["tau_z"]
-        return rounded_up(torch.as_tensor(rate, dtype=self.dtype, device=self.device).detach(), 1)
+        return _leak_rate(self)
 
     def instability(self) -> str | None:
         return None
@@ -100,8 +101,8 @@ class Recurrent(_Linear):
     Args:
         feedback: A itself, a (d, d) tensor, or a dictionary P for A = P P^T.
         x: signals, (*any, d) or the dictionary's, or a stimulus.
-        alpha: leak, above zero.
-        tau_z: time constant, above zero; a number, or one per neuron, or per signal and neuron.
+        alpha: leak, above zero; a number, one per signal, or one per neuron.
+        tau_z: time constant, above zero; a number, or one per signal, per neuron, or per signal and neuron.
 
     It rests at z = (alpha I - A)^-1 x. This is stable only if the largest eigenvalue of A (for P P^T, sigma_max^2) is
     below alpha; otherwise z diverges. Raises ValueError for an A that is not symmetric or not positive semi-definite.
@@ -131,29 +132,46 @@ class Recurrent(_Linear):
         reason = self.instability()
         if reason:
             raise ValueError(reason)
-        weight = self.dictionary.matrix()
+        form, rest = self.form()
+        return matrix_problem(form, self.x, self.dictionary.signal_shape, 0.0, ridge=rest)
+
+    def form(self) -> tuple[Tensor, float | Tensor]:
+        """diag(alpha) - A, and what alpha has besides where signals have their own: at least zero, (*batch, 1, ..)."""
+        weight, dims, rest = self.dictionary.matrix(), len(self.dictionary.signal_shape), 0.0
         a = weight if self.is_matrix else weight @ weight.mT
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        return matrix_problem(self.alpha * eye - a, self.x, self.dictionary.signal_shape, 0.0)
+        alpha, batch = torch.as_tensor(self.alpha, dtype=a.dtype, device=a.device), self.dictionary.batch_shape
+        if alpha.ndim > dims:
+            lead = tuple(range(len(batch), alpha.ndim))
+            floor = alpha.detach().amin(lead, keepdim=True)
+            return floor.reshape(*batch, 1, 1) * torch.eye(
+                a.shape[-1], dtype=a.dtype, device=a.device
+            ) - a, alpha - floor
+        return torch.diag(alpha.expand(self.dictionary.signal_shape).flatten()) - a, rest
 
     def stiffness(self) -> Tensor:
         """max(alpha, lambda_max(A) - alpha) / tau_z."""
-        alpha, tau = (
-            torch.as_tensor(self.constants[name], dtype=self.dtype, device=self.device).detach()
-            for name in ("alpha", "tau_z")
-        )
-        return rounded_up(torch.maximum(alpha, self._largest() - alpha) / tau, 1)
+        bound, z = of_elements(self._largest()), len(self.dictionary.signal_shape)
+        rate = torch.maximum(extreme(self.alpha, z, bound), bound - extreme(self.alpha, z, bound, least=True))
+        rate = rounded_up(rate / extreme(self.tau_z, z, bound, least=True), 1)
+        return over_signals(rate, self.dictionary.batch_shape)
 
     def decay(self) -> Tensor:
         """alpha / tau_z, as A is positive semi-definite."""
-        rate = self.alpha / self.constants["tau_z"]
-        rate = torch.as_tensor(rate, dtype=self.dtype, device=self.device).detach()
-        return rounded_up(rate, 1)
+        return _leak_rate(self)
 
     def instability(self) -> str | None:
-        bound, alpha = float(self._largest().max()), _checks.plain(self.alpha)
+        bound, alpha = float(self._largest().max()), smallest(self.alpha)
         if bound < alpha:
             return None
+        if isinstance(self.alpha, Tensor) and self.alpha.ndim == len(self.dictionary.signal_shape):
+            with torch.no_grad():
+                least = float(torch.linalg.eigvalsh(self.form()[0]).min())
+            if least > 0:
+                return None
+            return (
+                f"for {type(self).__name__} no stable equilibrium is proved: diag(alpha) - A has the eigenvalue "
+                f"{least:.6g}, not above zero"
+            )
         name = "the largest eigenvalue of A" if self.is_matrix else "sigma_max(P)^2"
         shown = self._shown()
         if shown >= alpha:
@@ -203,6 +221,13 @@ class Attention(Recurrent):
     ) -> Self:
         """The field of tokens X (*batch, N, C) with Phi(X) from `projection` (m, C); Z is (*batch, C, N)."""
         return cls(RandomFeatureDictionary(tokens, projection, **features), tokens.mT)
+
+
+def _leak_rate(field: _Linear) -> Tensor:
+    """alpha / tau_z, the largest over the units and the signals."""
+    like, z = torch.zeros((), dtype=field.dtype, device=field.device), len(field.dictionary.signal_shape)
+    rate = extreme(field.alpha, z, like) / extreme(field.tau_z, z, like, least=True)
+    return over_signals(rounded_up(rate, 1), field.dictionary.batch_shape)
 
 
 def _positive_semidefinite(a: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dynamics.base import State, half_square
+from vars_dyn.dynamics.constants import extreme, over_signals
 from vars_dyn.dynamics.gated import Gated
 from vars_dyn.penalties import Penalty, penalty_of
 from vars_dyn.stimuli.base import Stimulus
@@ -27,15 +28,20 @@ class SparseRecurrent(Gated):
             signals of that shape, whose frames may also have as many pixels as a signal has entries.
         lam: weight of |a|_1 in the objective, at least zero; a number or one per signal. The gate's threshold is
             lam / beta.
-        alpha, beta: leaks, above zero.
-        gamma: weight of the inhibition between encoding neurons.
+        alpha, beta: leaks, above zero; numbers, or one per signal, or one per neuron (alpha) or per atom (beta). beta
+            may be one per signal and atom.
+        gamma: weight of the inhibition between encoding neurons; a number or one per signal.
         tau_z, tau_u: time constants, above zero; numbers, or one per neuron (tau_z) or per atom (tau_u), or one per
-            signal and unit. They change the way to the equilibrium, and neither the equilibrium nor V.
+            signal, or one per signal and unit. They change the way to the equilibrium, and neither the equilibrium nor
+            V.
         threshold: the gate: "soft", "nonnegative", or the `vars_dyn.penalties.Penalty` whose proximal operator it is.
         weights: w, one per atom, or one per signal and atom, at least zero: lam w_i takes the place of lam. Infinity
             silences a unit. None: ones.
         bias: q, a current into each encoding neuron, one per atom, or one per signal and atom: tau_u u' gains q, and
             the objective -q.a. None: zeros.
+
+    A tensor of the signals' batch shape has one number per signal. Where units have that shape too, (*batch, 1) or
+    (1, units) says which is meant.
 
     At the defaults the equilibrium is the LASSO's solution, E(a) = 1/2 |P a - x|^2 + lam |a|_1. The paper's text
     writes the same gate with theta = lam / 2 (Eq. 10). Its appendix writes theta = lam, which means 2 lam in the
@@ -64,13 +70,14 @@ class SparseRecurrent(Gated):
         self._with_atoms(weights, bias)
 
     def _derivative(self, state: State) -> State:
-        if not torch.is_grad_enabled() and not any(isinstance(v, Tensor) for v in self.constants.values()):
+        alike = all(isinstance(self.constants.get(name), (int, float)) for name in ("alpha", "beta", "gamma"))
+        if alike and not torch.is_grad_enabled() and not any(isinstance(v, Tensor) for v in self.constants.values()):
             return self._derivative_in_place(state)
         z, u = state
         a, encode = self._gated(u), self.dictionary.encode_unchecked
         reconstruction = self.dictionary.decode_unchecked(a)
         dz = (reconstruction + self.x - self.alpha * z) / self.tau_z
-        current = self._biased(encode(z - self.gamma * reconstruction))
+        current = self._biased(encode(z - self.on_signals(self.gamma) * reconstruction))
         return dz, (current + self.gamma * a - self.beta * u) / self.tau_u
 
     def _derivative_in_place(self, state: State) -> State:
@@ -83,7 +90,7 @@ class SparseRecurrent(Gated):
         du = encode(torch.sub(z, reconstruction, alpha=gamma)).add_(a, alpha=gamma).sub_(u, alpha=beta)
         if self.bias is not None:
             du += self.bias
-        slow_z, slow_u = (name in self.taus or self.constants[name] != 1 for name in ("tau_z", "tau_u"))
+        slow_z, slow_u = (name in self.varied or self.constants[name] != 1 for name in ("tau_z", "tau_u"))
         return dz.div_(self.tau_z) if slow_z else dz, du.div_(self.tau_u) if slow_u else du
 
     def neurons(self, state: State) -> Tensor:
@@ -100,21 +107,27 @@ class SparseRecurrent(Gated):
         """
         z, u = state
         a = self._gated(u)
-        return self.alpha * half_square(z - self._rest_neurons(a), self.dictionary.signal_shape) + self._potential(a)
+        off = z - self._rest_neurons(a)
+        return half_square(off, self.dictionary.signal_shape, self.alpha) + self._potential(a)
 
     def stiffness(self) -> Tensor:
         """The bound of docs/mathematics.md, "Real spectrum, and how stiff it is":
         max(beta/tau_u, 1/2 [p + q + sqrt((p - q)^2 + 4 L/(tau_z tau_u))]), p = alpha/tau_z,
-        q = max over active sets of |beta - gamma + gamma L_A| / tau_u.
+        q = max over active sets of |beta - gamma + gamma L_A| / tau_u. Of constants that differ between units, the
+        largest leaks and the smallest time constants count.
         """
-        largest = self.dictionary.lipschitz()
-        # Of time constants that differ, the smallest bound the rates.
-        names = ("alpha", "beta", "gamma", "tau_z", "tau_u")
-        alpha, beta, gamma, tau_z, tau_u = (_plain(self.constants[name], largest) for name in names)
-        p = alpha / tau_z
-        q = torch.maximum((beta - gamma).abs(), (beta - gamma + gamma * largest).abs()) / tau_u
-        coupled = 0.5 * (p + q + torch.sqrt((p - q).square() + 4 * largest / (tau_z * tau_u)))
-        return rounded_up(torch.maximum(beta / tau_u, coupled), 4)
+        bound, z, u = self._bounds()
+        beta, low, gamma = (
+            extreme(self.beta, u, bound),
+            extreme(self.beta, u, bound, least=True),
+            extreme(self.gamma, u, bound),
+        )
+        tau_z, tau_u = extreme(self.tau_z, z, bound, least=True), extreme(self.tau_u, u, bound, least=True)
+        p, inhibited = extreme(self.alpha, z, bound) / tau_z, gamma * bound
+        high, low = beta - gamma + inhibited.clamp(min=0), low - gamma + inhibited.clamp(max=0)
+        q = torch.maximum(high.abs(), low.abs()) / tau_u
+        coupled = 0.5 * (p + q + torch.sqrt((p - q).square() + 4 * bound / (tau_z * tau_u)))
+        return over_signals(rounded_up(torch.maximum(beta / tau_u, coupled), 4), self.dictionary.batch_shape)
 
 
 class EncoderDecoder(SparseRecurrent):
@@ -170,7 +183,7 @@ class Reduced(Gated):
     def _derivative(self, state: State) -> State:
         (u,) = state
         a = self._gated(u)
-        drive = self.x / self.alpha - self._curvature * self.dictionary.decode_unchecked(a)
+        drive = self.x / self.alpha - self.curvature * self.dictionary.decode_unchecked(a)
         current = self._biased(self.dictionary.encode_unchecked(drive))
         return ((current + self.gamma * a - self.beta * u) / self.tau_u,)
 
@@ -187,12 +200,10 @@ class Reduced(Gated):
 
     def stiffness(self) -> Tensor:
         """max(beta, |beta - gamma|, |beta - gamma + c L|) / tau_u with c = gamma - 1/alpha."""
-        largest = self.dictionary.lipschitz()
-        tau_u = self.constants["tau_u"]
-        beta, tau_u, ridge, c = (_plain(v, largest) for v in (self.beta, tau_u, self._ridge, self._curvature))
-        active = torch.maximum(ridge.abs(), (ridge + c * largest).abs())
-        return rounded_up(torch.maximum(beta, active) / tau_u, 4)
-
-
-def _plain(value: float | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
+        bound, z, u = self._bounds()
+        ridge, c = self.excess_leak, self.curvature
+        high = extreme(ridge, u, bound) + (extreme(c, z, bound) * bound).clamp(min=0)
+        low = extreme(ridge, u, bound, least=True) + (extreme(c, z, bound, least=True) * bound).clamp(max=0)
+        rate = torch.maximum(extreme(self.beta, u, bound), torch.maximum(high.abs(), low.abs()))
+        rate = rate / extreme(self.tau_u, u, bound, least=True)
+        return over_signals(rounded_up(rate, 4), self.dictionary.batch_shape)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vars_dyn._scaling import by_power
 from vars_dyn.dynamics.base import Field, State
+from vars_dyn.dynamics.constants import largest
 
 __all__ = ["Tolerance", "field_times", "power_of", "state_times", "tolerances"]
 
@@ -84,7 +85,7 @@ def _sizes(field: Field) -> Tensor:
 
 
 def _shares(field: Field) -> list[float]:
-    alpha, beta = (float(field.constants.get(name, 1.0)) for name in ("alpha", "beta"))
+    alpha, beta = (largest(getattr(field, name, 1.0)) for name in ("alpha", "beta"))
     found = {"z": min(1.0, _SMALLER / alpha)}
     if "u" in field.state_names:
         found["u"] = min(1.0, _SMALLER * _norm_of(field, alpha * beta / _SMALLER) / (alpha * beta))

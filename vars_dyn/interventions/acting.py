@@ -11,6 +11,7 @@ from torch import Tensor
 from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dictionaries.reweighted import Reweighted
 from vars_dyn.dynamics.base import Field, State
+from vars_dyn.dynamics.constants import largest, smallest
 from vars_dyn.interventions.base import Intervention
 from vars_dyn.interventions.effect import Effect, Part
 from vars_dyn.interventions.energy import Free
@@ -110,10 +111,9 @@ class Acting(Wrapped):
 
     def _with_neurons(self, t: float | Tensor, z: Tensor, u: Tensor | None = None) -> State:
         """The right-hand sides of z, and of u where there is one."""
-        neurons, constants = self.effect.neurons, self.constants
-        alpha, tau_z = constants["alpha"], self.tau_z
+        neurons, alpha, tau_z = self.effect.neurons, self.alpha, self.tau_z
         seen, sent = neurons.outputs(t, z), self.sent(t)
-        at = seen if sent is None else seen - constants["gamma"] * sent
+        at = seen if sent is None else seen - self.on_signals(self.gamma) * sent
         inner = (at,) if u is None else (at, _without(self.effect.atoms.held, u))
         found = self._evaluated.derivative(t, inner)
         dz = found[0]
@@ -134,27 +134,27 @@ class Acting(Wrapped):
         """u' with what the field does not know: the leak of held units, their own output, and currents."""
         atoms, tau_u = self.effect.atoms, self.tau_u
         if atoms.held is not None and atoms.output is not None:
-            own = self.constants["gamma"] * atoms.output.at(t) - self.constants["beta"] * u
+            own = self.gamma * atoms.output.at(t) - self.beta * u
             du = du + torch.where(atoms.held, own, 0.0) / tau_u
         return du if atoms.current is None else du + atoms.current.at(t) / tau_u
 
     def _reduced(self, t: float | Tensor, u: Tensor) -> State:
         """The right-hand side of u where the neurons are at rest at every moment."""
-        effect, constants = self.effect, self.constants
+        effect = self.effect
         (du,) = self._evaluated.derivative(t, (_without(effect.atoms.held, u),))
         du, sent, current = self._encoders(t, u, du), self.sent(t), effect.neurons.current
         if sent is None and current is None:
             return (du,)
         drive = torch.zeros_like(self.amplitude())
         if sent is not None:
-            drive = drive - (constants["gamma"] - 1 / constants["alpha"]) * sent
+            drive = drive - (self.on_signals(self.gamma) - 1 / self.alpha) * sent
         if current is not None:
-            drive = drive + current.at(t) / constants["alpha"]
+            drive = drive + current.at(t) / self.alpha
         return (du + self.scaled.dictionary.encode_unchecked(drive) / self.tau_u,)
 
     def _scaled_alone(self, t: float | Tensor, z: Tensor, u: Tensor, dz: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
         """The right-hand sides with the synapses that are scaled on one of their ways only; z is what atoms see."""
-        effect, constants, dictionary = self.effect, self.constants, self.scaled.dictionary
+        effect, dictionary = self.effect, self.scaled.dictionary
         a = self._outputs(t, u)
         if effect.feedforward != (None, None):
             change = _reweighted(dictionary, *effect.feedforward).encode_unchecked(z) - dictionary.encode_unchecked(z)
@@ -164,7 +164,7 @@ class Acting(Wrapped):
             dz = dz + change / self.tau_z
         if effect.inhibition is not None:
             received = dictionary.encode_unchecked(dictionary.decode_unchecked(a)) - a
-            du = du - (effect.inhibition - 1) * constants["gamma"] * received / self.tau_u
+            du = du - (effect.inhibition - 1) * self.gamma * received / self.tau_u
         return dz, du
 
     def _outputs(self, t: float | Tensor, u: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class Acting(Wrapped):
         if self.effect.has_neurons:
             return self.held(self.time, state)[0]
         drive, current = self.scaled.dictionary.decode(self.code(state)) + self.x, self.effect.neurons.current
-        return (drive if current is None else drive + current.at(self.time)) / self.constants["alpha"]
+        return (drive if current is None else drive + current.at(self.time)) / self.alpha
 
     def unknowns(self, state: State) -> Tensor:
         """The code as the problem's variable: zero where an atom's output is held."""
@@ -238,13 +238,13 @@ class Acting(Wrapped):
         """
         if not self.effect.asymmetric:
             return bound
-        plain = {n: torch.as_tensor(v, dtype=bound.dtype).detach().to(bound) for n, v in self.constants.items()}
-        largest = self.scaled.dictionary.lipschitz()
-        norm = largest.sqrt() / (plain["tau_z"] * plain["tau_u"]).sqrt()
+        tau_u, most = smallest(self.tau_u), max(largest(self.gamma), -smallest(self.gamma))
+        bound_of_gram = self.scaled.dictionary.lipschitz()
+        norm = bound_of_gram.sqrt() / (smallest(self.tau_z) * tau_u) ** 0.5
         for factors in (self.effect.feedforward, self.effect.feedback):
             bound = bound + _most_changed(factors) * norm
-        inhibited = _most_changed((self.effect.inhibition, None)) * plain["gamma"].abs() / plain["tau_u"]
-        return rounded_up(bound + inhibited * largest.clamp(min=1.0), 8)
+        inhibited = _most_changed((self.effect.inhibition, None)) * most / tau_u
+        return rounded_up(bound + inhibited * bound_of_gram.clamp(min=1.0), 8)
 
 
 def _stopped(part: Part, value: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.dictionaries.reweighted import Reweighted
 from vars_dyn.dynamics.base import Field, State, sum_event
+from vars_dyn.dynamics.constants import has_own, smallest
 from vars_dyn.dynamics.gated import Gated
 from vars_dyn.dynamics.linear import FeedForward, Recurrent
 from vars_dyn.interventions.effect import Effect
@@ -47,24 +47,26 @@ class Free:
     neurons: Tensor
 
     @property
-    def _curvature(self) -> float | Tensor:
-        """gamma - 1/alpha; zero where it is zero to rounding."""
-        return _snapped(self.field.constants["gamma"], 1 / self.field.constants["alpha"])
-
-    @property
-    def _ridge(self) -> float | Tensor:
-        """beta - gamma; zero where it is zero to rounding."""
-        return _snapped(self.field.constants["beta"], self.field.constants["gamma"])
-
-    @property
     def _convex(self) -> bool:
         """Whether F is convex whatever P is."""
-        return _checks.plain(self._curvature) > 0 and _checks.plain(self._ridge) >= 0
+        return isinstance(self.field, Gated) and smallest(self.field.curvature) > 0 <= smallest(self.field.excess_leak)
 
     @property
     def _flat(self) -> bool:
         """Whether F has no quadratic term."""
-        return _checks.plain(self._curvature) == 0 and _checks.plain(self._ridge) == 0
+        return isinstance(self.field, Gated) and self.field.is_linear
+
+    @property
+    def _differs(self) -> bool:
+        """Whether signals have constants of their own where the problem needs one dictionary for all of them."""
+        if not isinstance(self.field, Gated):
+            return has_own(self.field.alpha, self.field.dictionary.signal_shape) and not self._free_neurons
+        ridges = has_own(self.field.excess_leak, self.field.dictionary.code_shape) and not self._convex
+        return ridges or has_own(self.field.curvature, self.field.dictionary.signal_shape)
+
+    @property
+    def _free_neurons(self) -> bool:
+        return self.effect.neurons.fixed is None
 
     @property
     def _driven(self) -> Tensor:
@@ -102,7 +104,7 @@ class Free:
         twin.weights, twin.bias = self._atoms(field)
         if self.effect.atoms.fixed is not None:
             sent = field.dictionary.decode(self.code)
-            twin.x = twin.x - field.constants["alpha"] * self._curvature * sent
+            twin.x = twin.x - field.alpha * field.curvature * sent
         return twin
 
     def problem(self) -> SparseProblem:
@@ -125,63 +127,64 @@ class Free:
 
     def _with_rows(self, field: Gated) -> SparseProblem:
         """The problem of a convex F with neurons held: their rows weigh gamma, the others gamma - 1/alpha."""
-        alpha, gamma, c = field.constants["alpha"], field.constants["gamma"], self._curvature
-        ones, target = field.x.new_ones(field.dictionary.signal_shape), self._driven / (alpha * c)
-        rows, fixed = ones, self.effect.neurons.fixed
+        ones, gamma, c = field.x.new_ones(field.dictionary.signal_shape), field.gamma, field.curvature * 1.0
+        rows, target, fixed = c * ones, self._driven / field.alpha, self.effect.neurons.fixed
         if fixed is not None:
-            rows = torch.where(fixed, (gamma / c) ** 0.5 * ones, ones)
-            target = torch.where(fixed, self.neurons / (gamma * c) ** 0.5, target)
+            rows, target = torch.where(fixed, gamma * ones, rows), torch.where(fixed, self.neurons, target)
+        # Where all neurons have the same c, the problem is divided by it.
+        c = torch.ones_like(ones[(0,) * ones.ndim]) if isinstance(c, Tensor) and c.ndim else c
+        target, rows = target / (rows * c) ** 0.5, (rows / c) ** 0.5
         target = target - rows * field.dictionary.decode(self.code)
         free = self.effect.atoms.fixed
         columns = ones.new_ones(field.dictionary.code_shape) if free is None else (~free).to(ones.dtype)
         scaled = Reweighted(field.dictionary, rows, columns)
         weights, bias = self._atoms(field)
         bias = None if bias is None else bias / c
-        lam, ridge = field.lam / c, self._ridge / c
-        return SparseProblem(scaled, target, lam, ridge, penalty=field.penalty, weights=weights, bias=bias)
+        found = SparseProblem(scaled, target, field.lam / c, penalty=field.penalty, weights=weights, bias=bias)
+        return found.with_ridge(field.excess_leak / c)
 
     def _written_out(self, field: Gated) -> SparseProblem:
         """The problem of any F whose quadratic form is positive definite."""
-        form, weight = self._form()
+        form, weight = self._form(field)
         fixed = self.effect.neurons.fixed
-        target = self._driven / field.constants["alpha"]
+        target = self._driven / field.alpha
         target = target if fixed is None else torch.where(fixed, self.neurons, target)
         weights, bias = self._atoms(field)
         drive = field.dictionary.encode(target - weight * field.dictionary.decode(self.code))
         b = _outside(self.effect.atoms.fixed, drive if bias is None else drive + bias)
         return matrix_problem(form, b, field.dictionary.code_shape, field.lam, field.penalty, weights)
 
-    def _form(self) -> tuple[Tensor, Tensor]:
+    def _form(self, field: Gated) -> tuple[Tensor, Tensor]:
         """The quadratic form of F written out, with ones on the diagonal for atoms that are not free; and w."""
-        field, fixed = self.field, self.effect.neurons.fixed
-        weight = self._curvature * field.x.new_ones(field.dictionary.signal_shape)
+        fixed = self.effect.neurons.fixed
+        weight = field.curvature * field.x.new_ones(field.dictionary.signal_shape)
         if fixed is not None:
-            weight = torch.where(fixed, field.constants["gamma"] * torch.ones_like(weight), weight)
+            weight = torch.where(fixed, field.gamma * torch.ones_like(weight), weight)
         matrix = self._dictionary.matrix()
         gram = matrix.mT @ (weight.flatten()[:, None] * matrix)
         idle = self.effect.atoms.fixed
-        ridge = self._ridge * gram.new_ones(gram.shape[-1])
+        ridge = (field.excess_leak * gram.new_ones(field.dictionary.code_shape)).flatten()
         ridge = ridge if idle is None else torch.where(idle.flatten(), 1.0, ridge)
         return gram + torch.diag(ridge), weight
 
     def _of_neurons(self) -> SparseProblem:
         """The problem of a linear field: least squares over z, in which held outputs have their values."""
-        field, fixed, alpha = self.field, self.effect.neurons.fixed, self.field.constants["alpha"]
+        field, fixed, alpha = self.field, self.effect.neurons.fixed, self.field.alpha
         shape, drive = field.dictionary.signal_shape, self._driven
         if isinstance(field, FeedForward):
             drive = drive if fixed is None else torch.where(fixed, alpha * self.neurons, drive)
             return identity_problem(alpha, drive, shape, 0.0)
         if not isinstance(field, Recurrent):
             raise ValueError(f"for {type(field).__name__} with interventions no problem is known")
-        weight = field.dictionary.matrix()
-        matrix = weight if field.is_matrix else weight @ weight.mT
-        form = alpha * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device) - matrix
+        form, rest = field.form()
         if fixed is not None:
+            leak = (alpha * drive.new_ones(shape)).flatten()
+            matrix = torch.diag(leak) - form
             sent = (self.neurons.flatten(-len(shape)) @ matrix.mT).reshape(self.neurons.shape)
             drive = torch.where(fixed, alpha * self.neurons, drive + sent)
             free = (~fixed).flatten().to(form.dtype)
-            form = free[:, None] * form * free + torch.diag(alpha * (1 - free))
-        return matrix_problem(form, drive, shape, 0.0)
+            form = free[:, None] * form * free + torch.diag(leak * (1 - free))
+        return matrix_problem(form, drive, shape, 0.0, ridge=rest)
 
     def instability(self) -> str | None:
         """Why there is no stable equilibrium of the free units, or why none is proved; None where one is proved."""
@@ -192,7 +195,7 @@ class Free:
                 "breaks the symmetry that the Lyapunov function and the problem need"
             )
         if not isinstance(self.field, Gated):
-            return self.field.instability()
+            return self._apart() if self._differs else self.field.instability()
         if self.field.moves:
             # Whether F is bounded below depends on x only where F has no quadratic term.
             if self._flat:
@@ -200,20 +203,28 @@ class Free:
             return replace(self, field=self.field.at(self.effect.time)).instability()
         if self._as_it_is:
             return self._as_field(self.field).instability()
+        if self._differs:
+            return self._apart()
         if self._convex:
             return self._drifting(self.field)
         if self.field.dictionary.code_size <= _MATRIX_LIMIT:
             with torch.no_grad():
-                if _is_definite(self._form()[0]):
+                if _is_definite(self._form(self.field)[0]):
                     return None
         return (
             f"for {name} with these interventions no stable equilibrium is proved: the quadratic form of the free "
             "atoms is not known to be positive definite, and nothing else bounds them"
         )
 
+    def _apart(self) -> str:
+        return (
+            f"for {type(self.field).__name__} with these interventions no stable equilibrium is proved: signals have "
+            "constants of their own, so that no dictionary serves all of them; run them apart"
+        )
+
     def _drifting(self, field: Gated) -> str | None:
         """Why currents into atoms may leave no equilibrium of a convex F; None where it is bounded below."""
-        if self._atoms(field)[1] is None or _checks.plain(self._ridge) > 0:
+        if self._atoms(field)[1] is None or smallest(field.excess_leak) > 0:
             return None
         bounded = self._with_rows(field).detach().bounded()
         if bool(bounded.all()):
@@ -243,11 +254,12 @@ class Free:
         rebuilt = dictionary.decode(code)
         if self.effect.atoms.fixed is not None:
             sent = dictionary.decode(self.code)
-            factor = self.field.constants["gamma"] if "z" in potentials else self._curvature
-            value = value + factor * sum_event(sent * rebuilt, signal)
+            own = self.field
+            factor = own.on_signals(own.gamma) if "z" in potentials else own.curvature
+            value = value + sum_event(factor * sent * rebuilt, signal)
             value = value - (sum_event(sent * potentials["z"], signal) if "z" in potentials else 0.0)
         if current is not None:
-            seen = potentials["z"] if "z" in potentials else rebuilt / self.field.constants["alpha"]
+            seen = potentials["z"] if "z" in potentials else rebuilt / self.field.alpha
             value = value - sum_event(current.value * seen, signal)
         return value if self._injected is None else value - sum_event(self._injected * code, event)
 
@@ -255,13 +267,6 @@ class Free:
 def _outside(mask: Tensor | None, value: Tensor) -> Tensor:
     """`value`, zero where the mask is true."""
     return value if mask is None else torch.where(mask, 0.0, value)
-
-
-def _snapped(one: float | Tensor, other: float | Tensor) -> float | Tensor:
-    """one - other; zero where it is zero to rounding."""
-    size = max(abs(_checks.plain(one)), abs(_checks.plain(other)))
-    value = one - other
-    return value if abs(_checks.plain(value)) > 8 * torch.finfo(torch.float64).eps * size else 0.0 * value
 
 
 def _is_definite(form: Tensor) -> bool:

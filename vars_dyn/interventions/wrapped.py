@@ -90,7 +90,7 @@ _OWN = (
     "x",
     "lam",
     "constants",
-    "taus",
+    "varied",
     "stimulus",
     "shown",
     "tau_ms",

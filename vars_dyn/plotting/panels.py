@@ -52,8 +52,9 @@ def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> N
     number = _chosen(dataset, signal)
     ax.set_title(f"encoding neurons u of signal {number}")
     known = facts(dataset)
-    if "beta" in known and "threshold" in known:
-        theta = float(dataset["lam"][number]) / float(known["beta"])
+    beta = dataset["beta"] if "beta" in dataset and dataset["beta"].dims in ((), ("signal",)) else None
+    if beta is not None and "threshold" in known:  # one per atom has no line
+        theta = float(dataset["lam"][number]) / float(beta[number] if beta.ndim else beta)
         ax.axhline(theta, color=INK, linewidth=0.8, linestyle="--", label="threshold")
         if known["threshold"] != "nonnegative" and theta > 0:
             ax.axhline(-theta, color=INK, linewidth=0.8, linestyle="--")

@@ -65,9 +65,9 @@ def facts_of_field(field: Field, state: State) -> Facts:
 
 
 def atoms_of(field: Field) -> dict[str, Tensor]:
-    """The weights, the bias and the time constants of single units of a field, by name, where it has them."""
+    """The weights, the bias and the constants of single units or signals of a field, by name, where it has them."""
     found = {name: getattr(field, name, None) for name in ("weights", "bias")}
-    return {name: value for name, value in found.items() if value is not None} | field.taus
+    return {name: value for name, value in found.items() if value is not None} | field.varied
 
 
 def _shown(stimulus: Stimulus) -> list[Tensor]:
@@ -87,10 +87,12 @@ def _described(field: Field, problem: SparseProblem | None) -> str:
     See docs/mathematics.md, "What an equilibrium solves".
     """
     if problem is None:
-        return field.instability() or "a quadratic form too large to be written out"
+        return field.instability() or "a quadratic form too large to be written out, or not shared by the signals"
     parameters = field.parameters()
     if "threshold" not in parameters:
         return "least squares: alpha/2 |z|^2 - 1/2 z.A z - x.z"
+    if not {"alpha", "beta", "gamma"} <= parameters.keys():
+        return _with_varied(field, problem)
     alpha, beta, gamma = (float(parameters[name]) for name in ("alpha", "beta", "gamma"))
     c, ridge = gamma - 1 / alpha, beta - gamma
     sign = ", a >= 0" if problem.nonnegative else ""
@@ -103,6 +105,15 @@ def _described(field: Field, problem: SparseProblem | None) -> str:
     penalty = (f"lam {l1}" if c == 1 else f"lam / {c:g} {l1}") + linear
     square = f" + {ridge / c / 2:g} |a|^2" if ridge else ""
     return f"{name}: 1/2 |P a - {target}|^2 + {penalty}{square}{sign}"
+
+
+def _with_varied(field: Field, problem: SparseProblem) -> str:
+    """What is minimised where signals or units have constants of their own; sums run over neurons j and atoms i."""
+    inner = "sum_j ((gamma - 1/alpha_j)/2 (P a)_j^2 - x_j (P a)_j / alpha_j) + sum_i (beta_i - gamma)/2 a_i^2"
+    l1 = "sum_i w_i |a_i|" if problem.weights is not None else "|a|_1"
+    linear = " - q.a" if "bias" in atoms_of(field) else ""
+    own = [name for name in ("alpha", "beta", "gamma") if name in field.varied]
+    return f"{inner} + lam {l1}{linear}{', a >= 0' if problem.nonnegative else ''}, with the stored {', '.join(own)}"
 
 
 def facts_of_making(field: Field, problem: SparseProblem | None) -> Facts:

@@ -16,6 +16,7 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, FourierDictionary
 from vars_dyn.dynamics.base import Field, State
+from vars_dyn.dynamics.constants import of_signals
 from vars_dyn.interventions import Intervened
 from vars_dyn.problems import SparseProblem
 from vars_dyn.recording.layout import Layout, Population, as_numpy, meaning
@@ -207,19 +208,24 @@ def static_arrays(layout: Layout) -> list[Array]:
 
 
 def _atom_arrays(layout: Layout) -> list[Array]:
-    """The weights, the bias and the time constants of single units: one per unit, or one per signal and unit."""
+    """The weights, the bias and the constants that vary: one per unit, per signal, or per signal and unit."""
     meanings = {
         "weights": meaning("weight of an atom's penalty, as a multiple of lambda"),
         "bias": meaning("bias current of an atom"),
+        "alpha": meaning("alpha, the leak of each of the layer's neurons z"),
+        "beta": meaning("beta, the leak of each of the encoding neurons u"),
+        "gamma": meaning("gamma, the strength of the inhibition between encoding neurons of each signal"),
         "tau_z": {"units": "tau", "long_name": "time constant of each of the layer's neurons z"},
         "tau_u": {"units": "tau", "long_name": "time constant of each of the encoding neurons u"},
     }
     found = []
     for name, value in atoms_of(layout.field).items():
-        part = layout.neurons if name == "tau_z" else layout.atoms
+        part = layout.neurons if name in ("tau_z", "alpha") else layout.atoms
         values, dims = as_numpy(value), part.all_dims
         if value.ndim > len(part.shape):
-            values, dims = values.reshape(layout.signals, *part.shape), ("signal", *dims)
+            alike = value.shape[-len(part.shape) :].numel() < math.prod(part.shape)
+            dims = ("signal",) if alike else ("signal", *dims)
+            values = values.reshape(layout.signals, *(() if alike else part.shape))
         found.append(Array(name, dims, values, meanings[name]))
     return found
 
@@ -295,11 +301,16 @@ def end_arrays(layout: Layout, problem: SparseProblem | None, state: State, time
     return arrays
 
 
-def _gain(field: Field) -> float:
+def _gain(field: Field) -> float | Tensor:
     """The factor to multiply P a by before it is compared with x: alpha c if c = gamma - 1/alpha > 0, else 1.
 
-    See docs/mathematics.md, "What an equilibrium solves".
+    It broadcasts against signals. See docs/mathematics.md, "What an equilibrium solves".
     """
-    parameters = field.parameters()
-    gain = float(parameters.get("alpha", 1.0)) * float(parameters.get("gamma", 0.0)) - 1.0
+    if not {"alpha", "gamma"} <= field.constants.keys() | field.varied.keys():
+        return 1.0
+    dictionary = field.dictionary
+    gamma = of_signals(field.gamma, len(dictionary.code_shape), len(dictionary.signal_shape))
+    gain = field.alpha * gamma - 1.0
+    if isinstance(gain, Tensor):
+        return torch.where(gain > 1e-12, gain, 1.0).detach()
     return gain if gain > 1e-12 else 1.0

@@ -52,9 +52,17 @@ class Reconstruction:
 
     def __init__(self, dataset: xr.Dataset) -> None:
         self._dictionary = stored_dictionary(dataset)
-        of = facts(dataset)
-        gain = float(of.get("alpha", 1.0)) * float(of.get("gamma", 0.0)) - 1.0
-        self._gain = gain if gain > 1e-12 else 1.0
+        alpha, gamma = (self._constant(dataset, *of) for of in (("alpha", 1.0), ("gamma", 0.0)))
+        gain = alpha * gamma - 1.0
+        self._gain = torch.where(gain > 1e-12, gain, 1.0)
+
+    def _constant(self, dataset: xr.Dataset, name: str, default: float) -> Tensor:
+        """A constant of the run, shaped to broadcast against its signals."""
+        if name not in dataset:
+            return torch.tensor(float(facts(dataset).get(name, default)), dtype=self._dictionary.dtype)
+        found = dataset[name]
+        value = torch.from_numpy(found.to_numpy().copy()).to(self._dictionary.dtype)
+        return value.reshape(-1, *(1,) * len(self._dictionary.signal_shape)) if found.dims == ("signal",) else value
 
     def __call__(self, code: NDArray[Any]) -> NDArray[Any]:
         """The signals (signal, *signal_shape) made of codes (signal, *code_shape)."""

@@ -53,6 +53,8 @@ _TAKES = {
     "recurrent": ("alpha", "tau_z"),
     "feed-forward": ("alpha", "tau_z"),
 }
+#: The options with one number per neuron; those of all others are of atoms.
+_OF_NEURONS = ("alpha", "tau_z")
 #: Times per octave. The spacing is --dt for the first 2 * 20 times, and doubles each time that the time doubles.
 _PER_OCTAVE = 20
 #: How many moments of a stimulus the critical value of lam is looked for at, and the last of them if it has no end.
@@ -138,28 +140,28 @@ def field_of(options: Options, signals: Signals, dictionary: Dictionary, stimulu
     dictionary = dictionary.to(**kind)
     x = torch.from_numpy(signals.values).to(**kind) if stimulus is None else stimulus.to(**kind)
     given = {name: getattr(chosen, name) for name in takes if name != "lam" and getattr(chosen, name) is not None}
+    for name in [name for name in given if isinstance(given[name], Path)]:
+        unit, shape = ("neuron", dictionary.signal_shape) if name in _OF_NEURONS else ("atom", dictionary.code_shape)
+        value = _per_unit(f"--{name.replace('_', '-')}", given[name], unit, shape).to(**kind)
+        # One dimension more tells constants of units from those of as many signals.
+        given[name] = value if name in ("weights", "bias") else value[None]
     if chosen.field == "feed-forward":
         return FeedForward(x, signal_shape=dictionary.signal_shape, **given)
     if chosen.field in _SPARSE:
         given["lam"] = lam_of(chosen, x, dictionary)
-        given |= {
-            name: _per_atom(f"--{name}", given[name], dictionary).to(**kind)
-            for name in ("weights", "bias")
-            if name in given
-        }
     return _FIELDS[chosen.field](dictionary, x, **given)
 
 
-def _per_atom(what: str, file: Path, dictionary: Dictionary) -> Tensor:
-    """The numbers of a file, one per atom; for templates, those of their places, or one for all places of each."""
-    values, shape = read_array(file, what), dictionary.code_shape
+def _per_unit(what: str, file: Path, unit: str, shape: tuple[int, ...]) -> Tensor:
+    """The numbers of a file, one per unit, or one for all places of each template (of neurons, of each colour)."""
+    values = read_array(file, what)
     if values.dtype.kind not in "fiu":
         raise ValueError(f"{what} {file} has dtype {values.dtype}; real numbers are wanted")
     found = torch.from_numpy(values.astype(np.float64))
     if len(shape) > 1 and tuple(found.shape) == shape[:1]:
         found = found.reshape(-1, *(1,) * (len(shape) - 1))
     if found.ndim > len(shape):
-        raise ValueError(f"{what} {file} has shape {tuple(found.shape)}; one number per atom, {shape}, is wanted")
+        raise ValueError(f"{what} {file} has shape {tuple(found.shape)}; one number per {unit}, {shape}, is wanted")
     return found
 
 

@@ -65,23 +65,33 @@ class FieldOptions:
         "array of one bias current per atom, or per template (default: zeros)",
         "FILE",
     )
-    alpha: float | None = option(
-        "none", read.or_none(read.number()), "leak of the neurons (default: the field's, 1)", "NUMBER"
-    )
-    beta: float | None = option(
+    alpha: float | Path | None = option(
         "none",
-        read.or_none(read.number()),
-        "leak of the encoding neurons (default: 2; 1 for encoder-decoder)",
-        "NUMBER",
+        read.or_none(read.number_or_file),
+        "leak of the neurons, or an array of one per neuron, or per colour (default: the field's, 1)",
+        "NUMBER|FILE",
+    )
+    beta: float | Path | None = option(
+        "none",
+        read.or_none(read.number_or_file),
+        "leak of the encoding neurons, or an array of one per atom, or per template (default: 2; 1 for "
+        "encoder-decoder)",
+        "NUMBER|FILE",
     )
     gamma: float | None = option(
         "none", read.or_none(read.number()), "inhibition between encoding neurons (default: 2)", "NUMBER"
     )
-    tau_z: float | None = option(
-        "none", read.or_none(read.number()), "time constant of the neurons (default: 1)", "TIME"
+    tau_z: float | Path | None = option(
+        "none",
+        read.or_none(read.number_or_file),
+        "time constant of the neurons, or an array as for --alpha (default: 1)",
+        "TIME|FILE",
     )
-    tau_u: float | None = option(
-        "none", read.or_none(read.number()), "time constant of the encoding neurons (default: 1)", "TIME"
+    tau_u: float | Path | None = option(
+        "none",
+        read.or_none(read.number_or_file),
+        "time constant of the encoding neurons, or an array as for --beta (default: 1)",
+        "TIME|FILE",
     )
     threshold: str | None = option(
         "none",

@@ -124,6 +124,18 @@ def number(least: float = -math.inf, *, above: bool = False) -> Callable[[str], 
     return read
 
 
+def number_or_file(text: str) -> float | Path:
+    """Read a finite number, or the path of a file of numbers, which has the ending of one."""
+    if Path(text).suffix.lower() in (".npy", ".safetensors", ".zarr"):
+        return path(text)
+    try:
+        return number()(text)
+    except ValueError:
+        raise ValueError(
+            f"{shown(text)}; a number, or a file .npy, .safetensors or .zarr of numbers, is wanted"
+        ) from None
+
+
 def count(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """Make a reader of integers from `least` to `most`."""
 

@@ -100,14 +100,19 @@ class Supports(NamedTuple):
 
 
 class Systems:
-    """The Cholesky factors of the supports' Gram matrices; `gram` is (d' + 1, d' + 1)."""
+    """The Cholesky factors of the supports' Gram matrices; `gram` is (d' + 1, d' + 1).
 
-    def __init__(self, gram: Tensor, supports: Supports) -> None:
+    `ridge` is added to their diagonals: (n, 1), or (n, d' + 1) where every atom has its own.
+    """
+
+    def __init__(self, gram: Tensor, supports: Supports, ridge: Tensor | None = None) -> None:
         index, size = supports.atoms.int(), len(gram)
         n, k = index.shape
         entries = ((index * size)[:, :, None] + index[:, None, :]).view(-1)
         system = gram.view(-1).index_select(0, entries).view(n, k, k)
         system.diagonal(dim1=-2, dim2=-1).add_((index == supports.padding).to(gram.dtype))
+        if ridge is not None:
+            system.diagonal(dim1=-2, dim2=-1).add_(supports.own(ridge))
         self.factor, failure = torch.linalg.cholesky_ex(system)
         self.singular = failure != 0
 
@@ -138,20 +143,21 @@ def settle(
     penalty: Penalty,
     limit: int,
     widest: int,
+    ridge: Tensor | None = None,
 ) -> SettledSupports:
     """Active-set steps for all signals at once: solve on the supports, drop atoms whose sign changed, add violators.
 
     Whole groups of atoms join and leave, and the objective is not computed. A signal that does not settle within
     `limit` steps is left; all that have not settled are left once a support outgrows `widest`.
 
-    `gram` is (d' + 1, d' + 1), `drive` (n, d' + 1) and `lam` (n, 1), or (n, d' + 1) with weights.
+    `gram` is (d' + 1, d' + 1), `drive` (n, d' + 1) and `lam` (n, 1), or (n, d' + 1) with weights; `ridge` is as `lam`.
     """
     out, rows, steps = supports, torch.arange(len(drive), device=drive.device), 0
     c, changed = drive, torch.zeros_like(supports.sign, dtype=torch.bool)
     if supports.atoms.shape[1] > widest:
         return SettledSupports(out, rows, 0)
     if bool((supports.sign != 0).any()):
-        supports, c, changed, steps = *_solved(gram, drive, lam, supports, penalty), 1
+        supports, c, changed, steps = *_solved(gram, drive, lam, supports, penalty, ridge), 1
     while len(rows):
         violation = penalty.excess(c, lam).scatter_(1, supports.atoms, -1.0)
         worst = violation.amax(1, keepdim=True)
@@ -163,6 +169,7 @@ def settle(
             keep = (~done).nonzero().squeeze(-1)
             rows, supports = rows[keep], supports.select(keep)
             c, violation, worst, lam, drive = (t.index_select(0, keep) for t in (c, violation, worst, lam, drive))
+            ridge = None if ridge is None else ridge.index_select(0, keep)
             if steps >= limit or not len(rows):
                 break
         share = max(_SHARE - _SHARE_FALLS * steps, _SHARE_LEAST)
@@ -171,19 +178,23 @@ def settle(
         supports = supports.joined(row, column, c[row, column].sign())
         if supports.atoms.shape[1] > widest:
             break
-        supports, c, changed = _solved(gram, drive, lam, supports, penalty)
+        supports, c, changed = _solved(gram, drive, lam, supports, penalty, ridge)
         steps += 1
     return SettledSupports(out, rows, steps)
 
 
 def _solved(
-    gram: Tensor, drive: Tensor, lam: Tensor, supports: Supports, penalty: Penalty
+    gram: Tensor, drive: Tensor, lam: Tensor, supports: Supports, penalty: Penalty, ridge: Tensor | None
 ) -> tuple[Supports, Tensor, Tensor]:
-    """The supports without the atoms whose sign changed in the solutions, P^T (x - P a) there, and which changed."""
+    """The supports without the atoms whose sign changed in the solutions, P^T (x - P a) - ridge a there, and which
+    changed.
+    """
     sign = supports.sign
-    systems = Systems(gram, supports)
+    systems = Systems(gram, supports, ridge)
     y = systems.solve(supports.gather(drive) - penalty.slope(sign, supports.own(lam)))
     # The factor of linearly dependent atoms is useless, so all atoms of such a signal leave.
     changed = (y * sign < 0) | systems.singular[:, None]
     image = F.embedding_bag(supports.atoms, gram, per_sample_weights=y.masked_fill_(changed, 0.0), mode="sum")
+    if ridge is not None:
+        image.scatter_add_(1, supports.atoms, supports.own(ridge) * y)
     return supports._replace(sign=sign.masked_fill(changed, 0.0)), torch.sub(drive, image, out=image), changed

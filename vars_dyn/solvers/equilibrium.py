@@ -127,6 +127,7 @@ def _integrated(target: Field | SparseProblem, mode: gradients.Mode, tol: float,
 
 def _neurons_of(problem: SparseProblem) -> SparseRecurrent:
     """The VARS neurons whose equilibrium solves `problem`: alpha = 1, gamma = 2, beta = 2 + ridge."""
-    beta = 2.0 + problem.ridge
-    p = problem
+    beta, p = 2.0 + problem.ridge, problem
+    if isinstance(beta, Tensor) and beta.ndim == len(p.dictionary.code_shape) and p.batch_shape:
+        beta = beta[None]  # one per atom, which the signals' batch might have the shape of
     return SparseRecurrent(p.dictionary, p.x, p.lam, beta=beta, threshold=p.penalty, weights=p.weights, bias=p.bias)

@@ -81,20 +81,22 @@ class ProximalStep(NamedTuple):
     def select(self, index: Tensor) -> ProximalStep:
         """The step for the rows `index` of the problem's first dimension."""
         gram = self.gram[index] if self.gram is not None and self.problem.dictionary.batch_shape else self.gram
-        curvature = self.curvature[index] if self.curvature.ndim else self.curvature
+        own = self.curvature.ndim > len(self.problem.dictionary.code_shape)
+        curvature = self.curvature[index] if own else self.curvature
         return ProximalStep(self.problem.select(index), curvature, self.drive[index], gram, self.threshold[index])
 
 
 def _curvature(problem: SparseProblem) -> Tensor:
-    """L + ridge, shaped to broadcast against codes; one where that is zero, since every step is then zero anyway."""
-    ridge = problem.ridge
+    """L + the largest ridge, shaped to broadcast against codes.
+
+    It is one where that is zero, since every step is then zero anyway.
+    """
+    ridge, largest, dims = problem.ridge, problem.dictionary.lipschitz(), len(problem.dictionary.code_shape)
     if isinstance(ridge, Tensor) and ridge.ndim:
-        ridge = ridge.flatten(len(problem.dictionary.batch_shape)).amax(-1)
-    curvature = problem.dictionary.lipschitz() + ridge
-    curvature = torch.where(curvature > 0, curvature, 1.0)
-    if not curvature.ndim:
-        return curvature
-    return curvature.reshape(*curvature.shape, *(1,) * (1 + len(problem.dictionary.code_shape)))
+        ridge = ridge.flatten(-dims).amax(-1)[(..., *(None,) * dims)]
+    largest = largest.reshape(*largest.shape, *(1,) * (1 + dims)) if largest.ndim else largest
+    curvature = largest + ridge
+    return torch.where(curvature > 0, curvature, 1.0)
 
 
 class Iterate(NamedTuple):

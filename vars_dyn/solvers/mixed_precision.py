@@ -71,15 +71,13 @@ class Grown(MixedPrecision):
 def suits(problem: SparseProblem) -> bool:
     """Whether mixed precision can be tried on a problem.
 
-    It needs a Gram matrix that is small enough to factor, a penalty on every signal, and one ridge for all. It also
-    needs double precision: a problem in single precision gains nothing from it.
+    It needs a Gram matrix that is small enough to factor, and a penalty on every signal. It also needs double
+    precision: a problem in single precision gains nothing from it.
     """
     dictionary = problem.dictionary
     small = is_small(dictionary) and dictionary.code_size <= _ATOMS
     if problem.penalty.tensors():
         return False  # the atoms' weights would have to be gathered on the supports
-    if isinstance(problem.ridge, Tensor) and problem.ridge.ndim:
-        return False  # elements of very different scales have a ridge each, in units of their own
     return small and problem.x.dtype == torch.float64 and bool((problem.lam > 0).all())
 
 
@@ -124,13 +122,14 @@ def _supports(
 
     `gram` and `drive` are the `padded` Gram matrix and P^T x.
     """
-    lam = _padded_lam(single)
+    lam, ridge = _padded_lam(single), _padded_ridge(single)
     left = (single.share()[0] < 1).squeeze(-1).nonzero().squeeze(-1)
     supports = Supports.empty(len(drive), len(gram) - 1, drive)
     iterations = torch.zeros(len(drive), dtype=torch.long, device=drive.device)
 
     def settled_from(start: Supports, limit: int, widest: int) -> SettledSupports:
-        return settle(gram, drive[left], lam[left], start, problem.penalty, limit, widest)
+        own = None if ridge is None else ridge[left]
+        return settle(gram, drive[left], lam[left], start, problem.penalty, limit, widest, own)
 
     if grow and len(left):
         settled = settled_from(supports.select(left), min(12, max_iterations), problem.dictionary.signal_size // 3)
@@ -157,12 +156,19 @@ def _padded_lam(single: SinglePrecision) -> Tensor:
     return lam if lam.shape[1] == 1 else F.pad(lam, (0, 1), value=1.0)
 
 
+def _padded_ridge(single: SinglePrecision) -> Tensor | None:
+    """The ridges of the one element's signals, as `_padded_lam`; None where all share one."""
+    if single.ridge is None:
+        return None
+    return single.ridge[0] if single.ridge.shape[-1] == 1 else padded(single.ridge[0], rows=False)
+
+
 class _OnSupports:
     """The conditions on given supports, in the problem's own precision, and their systems in single precision."""
 
     def __init__(self, problem: SparseProblem, single: SinglePrecision, gram: Tensor, supports: Supports) -> None:
         self.problem, self.single, self.supports = problem, single, supports
-        self.systems = Systems(gram, supports)
+        self.systems = Systems(gram, supports, _padded_ridge(single))
         self.index = supports.atoms.clamp(max=supports.padding - 1)
         self.sign = supports.sign.to(problem.x.dtype)
         weight = problem.lam[:, None]
@@ -218,7 +224,7 @@ def _own(problem: SparseProblem, tol: float | None, max_iterations: int) -> Prop
     admm, steps = Admm(single, _LEAST_OWN_RHO), min(_SHORT_BURST, max_iterations)
     admm.run(steps)
     a = admm.code()
-    a += single.correction(a, single.drive - torch.bmm(a, single.gram) - single.penalty.slope(a.sign(), single.lam))
+    a += single.correction(a, single.drive - single.pulled(a) - single.penalty.slope(a.sign(), single.lam))
     shape, scale = problem.dictionary.code_shape, single.rounding_scale(problem)
     code = (a * single.scale).reshape(*problem.batch_shape, *shape)
     gap, kkt = torch.empty_like(scale), torch.empty_like(scale)

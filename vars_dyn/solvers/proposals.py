@@ -70,9 +70,9 @@ def _rest(problem: SparseProblem, left: Tensor) -> tuple[SparseProblem, tuple[Te
     index = left.nonzero(as_tuple=True)
     if len(index) == 2 and len(index[0]) <= len(left):
         dictionary = problem.dictionary.select(index[0])
-        ridge = problem.ridge
-        if isinstance(ridge, Tensor) and ridge.ndim:
-            ridge = ridge[index][:, None]
+        ridge = problem.ridges_of(index)
+        if problem.has_own_ridges and isinstance(ridge, Tensor):
+            ridge = ridge[:, None]
         dims = len(dictionary.code_shape)
         atoms = (t if t is None or t.ndim == dims else t[:, None] for t in problem.atoms_of(index))
         x, lam = problem.x[index][:, None], problem.lam[index][:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,12 +23,13 @@ class SinglePrecision(NamedTuple):
     """A problem in single precision and in units of its own size; it has one element where the dictionary is shared.
 
     Attributes:
-        gram: G + ridge I, (elements, d', d').
+        gram: G, with the ridge on its diagonal where all signals share it, (elements, d', d').
         drive: P^T x + q, (elements, n, d').
         lam: lam w, (elements, n, d'), or (elements, n, 1) without weights.
         scale: the unit of codes, (elements, n, 1), in the problem's dtype: a code here times `scale` is a code there.
         descent_scale: the same for P^T x.
         penalty: the problem's penalty.
+        ridge: that of each signal, (elements, n, 1) or (elements, n, d'); None where signals share it.
     """
 
     gram: Tensor
@@ -36,6 +38,7 @@ class SinglePrecision(NamedTuple):
     scale: Tensor
     descent_scale: Tensor
     penalty: Penalty
+    ridge: Tensor | None = None
 
     @classmethod
     def of(cls, problem: SparseProblem) -> SinglePrecision:
@@ -45,9 +48,13 @@ class SinglePrecision(NamedTuple):
         (single, largest), (signals, size) = _in_units(weight, (-2, -1)), _in_units(x, (-1,))
         gram, drive = single.mT @ single, signals @ single
         descent_scale = largest * size
-        ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device) / largest / largest
-        gram.diagonal(dim1=-2, dim2=-1).add_(ridge.squeeze(-1).float())
-        codes = (*problem.batch_shape, *dictionary.code_shape)
+        ridge = torch.as_tensor(problem.ridge, dtype=x.dtype, device=x.device)
+        codes, dims = (*problem.batch_shape, *dictionary.code_shape), len(dictionary.code_shape)
+        ridge = ridge.flatten(-dims) if ridge.ndim else ridge[None]
+        ridge = (ridge if ridge.ndim == 1 else ridge.reshape(*x.shape[:-1], -1)) / largest.reshape(-1, 1, 1) ** 2
+        own = ridge.float() if problem.has_own_ridges else None
+        if own is None:
+            gram.diagonal(dim1=-2, dim2=-1).add_(ridge[:, 0].float())
         if problem.bias is not None:
             drive = drive + (problem.bias.expand(codes).reshape(drive.shape) / descent_scale).float()
         lam = problem.lam.reshape(*x.shape[:-1], 1)
@@ -55,7 +62,7 @@ class SinglePrecision(NamedTuple):
             lam = problem.weight.expand(codes).reshape(drive.shape)
         # A signal of zeros may have a lam beyond single precision. It must stay finite, as infinity times zero is NaN.
         lam = (lam / descent_scale).clamp(max=_IDLE).float()
-        return cls(gram, drive, lam, size / largest, descent_scale, problem.penalty)
+        return cls(gram, drive, lam, size / largest, descent_scale, problem.penalty, own)
 
     def rounding_scale(self, problem: SparseProblem) -> Tensor:
         """About |P^T x| + lam of each signal, by which rounding in P^T (x - P a) is measured."""
@@ -67,8 +74,14 @@ class SinglePrecision(NamedTuple):
         """The elements `rows`."""
         if len(rows) == len(self.gram):
             return self
-        gram, drive, lam, scale, descent_scale = (part[rows] for part in self[:-1])
-        return SinglePrecision(gram, drive, lam, scale, descent_scale, self.penalty)
+        gram, drive, lam, scale, descent_scale = (part[rows] for part in self[:5])
+        ridge = None if self.ridge is None else self.ridge[rows]
+        return SinglePrecision(gram, drive, lam, scale, descent_scale, self.penalty, ridge)
+
+    def pulled(self, a: Tensor) -> Tensor:
+        """(G + ridge I) a."""
+        image = torch.bmm(a, self.gram)
+        return image if self.ridge is None else image.addcmul_(self.ridge, a)
 
     def correction(self, a: Tensor, missing: Tensor) -> Tensor:
         """A correction that brings codes closer to solving the systems on their supports.
@@ -76,7 +89,7 @@ class SinglePrecision(NamedTuple):
         `missing` is the part of the right-hand sides that the codes do not yet account for.
         """
         mask = (a != 0).to(missing.dtype)
-        return _conjugate_gradients(self.gram, mask, missing * mask)
+        return _conjugate_gradients(self.pulled, mask, missing * mask)
 
     def critical(self) -> Tensor:
         """The smallest lam at which the code is zero, (elements, n, 1); only without weights."""
@@ -105,6 +118,8 @@ class Admm:
     """The alternating direction method of multipliers on every signal at once; it inverts the matrix only once.
 
     w = relax s + (1 - relax) a + u with s the argmin of the smooth part at a - u, a = soft(w, lam / rho), u = w - a.
+    A ridge of each signal is counted to the penalty, so that one inverse serves all: a = soft(w, lam / rho) / (1 +
+    ridge / rho).
     """
 
     def __init__(self, problem: SinglePrecision, least: float) -> None:
@@ -120,6 +135,7 @@ class Admm:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(problem.gram + rho * eye)[0])
         self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (problem.drive @ inverse)
         self.bound, self.penalty = _one_number(problem.lam / rho), problem.penalty
+        self.shrunk = None if problem.ridge is None else 1 / (1 + problem.ridge / rho)
         self.w, self.u = torch.zeros_like(problem.drive), torch.zeros_like(problem.drive)
 
     def run(self, steps: int) -> None:
@@ -131,6 +147,8 @@ class Admm:
             torch.sub(w, u, alpha=2, out=v)
             w = torch.baddbmm(self.rest, v, self.pull).add_(u, alpha=2 - _RELAX)
             u = w.clamp(*bounds)
+            if self.shrunk is not None:
+                u = torch.addcmul(w, w - u, self.shrunk, value=-1)
         self.w, self.u = w, u
 
     def code(self) -> Tensor:
@@ -143,6 +161,8 @@ class Admm:
             setattr(self, name, getattr(self, name)[:, signals])
         if isinstance(self.bound, Tensor):
             self.bound = self.bound[:, signals]
+        if self.shrunk is not None:
+            self.shrunk = self.shrunk[:, signals]
 
 
 def _one_number(bound: Tensor) -> Tensor | float:
@@ -151,13 +171,13 @@ def _one_number(bound: Tensor) -> Tensor | float:
     return float(least) if bool(least == most) else bound
 
 
-def _conjugate_gradients(gram: Tensor, mask: Tensor, right: Tensor, steps: int = 12) -> Tensor:
+def _conjugate_gradients(pulled: Callable[[Tensor], Tensor], mask: Tensor, right: Tensor, steps: int = 12) -> Tensor:
     """y after a few steps towards (G_A + ridge I) y = right on the supports `mask`, for all signals at once."""
     y, r, p = torch.zeros_like(right), right, right
     square = (r * r).sum(-1, keepdim=True)
     tiny = torch.finfo(right.dtype).tiny
     for _ in range(steps):
-        image = torch.bmm(p, gram).mul_(mask)
+        image = pulled(p).mul_(mask)
         step = square / (p * image).sum(-1, keepdim=True).clamp_(min=tiny)
         y, r = torch.addcmul(y, step, p), torch.addcmul(r, step, image, value=-1)
         following = (r * r).sum(-1, keepdim=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from vars_dyn import _checks
 from vars_dyn._compile import uncompiled
 from vars_dyn.problems import SparseProblem
+from vars_dyn.shapes import refuse_negative
 from vars_dyn.solvers.compiled.active_set import CompiledActiveSet
 from vars_dyn.solvers.first_order import Fista, Ista
 from vars_dyn.solvers.methods import Found, Goal, Method, no_steps
@@ -119,7 +120,7 @@ def solve(
             raise ValueError(f"start has shape {tuple(start.shape)}; {code_shape} is wanted")
     _checks.full_precision("x", problem.x)
     tol = tolerance(tol, problem.x.dtype)
-    _checks.number("ridge", problem.ridge, nonnegative=True)
+    refuse_negative(problem.ridge)
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         whole = problem.detach().flat()
         # In float64 the certificates are computed in the same units, so the units are made once.

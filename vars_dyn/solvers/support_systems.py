@@ -77,7 +77,9 @@ class _Gathered:
         self.valid = mask.gather(-1, self.index)
         self.system = self._gather(gram)
         ridge = torch.as_tensor(problem.ridge, dtype=gram.dtype, device=gram.device)
-        ridge = ridge.reshape(*mask.shape[:-1], 1) if ridge.ndim else ridge
+        if ridge.ndim:
+            own = ridge.expand(self.shape).reshape(mask.shape)
+            ridge = own.gather(-1, self.index)
         self.system.diagonal(dim1=-2, dim2=-1).add_(torch.where(self.valid, ridge, 1.0))
         self.factor, shifted = self._factor()
         diagonal = self.factor.diagonal(dim1=-2, dim2=-1)

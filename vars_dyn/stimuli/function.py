@@ -57,7 +57,6 @@ class Function(Stimulus):
         self.tau_ms = None if tau_ms is None else float(_checks.number("tau_ms", tau_ms, positive=True))
         self._within: tuple[float, float] | None = None
         first = self._at(0.0)
-        _checks.floating_tensor("f(0)", first)
         if first.requires_grad and not any(t.requires_grad for t in self.own):
             raise ValueError(
                 "f depends on a tensor that requires a gradient; pass it in `tensors`, and f takes it after the time"
@@ -88,6 +87,7 @@ class Function(Stimulus):
         value = self.f(t, *self.own)
         if not isinstance(value, Tensor) or value.shape != self.like.shape:
             raise ValueError(f"f({t:g}) is {_checks.describe(value)}; a tensor of like's shape {self.shape} is wanted")
+        _checks.floating_tensor(f"f({t:g})", value)
         return _checks.same_kind(f"f({t:g})", value, self.like, "like")
 
     def size(self) -> Tensor:

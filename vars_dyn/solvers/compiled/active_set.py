@@ -6,6 +6,7 @@ signals at once. The loops need numba, the extra `fast`.
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
@@ -81,14 +82,13 @@ class CompiledActiveSet(Proposing):
 
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
         """True with numba, for codes that are to be polished and a dictionary that all share, on the CPU."""
-        dictionary, ridge = problem.dictionary, problem.ridge
+        dictionary = problem.dictionary
         return (
             start is None
             and goal.polish
             and available()
             and not dictionary.batch_shape
             and (isinstance(dictionary, DenseDictionary) or is_small(dictionary))
-            and not (isinstance(ridge, Tensor) and ridge.ndim)
             and type(problem.penalty) in (L1, NonNegativeL1)
             and problem.x.dtype in (torch.float32, torch.float64)
             and problem.x.device.type == "cpu"
@@ -118,7 +118,7 @@ class _Work(NamedTuple):
 
     Attributes:
         weight: P, (d, d').
-        matrices: P and H for the compiled loops.
+        matrices: P and G for the compiled loops.
         nonnegative: whether codes must not be negative.
         limit: the most rounds.
         widest: room for the atoms of any support.
@@ -137,18 +137,17 @@ class _Work(NamedTuple):
         """What the signals of a flat problem share."""
         weight = problem.dictionary.matrix().reshape(problem.dictionary.signal_size, -1).contiguous()
         d, atoms = weight.shape
-        ridge = float(problem.ridge)
         gram = weight.new_empty(0, 0)
         if len(problem.x) >= _SIGNALS_PER_ATOM * atoms:
             gram = weight.mT @ weight
-            gram.diagonal().add_(ridge)
             diagonal = gram.diagonal().contiguous()
         else:
-            diagonal = weight.square().sum(0) + ridge
+            diagonal = weight.square().sum(0)
         columns = weight.mT.contiguous().numpy()
-        matrices = Matrices(weight.numpy(), columns, gram.numpy(), diagonal.numpy(), np.array([ridge]))
+        matrices = Matrices(weight.numpy(), columns, gram.numpy(), diagonal.numpy())
         # Independent atoms are no more than a signal has entries. One more is seen to depend on them once it is there.
-        widest = min(d + 1, atoms) if ridge == 0 else atoms
+        ridged = bool(torch.as_tensor(problem.ridge).any())
+        widest = atoms if ridged else min(d + 1, atoms)
         scratch = Scratch.of(widest, d, atoms)
         return cls(weight, matrices, problem.nonnegative, min(limit, 50 + 4 * widest), widest, scratch)
 
@@ -181,10 +180,11 @@ class _State(NamedTuple):
         c = torch.from_numpy(r) @ work.weight
         if self.bias is not None:
             c += self.bias[torch.from_numpy(rows)]
-        if work.matrices.ridge[0]:
+        ridge = torch.from_numpy(self.signals.ridge[rows])
+        if bool(ridge.any()):
             code = torch.zeros_like(c)
             _kernels().scatter(rows, self.found, code.numpy())
-            c.sub_(code, alpha=float(work.matrices.ridge[0]))
+            c.addcmul_(ridge, code, value=-1)
         self.signals.r[rows], self.signals.c[rows] = r, c.numpy()
         return c.numpy()
 
@@ -204,10 +204,13 @@ def _solved(problem: SparseProblem, work: _Work, code: Tensor | None = None) -> 
         lam, scale = problem.lam[:, None].contiguous(), drive.abs().amax(-1) + problem.lam
     else:
         lam, scale = per_atom(problem.weight), problem.size_of_descent()
+    ridge = torch.as_tensor(problem.ridge, dtype=torch.float64)
+    each = ridge.ndim > 0 and math.prod(ridge.shape[-len(problem.dictionary.code_shape) :]) > 1
+    ridge = per_atom(ridge) if each else ridge.reshape(-1, 1).expand(n, 1).contiguous()
     tol = (_SHARE * ENOUGH * torch.finfo(torch.float64).eps) * scale
     r, c = torch.empty_like(x), torch.empty_like(drive)
     own = (torch.empty(0, 0, dtype=torch.float64) if bias is None else bias).numpy()
-    signals = Signals(x.numpy(), drive.numpy(), own, lam.numpy(), tol.numpy(), r.numpy(), c.numpy())
+    signals = Signals(x.numpy(), drive.numpy(), own, lam.numpy(), ridge.numpy(), tol.numpy(), r.numpy(), c.numpy())
     every, with_gram = np.arange(n), len(work.matrices.gram) > 0
     alone = with_gram or n < _FEW or n * d * atoms <= _SMALL
     state = _State(signals, Supports.empty(n, work.widest if alone else min(_ROOM, work.widest)), bias)

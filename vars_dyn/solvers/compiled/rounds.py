@@ -82,8 +82,9 @@ def _choose(c: Array, lam: Array, nonnegative: bool, floor: float, scratch: Scra
 
 @inlined
 def _join(
-    c: Array, lam: Array, nonnegative: bool, floor: float, held: Held, k: int, scratch: Scratch, matrices: Matrices
-) -> tuple[int, int]:
+    c: Array, lam: Array, ridge: Array, nonnegative: bool, floor: float, held: Held, k: int, scratch: Scratch,
+    matrices: Matrices,
+) -> tuple[int, int]:  # fmt: skip
     """Take in the atoms that violate their conditions by more than `floor`."""
     before, most, worst = k, max(k, _NEW), 0.0
     count = _choose(c, lam, nonnegative, floor, scratch)
@@ -102,7 +103,8 @@ def _join(
         atom = scratch.found[number]
         sign = 1.0 if c[atom] > 0 else -1.0
         entries(matrices, held, k, atom, scratch.row)
-        share = append(held, k, scratch.row, matrices.diagonal[atom])
+        diagonal = matrices.diagonal[atom] + weight(ridge, atom)
+        share = append(held, k, scratch.row, diagonal)
         value = 0.0
         if share <= DEPENDENT:
             if number > 0:
@@ -111,7 +113,7 @@ def _join(
             if value == 0:
                 return k, STUCK
             entries(matrices, held, k, atom, scratch.row)
-            if append(held, k, scratch.row, matrices.diagonal[atom]) <= DEPENDENT:
+            if append(held, k, scratch.row, diagonal) <= DEPENDENT:
                 return k, STUCK
         held.atoms[k], held.code[k], held.sign[k], held.descent[k] = atom, value, sign, c[atom]
         k += 1
@@ -122,8 +124,8 @@ def _join(
 
 @compiled
 def _advance(
-    c: Array, lam: Array, nonnegative: bool, share: float, tol: float, held: Held, k: int, scratch: Scratch,
-    matrices: Matrices,
+    c: Array, lam: Array, ridge: Array, nonnegative: bool, share: float, tol: float, held: Held, k: int,
+    scratch: Scratch, matrices: Matrices,
 ) -> tuple[int, int]:  # fmt: skip
     """One round: the worst violators join, and the code goes to the minimum over its support.
 
@@ -134,7 +136,7 @@ def _advance(
         atom = held.atoms[m]
         held.descent[m] = c[atom]
         off = max(off, abs(c[atom] - weight(lam, atom) * held.sign[m]))
-        reach += abs(held.code[m]) * matrices.diagonal[atom]
+        reach += abs(held.code[m]) * (matrices.diagonal[atom] + weight(ridge, atom))
         c[atom] = 0.0
     # Large entries that cancel one another leave c with their rounding.
     tol = max(tol, _ROUNDING * reach)
@@ -144,11 +146,18 @@ def _advance(
             c[held.atoms[m]] = held.descent[m]
         return k, DONE
     if worst > tol and worst > off:
-        k, status = _join(c, lam, nonnegative, max(share * worst, tol), held, k, scratch, matrices)
+        k, status = _join(c, lam, ridge, nonnegative, max(share * worst, tol), held, k, scratch, matrices)
         if status != MOVED:
             return k, status
     k, settled = descend(held, k, lam, nonnegative, scratch)
     return k, MOVED if settled else STUCK
+
+
+@inlined
+def _shrink(c: Array, ridge: Array, atoms: Index, code: Array, k: int) -> None:
+    """Take ridge a from c, for a code on `atoms`."""
+    for m in range(k):
+        c[atoms[m]] -= weight(ridge, atoms[m]) * code[m]
 
 
 @inlined
@@ -167,8 +176,7 @@ def _evaluate(
         for j in range(len(c)):
             c[j] = 0.0
     subtract(minus, scratch.entries, len(r), matrices.rows, c)
-    for m in range(k):
-        c[atoms[m]] -= matrices.ridge[0] * code[m]
+    _shrink(c, signals.ridge[i], atoms, code, k)
 
 
 @compiled
@@ -192,13 +200,15 @@ def grow(
         k, status = int(found.sizes[i]), MOVED
         while found.rounds[i] < limit:
             share = shares[min(found.rounds[i], last)]
-            k, status = _advance(c, signals.lam[i], nonnegative, share, signals.tol[i], held, k, scratch, matrices)
+            lam, ridge, tol = signals.lam[i], signals.ridge[i], signals.tol[i]
+            k, status = _advance(c, lam, ridge, nonnegative, share, tol, held, k, scratch, matrices)
             found.rounds[i] += 1
             if status != MOVED:
                 break
             if with_gram:
                 copy(signals.drive[i], c)
                 subtract(held.code, held.atoms, k, matrices.gram, c)
+                _shrink(c, ridge, held.atoms, held.code, k)
             else:
                 _evaluate(i, signals, held.code, held.atoms, k, matrices, scratch)
         if status == DONE and k <= found.atoms.shape[1]:
@@ -208,12 +218,13 @@ def grow(
 
 
 @inlined
-def _rebuild(held: Held, k: int, scratch: Scratch, matrices: Matrices) -> bool:
+def _rebuild(held: Held, k: int, ridge: Array, scratch: Scratch, matrices: Matrices) -> bool:
     """Factor H_A for a support whose atoms and entries are given; False where it is singular."""
     for m in range(k):
         held.sign[m] = 1.0 if held.code[m] > 0 else -1.0
-        entries(matrices, held, m, held.atoms[m], scratch.row)
-        if append(held, m, scratch.row, matrices.diagonal[held.atoms[m]]) <= DEPENDENT:
+        atom = held.atoms[m]
+        entries(matrices, held, m, atom, scratch.row)
+        if append(held, m, scratch.row, matrices.diagonal[atom] + weight(ridge, atom)) <= DEPENDENT:
             return False
     return True
 
@@ -232,12 +243,12 @@ def advance(
     for at in range(len(rows)):
         i = rows[at]
         own = Held(held.atoms[i], held.code[i], held.sign[i], held.descent[i], held.factor[i], held.inverse[i])
-        k = found.sizes[i]
-        if rebuild and not _rebuild(own, k, scratch, matrices):
+        k, ridge = found.sizes[i], signals.ridge[i]
+        if rebuild and not _rebuild(own, k, ridge, scratch, matrices):
             status[i] = STUCK
             continue
         share, lam, tol = shares[min(found.rounds[i], last)], signals.lam[i], signals.tol[i]
-        found.sizes[i], status[i] = _advance(c[at], lam, nonnegative, share, tol, own, k, scratch, matrices)
+        found.sizes[i], status[i] = _advance(c[at], lam, ridge, nonnegative, share, tol, own, k, scratch, matrices)
         found.rounds[i] += 1
 
 

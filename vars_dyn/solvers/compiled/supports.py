@@ -22,7 +22,7 @@ DEPENDENT = 1e-13
 
 @inlined
 def entries(matrices: Matrices, held: Held, k: int, atom: int, out: Array) -> None:
-    """The row of H that belongs to `atom`, on the support."""
+    """The row of H that belongs to `atom`, which is not on the support, on the support."""
     if len(matrices.gram):
         row = matrices.gram[atom]
         for m in range(k):

@@ -92,6 +92,7 @@ class Signals(NamedTuple):
         drive: P^T x + q, (n, d').
         bias: q, (n, d'), or empty.
         lam: lam w, (n, d'), or (n, 1) without weights.
+        ridge: (n, d'), or (n, 1) where it is the same for all atoms.
         tol: within which the conditions are to hold, (n,).
         r, c: x - P a, and P^T (x - P a) + q - ridge a.
     """
@@ -100,6 +101,7 @@ class Signals(NamedTuple):
     drive: Array
     bias: Array
     lam: Array
+    ridge: Array
     tol: Array
     r: Array
     c: Array
@@ -131,13 +133,11 @@ class Matrices(NamedTuple):
 
     Attributes:
         rows, atoms: P, (d, d'), and P^T, (d', d).
-        gram: H, (d', d'), or empty where entries of H are to be computed from `atoms`.
-        diagonal: the diagonal of H, (d',).
-        ridge: the ridge, (1,).
+        gram: G, (d', d'), or empty where entries of G are to be computed from `atoms`.
+        diagonal: the diagonal of G, (d',).
     """
 
     rows: Array
     atoms: Array
     gram: Array
     diagonal: Array
-    ridge: Array
