@@ -128,7 +128,7 @@ def _middle(places: Sequence[int]) -> int:
 
 
 def _centred(dictionary: ConvDictionary, number: int) -> Move | None:
-    """A template whose energy is off the middle of its window is moved there, by whole pixels."""
+    """A template whose energy is off the middle of its window is moved there, by whole pixels; the farthest first."""
     weight = dictionary.weight
     energy = weight.square().sum(1)
     shifts = []
@@ -139,10 +139,11 @@ def _centred(dictionary: ConvDictionary, number: int) -> Move | None:
         centre = (along * at).sum(1) / along.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
         shifts.append(((size - 1) / 2 - centre).round().long())
     far = torch.stack(shifts, 1)
-    off = far.abs().amax(1).nonzero()[:, 0]
-    if not len(off):
+    distance = far.abs().amax(1)
+    off = int((distance > 0).sum())
+    if not off:
         return None
-    one = off[number % len(off)]
+    one = distance.argsort(descending=True, stable=True)[number % off]
     moved = weight[one]
     for dim, shift in enumerate(far[one].tolist(), start=1):
         moved = _shifted(moved, shift, dim)
