@@ -8,6 +8,10 @@
 - contrast: contrast response, and orientation tuning at each contrast: contrast invariance.
 - latency: response over time to a grating that is switched on.
 - completion: a grating with a grey disc over the receptive field.
+- direction: drifting gratings over direction and both frequencies, for atoms that are movies: direction selectivity.
+- temporal: drifting gratings of the cell's best direction over temporal frequency, for atoms that are movies.
+
+A run that was killed goes on with `--resume` and the same options, and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -25,8 +29,9 @@ import xarray as xr
 from jsonargparse import Namespace
 
 from experiments import cli
-from experiments.physiology import figures, latency, surround, tuning
-from experiments.physiology.population import Bank, Population, population
+from experiments.physiology import figures, latency, motion, surround, tuning
+from experiments.physiology.kept import Kept
+from experiments.physiology.population import Bank, MotionPopulation, Population, motion_population, population
 from experiments.report.outputs import refuse_foreign
 from vars_dyn._files import replacing_folder
 from vars_dyn.recording import provenance
@@ -47,11 +52,13 @@ class Options:
         figure: the file of the figure; None: no figure.
         bank: the dictionary whose atoms are the cells' receptive fields.
         lam: weight of the l1 penalty. Stimuli of contrast one have amplitude one, and atoms norm one.
-        cells: how many cells are taken, those nearest to the middle of the patch. gabors and gratings take
-            all, and size, length and completion only those with small receptive fields.
+        cells: how many cells are taken, those nearest to the middle of the patch. gabors, gratings and direction take
+            all, size, length and completion only those with small receptive fields, and temporal those that respond
+            most.
         r_squared: the least R^2 of a cell's Gabor fit.
         contrasts: contrasts of the gratings in contrast and latency, and of the mask in cross.
         tau: membrane time constant in milliseconds, for latency.
+        frame_rate: frames a second of the atoms that are movies, for direction and temporal.
         overwrite: replace files that no command of this package made.
         json: print one JSON object as the last line.
     """
@@ -64,6 +71,7 @@ class Options:
     r_squared: float = 0.7
     contrasts: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 1.0])
     tau: float = 10.0
+    frame_rate: float = 30.0
     overwrite: bool = False
     json: bool = False
 
@@ -73,8 +81,9 @@ class Options:
         levels = self.contrasts
         if not levels or min(levels) <= 0 or any(b <= a for a, b in itertools.pairwise(levels)):
             raise ValueError(f"contrasts is {levels}; increasing numbers above zero are wanted")
-        if not self.tau > 0:
-            raise ValueError(f"tau is {self.tau}; a number above zero is wanted")
+        for name in ("tau", "frame_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; a number above zero is wanted")
 
 
 def _sizes(cells: Population) -> list[float]:
@@ -86,8 +95,8 @@ def _chosen(cells: Population, options: Options, *, small: bool = False) -> list
     return cells.cells(options.cells, options.r_squared, small=small)
 
 
-#: The name of an experiment to the function that measures it.
-EXPERIMENTS: dict[str, Callable[[Population, Options], xr.Dataset]] = {
+#: The name of an experiment on patches to the function that measures it.
+_STILL: dict[str, Callable[[Population, Options], xr.Dataset]] = {
     "gabors": lambda cells, options: cells.fits,
     "gratings": lambda cells, options: tuning.grating_tuning(cells),
     "size": lambda cells, options: surround.size_tuning(cells, _chosen(cells, options, small=True), _sizes(cells)),
@@ -102,6 +111,15 @@ EXPERIMENTS: dict[str, Callable[[Population, Options], xr.Dataset]] = {
     ),
 }
 
+#: The same for atoms that are movies.
+_MOVING: dict[str, Callable[[MotionPopulation, Options], xr.Dataset]] = {
+    "direction": lambda cells, options: motion.direction_tuning(cells, options.frame_rate),
+    "temporal": lambda cells, options: motion.temporal_tuning(cells, options.cells, options.frame_rate),
+}
+
+#: The names of all experiments.
+EXPERIMENTS = (*_STILL, *_MOVING)
+
 #: The number by which an experiment is summarised, with what it means.
 _SUMMARY = {
     "gabors": ("r_squared", "R^2 of the Gabor fits"),
@@ -112,6 +130,8 @@ _SUMMARY = {
     "contrast": ("width_slope", "change of the half width in degrees per decade of contrast"),
     "latency": ("latency", "latency in ms"),
     "completion": ("ratio", "response behind the occluder over that without"),
+    "direction": ("dsi", "direction selectivity index"),
+    "temporal": ("preferred", "best temporal frequency in Hz"),
 }
 
 
@@ -135,8 +155,9 @@ def _check_place(path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = cli.parser_for("physiology", "Measure the response properties of sparse-coding neurons.")
-    parser.add_argument("experiment", type=Literal[tuple(EXPERIMENTS)], help=", ".join(EXPERIMENTS))
+    parser.add_argument("experiment", type=Literal[EXPERIMENTS], help=", ".join(EXPERIMENTS))
     parser.add_class_arguments(Options, None)
+    parser.add_flag("resume", "go on with the run in --out that was interrupted")
 
     def command(values: Namespace) -> None:
         values = parser.instantiate(values)
@@ -145,10 +166,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_place(out)
         if options.figure is not None:
             refuse_foreign([Path(options.figure)], options.overwrite)
-        cells = population(options.bank, options.lam)
-        found = EXPERIMENTS[name](cells, options)
-        found = found.assign_attrs(_facts(name, cells, options))
-        _write(found, out)
+        cells = (population if name in _STILL else motion_population)(options.bank, options.lam)
+        about = {"command": command_line(), "date": now()}
+        kept = Kept.beside(out, _settings(name, cells, options), about, resume=bool(values.resume))
+        finished = False
+        try:
+            cells.kept = kept
+            found = _STILL[name](cells, options) if isinstance(cells, Population) else _MOVING[name](cells, options)
+            _write(found.assign_attrs(_attributes(kept.facts)), out)
+            finished = True
+        except (ValueError, ArithmeticError):
+            finished = True  # the same options would fail again
+            raise
+        finally:
+            kept.close(finished=finished)
         if options.figure is not None:
             figures.draw(name, found, cells, Path(options.figure))
         summary = _summary(name, found)
@@ -159,20 +190,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps(summary))
 
-    return cli.run(parser, command, arguments, None)
+    return cli.run(parser, command, arguments, ["--resume"])
 
 
-def _facts(name: str, cells: Population, options: Options) -> dict[str, Any]:
+def _settings(name: str, cells: Population | MotionPopulation, options: Options) -> dict[str, Any]:
+    """All that the numbers depend on."""
+    own = ("cells", "r_squared", "contrasts", "tau", "frame_rate")
     return {
         _MARK: name,
         **{f"bank_{key}": value for key, value in asdict(options.bank).items()},
         "dictionary_sha256": provenance.digest(cells.dictionary.tensors()),
         "lam": options.lam,
         "relative_gap_tolerance": cells.tol,
-        "command": command_line(),
-        "date": now(),
+        **{key: getattr(options, key) for key in own},
         **versions(),
     }
+
+
+def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts as attributes of a dataset, which hold no None."""
+    return {name: "none" if value is None else value for name, value in facts.items()}
 
 
 def _summary(name: str, found: xr.Dataset) -> dict[str, Any]:

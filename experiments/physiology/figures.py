@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.physiology.population import Population
+from experiments.physiology.population import MotionPopulation, Population
 from experiments.report.outputs import marked
 from vars_dyn._files import replacing
 from vars_dyn.plotting.style import BLUE, FAINT, INK, ORANGE, bare_axes, colours, tidy_axes
@@ -21,7 +21,7 @@ __all__ = ["draw"]
 _SHOWN = 80
 
 
-def draw(experiment: str, found: xr.Dataset, cells: Population, out: Path) -> None:
+def draw(experiment: str, found: xr.Dataset, cells: Population | MotionPopulation, out: Path) -> None:
     """Draw what an experiment found."""
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     _DRAWN[experiment](figure, found, cells)
@@ -66,7 +66,7 @@ def _gratings(figure: Figure, found: xr.Dataset, cells: Population) -> None:
     _histogram(axes[3], found.circular_variance.values, "circular variance")
 
 
-def _sizes(dim: str, text: str) -> Callable[[Figure, xr.Dataset, Population], None]:
+def _sizes(dim: str, text: str) -> Callable[[Figure, xr.Dataset, Any], None]:
     def drawn(figure: Figure, found: xr.Dataset, cells: Population) -> None:
         one, two = figure.subplots(1, 2)
         _curves(one, found[dim].values, found.response.values, BLUE, "network")
@@ -131,6 +131,45 @@ def _completion(figure: Figure, found: xr.Dataset, cells: Population) -> None:
     _labelled(ax, "diameter of the occluder (pixels)", "response / response without occluder")
 
 
+def _direction(figure: Figure, found: xr.Dataset, cells: Population) -> None:
+    angles = np.deg2rad(np.append(found.direction.values, 360.0))
+    responses = found.response.values
+    one = figure.add_subplot(1, 3, 1, projection="polar")
+    for atom in np.argsort(-responses.max((1, 2, 3)), kind="stable")[:12]:
+        best = np.unravel_index(responses[atom].argmax(), responses[atom].shape)
+        curve = responses[atom][:, best[1], best[2]]
+        one.plot(angles, np.append(curve, curve[0]) / curve.max(), linewidth=0.8)
+    one.tick_params(labelsize=7)
+    one.set_yticklabels([])
+    one.set_title("response / best over direction", fontsize=8)
+    two, three = figure.add_subplot(1, 3, 2), figure.add_subplot(1, 3, 3)
+    for name, colour, label in (("linear_dsi", ORANGE, "inner product"), ("dsi", BLUE, "network")):
+        values = found[name].values
+        two.hist(values[np.isfinite(values)], bins=np.linspace(0, 1, 21), color=colour, alpha=0.6, label=label)
+    two.legend(frameon=False, fontsize=8)
+    _labelled(two, "direction selectivity index", "cells")
+    live = np.isfinite(found.dsi.values)
+    steps, counts = np.unique(found.speed.values[live], return_counts=True)
+    three.bar(np.arange(len(steps)), counts, color=BLUE)
+    three.set_xticks(np.arange(len(steps))[::4], [f"{s:.3g}" for s in steps[::4]])
+    _labelled(three, "speed of the best grating (pixels/s)", "cells")
+
+
+def _temporal(figure: Figure, found: xr.Dataset, cells: Population) -> None:
+    one, two = figure.subplots(1, 2)
+    at, best = found.temporal_frequency.values, found.response.values.max(-1, keepdims=True)
+    for row in found.response.values / best:
+        one.semilogx(at, row, color=FAINT, linewidth=0.8)
+    one.semilogx(at, np.median(found.response.values / best, 0), color=BLUE, linewidth=2, label="best direction")
+    one.semilogx(at, np.median(found.opposite.values / best, 0), color=ORANGE, linewidth=2, label="opposite direction")
+    one.legend(frameon=False, fontsize=8)
+    _labelled(one, "temporal frequency (Hz)", "response / best")
+    edges = np.append(at, at[-1] * at[-1] / at[-2]) / np.sqrt(at[1] / at[0])
+    two.hist(found.preferred.values, bins=edges.tolist(), color=BLUE)
+    two.set_xscale("log")
+    _labelled(two, "best temporal frequency (Hz)", "cells")
+
+
 def _median(values: np.ndarray) -> np.ndarray:
     """The median over cells, of those that have a value."""
     return np.array([np.median(c[np.isfinite(c)]) if np.isfinite(c).any() else np.nan for c in values.T])
@@ -157,7 +196,7 @@ def _labelled(ax: Axes, x: str, y: str) -> None:
     tidy_axes(ax)
 
 
-_DRAWN: dict[str, Callable[[Figure, xr.Dataset, Population], None]] = {
+_DRAWN: dict[str, Callable[[Figure, xr.Dataset, Any], None]] = {
     "gabors": _gabors,
     "gratings": _gratings,
     "size": _sizes("diameter", "diameter of the grating"),
@@ -166,4 +205,6 @@ _DRAWN: dict[str, Callable[[Figure, xr.Dataset, Population], None]] = {
     "contrast": _contrast,
     "latency": _latency,
     "completion": _completion,
+    "direction": _direction,
+    "temporal": _temporal,
 }

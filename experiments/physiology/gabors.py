@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from tqdm import tqdm
 
-__all__ = ["PARAMETERS", "fit_gabor", "fit_gabors", "gabor"]
+__all__ = ["PARAMETERS", "fit_gabor", "fit_gabors", "gabor", "gabor_table"]
 
 Array = NDArray[np.float64]
 
@@ -117,14 +117,22 @@ class _Search:
 
 
 def fit_gabors(atoms: Array, starts: int = 3) -> xr.Dataset:
-    """Fit each of the atoms (atom, rows, columns); a table with `PARAMETERS`, `aspect`, `bandwidth` and `r_squared`.
+    """Fit each of the atoms (atom, rows, columns); the table of `gabor_table`.
+
+    A progress bar is shown where the output is a terminal.
+    """
+    fits = [fit_gabor(atom, starts) for atom in tqdm(atoms, desc="Gabor fits", unit="atom", disable=None)]
+    return gabor_table(np.array([np.append(*fit) for fit in fits]))
+
+
+def gabor_table(fits: Array) -> xr.Dataset:
+    """A table of fits (atom, parameters and R^2): `PARAMETERS`, `aspect`, `bandwidth` and `r_squared`.
 
     `aspect` is length over width. `bandwidth` is that of the Gabor function's amplitude spectrum at half its height, in
     octaves, log2((frequency + h) / (frequency - h)) with h = sqrt(2 log 2) / (2 pi width); NaN where h is not below the
-    frequency. A progress bar is shown where the output is a terminal.
+    frequency.
     """
-    fits = [fit_gabor(atom, starts) for atom in tqdm(atoms, desc="Gabor fits", unit="atom", disable=None)]
-    table = np.array([parameters for parameters, _ in fits]).reshape(-1, len(PARAMETERS))
+    table = fits.reshape(-1, len(PARAMETERS) + 1)
     columns = {
         name: ("atom", table[:, k], {"units": unit, "long_name": text})
         for k, (name, (unit, text)) in enumerate(PARAMETERS.items())
@@ -139,9 +147,9 @@ def fit_gabors(atoms: Array, starts: int = 3) -> xr.Dataset:
         | {
             "aspect": ("atom", length / width, one | {"long_name": "length of the envelope over its width"}),
             "bandwidth": ("atom", octaves, {"units": "octave", "long_name": "bandwidth of spatial frequency"}),
-            "r_squared": ("atom", np.array([r for _, r in fits]), one | {"long_name": "energy explained by the fit"}),
+            "r_squared": ("atom", table[:, -1], one | {"long_name": "energy explained by the fit"}),
         },
-        {"atom": np.arange(len(fits))},
+        {"atom": np.arange(len(table))},
     )
 
 

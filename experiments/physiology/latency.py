@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
 
 import vars_dyn as vd
 from experiments.physiology import measures
@@ -32,15 +34,9 @@ def latency(
         place = cells.place(cell)
         window = disc(cells.side, place, cells.extent(cell))
         shown.append([grating(cells.side, place, c) * window for c in levels])
-    x = torch.from_numpy(np.array(shown)).flatten(-2)
-    field = vd.SparseRecurrent(cells.dictionary, x, cells.lam)
-    rest = tuple(torch.zeros_like(part) for part in field.initial_state())
+    pictures = np.array(shown)
     times = torch.linspace(0.0, t_max, 201, dtype=torch.float64)
-    path = vd.integrate(field, rest, times, rtol=1e-5, atol=1e-7)
-    index = torch.tensor([int(c) for c in chosen])
-    u = path.states[1][:, torch.arange(len(chosen)), :, index]  # (cell, time, contrast)
-    responses = field.penalty.prox(u, cells.lam / float(field.beta)).clamp(min=0)
-    values = responses.permute(0, 2, 1).numpy()
+    values = cells.kept.array("latency", pictures, lambda: _responses(cells, chosen, pictures, times))
     at = tau * times.numpy()
     half = measures.half_rise_time(values, at)
     first = measures.criterion_time(values, at, 0.1 * values[:, -1:, -1])
@@ -60,3 +56,17 @@ def latency(
             "time": ("time", at, about("ms", "time since the grating was switched on")),
         },
     )
+
+
+def _responses(
+    cells: Population, chosen: Sequence[int], pictures: NDArray[np.float64], times: Tensor
+) -> NDArray[np.float64]:
+    """The responses of each chosen cell to its own pictures (cell, contrast, side, side): (cell, contrast, time)."""
+    x = torch.from_numpy(pictures).flatten(-2)
+    field = vd.SparseRecurrent(cells.dictionary, x, cells.lam)
+    rest = tuple(torch.zeros_like(part) for part in field.initial_state())
+    path = vd.integrate(field, rest, times, rtol=1e-5, atol=1e-7)
+    index = torch.tensor([int(c) for c in chosen])
+    u = path.states[1][:, torch.arange(len(chosen)), :, index]  # (cell, time, contrast)
+    responses = field.penalty.prox(u, cells.lam / float(field.beta)).clamp(min=0)
+    return np.asarray(responses.permute(0, 2, 1).numpy())

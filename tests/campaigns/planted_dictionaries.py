@@ -21,6 +21,8 @@ from vars_dyn.learning import Atoms, Learner, Online, Solve, random_dictionary
 
 REAL: dict[str, Any] = {"dtype": torch.float64}
 RULE = Online(forgetting=5.0)
+#: Batches between attempts to leave a local minimum.
+MOVES = 10
 
 
 def sparse(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
@@ -36,7 +38,7 @@ def dense(seed: int, steps: int = 300) -> float:
     generator = torch.Generator().manual_seed(seed)
     planted = F.normalize(torch.randn(16, 24, generator=generator, **REAL), dim=0)
     start = random_dictionary(vd.DenseDictionary(planted), seed + 1000)
-    learner = Learner(start, 0.3, RULE, atoms=Atoms(patience=1000))
+    learner = Learner(start, 0.3, RULE, atoms=Atoms(patience=1000, moves=MOVES))
     for _ in range(steps):
         learner.step(sparse((128, 24), 0.1, generator) @ planted.mT)
     (weight,) = learner.dictionary.tensors()
@@ -49,7 +51,9 @@ def convolutional(seed: int, steps: int = 80) -> float:
     planted = F.normalize(torch.randn(6, 25, generator=generator, **REAL), dim=1).reshape(6, 1, 5, 5)
     source = vd.ConvDictionary(planted, (1, 24, 24))
     start = vd.ConvDictionary(torch.ones(6, 1, 9, 9, **REAL), (1, 24, 24), padding=4)
-    learner = Learner(random_dictionary(start, seed + 1000), 0.3, RULE, Solve(tol=1e-3), Atoms(patience=300))
+    learner = Learner(
+        random_dictionary(start, seed + 1000), 0.3, RULE, Solve(tol=1e-3), Atoms(patience=300, moves=MOVES)
+    )
     for _ in range(steps):
         learner.step(source.decode(sparse((8, *source.code_shape), 0.004, generator)))
     (weight,) = learner.dictionary.tensors()

@@ -181,7 +181,7 @@ def test_unused_atoms_are_counted_and_revived() -> None:
     steps = [learner.step(x) for _ in range(3)]
     assert [step.dead for step in steps] == [0, 8, 0]  # all but the first atom, after 20 signals
     assert steps[1].revived == 8
-    assert learner.idle.tolist()[0] == 0
+    assert learner.idle[0].tolist()[0] == 0
 
 
 @pytest.mark.parametrize("codes", [Solve(), Equilibrium(), Integrate(horizon=200.0, rtol=1e-5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,9 +11,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary, FourierDictionary
+from vars_dyn.dictionaries import (
+    ConvDictionary,
+    DenseDictionary,
+    Dictionary,
+    FourierDictionary,
+    HierarchyDictionary,
+)
 
-__all__ = ["Atoms", "Revival", "atoms_of", "outer", "per_atom", "random_dictionary", "revived", "with_atoms"]
+__all__ = [
+    "Atoms",
+    "Revival",
+    "atoms_of",
+    "layers_of",
+    "outer",
+    "per_atom",
+    "random_dictionary",
+    "revived",
+    "with_atoms",
+    "with_layers",
+]
 
 #: Where the atoms of each kind of dictionary lie: the dimension of the weight that counts them.
 _DIMENSION: dict[type[Dictionary], int] = {DenseDictionary: 1, ConvDictionary: 0, FourierDictionary: 0}
@@ -27,18 +45,24 @@ class Atoms:
         nonnegative: whether no entry of an atom may be negative.
         patience: an atom that no code has used for so many signals is dead, and is revived: it becomes the piece of a
             residual that the dictionary explains worst. None revives none.
+        moves: batches between attempts to leave a local minimum, in which an atom that does little takes over half of
+            one that mixes two, or a template is moved to the middle of its window. An attempt codes two batches more.
+            None makes none, and a hierarchy makes none either.
 
-    Raises ValueError for another norm, or a patience below 1.
+    Raises ValueError for another norm, and a patience or moves below 1.
     """
 
     norm: str = "sphere"
     nonnegative: bool = False
     patience: int | None = 10_000
+    moves: int | None = 20
 
     def __post_init__(self) -> None:
         _checks.choice("norm", self.norm, ("sphere", "ball"))
         if self.patience is not None:
             _checks.count("patience", self.patience)
+        if self.moves is not None:
+            _checks.count("moves", self.moves)
 
     def project(self, rows: Float[Tensor, "m f"], before: Tensor | None = None) -> Tensor:
         """The nearest atoms that are allowed, for atoms in rows (m, entries).
@@ -87,12 +111,28 @@ def with_atoms(dictionary: Dictionary, rows: Float[Tensor, "m f"]) -> Dictionary
     return dictionary.with_tensors((rows.reshape(shape).movedim(0, dimension).contiguous(),))
 
 
+def layers_of(dictionary: Dictionary) -> tuple[Dictionary, ...]:
+    """The layers of a hierarchy, from the signals upwards; any other dictionary is its only layer."""
+    return dictionary.layers if isinstance(dictionary, HierarchyDictionary) else (dictionary,)
+
+
+def with_layers(dictionary: Dictionary, layers: Sequence[Dictionary]) -> Dictionary:
+    """The same dictionary with other layers, as `layers_of` gives them."""
+    if not isinstance(dictionary, HierarchyDictionary):
+        (one,) = layers
+        return one
+    roots = (dictionary.roots,) if len(layers) > 1 else ()
+    return dictionary.with_tensors((*(t for layer in layers for t in layer.tensors()), *roots))
+
+
 def random_dictionary(dictionary: Dictionary, seed: int, atoms: Atoms | None = None) -> Dictionary:
-    """The same kind and shape of dictionary with normally distributed atoms, of norm 1."""
-    rows = atoms_of(dictionary)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(rows)
-    return with_atoms(dictionary, (atoms or Atoms()).project(drawn))
+    """The same kind and shape of dictionary with normally distributed atoms of norm 1, in all layers of a hierarchy."""
+    generator, layers = torch.Generator().manual_seed(seed), []
+    for layer in layers_of(dictionary):
+        rows = atoms_of(layer)
+        drawn = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(rows)
+        layers.append(with_atoms(layer, (atoms or Atoms()).project(drawn)))
+    return with_layers(dictionary, layers)
 
 
 def outer(

@@ -22,7 +22,7 @@ from vars_dyn.learning.learner import Step
 from vars_dyn.learning.results import read_tensors
 from vars_dyn.recording.provenance import first_difference
 
-__all__ = ["Checkpoint", "Store", "read_facts"]
+__all__ = ["Checkpoint", "Store", "read_checkpoint", "read_facts"]
 
 _FILE = "checkpoint.safetensors"
 #: A folder that the running process locks. The store itself is locked for moments while results are put into it.
@@ -60,17 +60,6 @@ class Store:
         with suppress(OSError):
             (self.path / _RUNNING).rmdir()
 
-    def read(self, facts: Mapping[str, Any]) -> Checkpoint:
-        """The last checkpoint; StoreError if the run had other settings than `facts`."""
-        tensors, old = read_tensors(self.path / _FILE)
-        difference = first_difference(old["settings"], json.loads(json.dumps(facts)))
-        if difference is not None:
-            name, before, now = difference
-            raise StoreError(f"{self.path} cannot be resumed with another {name}: it has {before}, this run has {now}")
-        table = tensors.pop("course")
-        steps = [Step._make([*row[:-2], int(row[-2]), int(row[-1])]) for row in table.tolist()]
-        return Checkpoint(tensors, steps, old)
-
     def write(self, state: Mapping[str, Tensor], steps: Sequence[Step], facts: Mapping[str, Any]) -> None:
         """Make this the checkpoint, in one renaming."""
         table = torch.tensor([tuple(step) for step in steps], dtype=torch.float64).reshape(
@@ -79,6 +68,18 @@ class Store:
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         with explained(self.path):
             write_bytes(self.path / _FILE, save({**tensors, "course": table}, {"facts": json.dumps(facts)}))
+
+
+def read_checkpoint(path: Path, facts: Mapping[str, Any]) -> Checkpoint:
+    """The last checkpoint of the run in a folder; StoreError if it had other settings than `facts`."""
+    tensors, old = read_tensors(path / _FILE)
+    difference = first_difference(old["settings"], json.loads(json.dumps(facts)))
+    if difference is not None:
+        name, before, now = difference
+        raise StoreError(f"{path} cannot be resumed with another {name}: it has {before}, this run has {now}")
+    table = tensors.pop("course")
+    steps = [Step._make([*row[:-2], int(row[-2]), int(row[-1])]) for row in table.tolist()]
+    return Checkpoint(tensors, steps, old)
 
 
 def read_facts(path: Path) -> dict[str, Any]:

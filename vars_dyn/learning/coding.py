@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from vars_dyn import _checks
-from vars_dyn.dictionaries import Dictionary
+from vars_dyn.dictionaries import Dictionary, HierarchyDictionary
 from vars_dyn.dynamics import SparseRecurrent
+from vars_dyn.hierarchy import Hierarchy
 from vars_dyn.integration.integrate import integrate
 from vars_dyn.problems import SparseProblem
 from vars_dyn.solvers.equilibrium import equilibrium
 from vars_dyn.solvers.solve import solve
 
-__all__ = ["CODES", "Coded", "Codes", "Equilibrium", "Integrate", "Solve", "codes_for"]
+__all__ = ["CODES", "Coded", "Codes", "Equilibrium", "Integrate", "Lam", "Solve", "codes_for"]
+
+#: lam: a number, or for a hierarchy one for each layer.
+Lam = float | tuple[float, ...]
 
 
 class Coded(NamedTuple):
@@ -36,8 +40,8 @@ class Codes(Protocol):
         """Whether the codes carry a gradient to the dictionary."""
         ...
 
-    def __call__(self, dictionary: Dictionary, x: Tensor, lam: float) -> Coded:
-        """The codes of the signals x (n, *signal_shape)."""
+    def __call__(self, dictionary: Dictionary, x: Tensor, lam: Lam) -> Coded:
+        """The codes of the signals x (n, *signal_shape); of a hierarchy the joined codes of signals of layer 1."""
         ...
 
 
@@ -52,8 +56,8 @@ class Solve:
     nonnegative: bool = False
     differentiable = False
 
-    def __call__(self, dictionary: Dictionary, x: Tensor, lam: float) -> Coded:
-        problem = SparseProblem(dictionary.detach(), x, lam, nonnegative=self.nonnegative)
+    def __call__(self, dictionary: Dictionary, x: Tensor, lam: Lam) -> Coded:
+        problem = _problem(dictionary.detach(), x, lam, nonnegative=self.nonnegative)
         # A convolutional code has many small entries, and a polish of its support takes longer than the steps before.
         solution = solve(problem, tol=self.tol, polish=len(dictionary.code_shape) == 1)
         return Coded(solution.code, solution.relative_gap, problem)
@@ -67,8 +71,8 @@ class Equilibrium:
     nonnegative: bool = False
     differentiable = True
 
-    def __call__(self, dictionary: Dictionary, x: Tensor, lam: float) -> Coded:
-        problem = SparseProblem(dictionary, x, lam, nonnegative=self.nonnegative)
+    def __call__(self, dictionary: Dictionary, x: Tensor, lam: Lam) -> Coded:
+        problem = _problem(dictionary, x, lam, nonnegative=self.nonnegative)
         solution = equilibrium(problem, tol=self.tol)
         return Coded(solution.code, solution.relative_gap.detach(), problem)
 
@@ -94,17 +98,25 @@ class Integrate:
     def __post_init__(self) -> None:
         _checks.number("horizon", self.horizon, positive=True)
 
-    def __call__(self, dictionary: Dictionary, x: Tensor, lam: float) -> Coded:
+    def __call__(self, dictionary: Dictionary, x: Tensor, lam: Lam) -> Coded:
+        problem = _problem(dictionary, x, lam, nonnegative=self.nonnegative)
         gate = "nonnegative" if self.nonnegative else "soft"
-        neurons = SparseRecurrent(dictionary, x, lam, threshold=gate)
+        neurons = SparseRecurrent(dictionary, problem.x, problem.lam, threshold=gate, weights=problem.weights)
         times = torch.tensor([0.0, self.horizon], dtype=torch.float64)
         start, rtol = neurons.initial_state(), self.rtol
         way = integrate(neurons, start, times, self.method, rtol, rtol / 100, gradient=self.gradient)
         code = neurons.code(tuple(part[-1] for part in way.states))
-        problem = SparseProblem(dictionary, x, lam, nonnegative=self.nonnegative)
         with torch.no_grad():
             gap = problem.detach().relative_gap(code.detach())
         return Coded(code, gap, problem)
+
+
+def _problem(dictionary: Dictionary, x: Tensor, lam: Lam, *, nonnegative: bool) -> SparseProblem:
+    """The problem of the signals x, for a hierarchy the joint one."""
+    if not isinstance(dictionary, HierarchyDictionary):
+        return SparseProblem(dictionary, x, lam, nonnegative=nonnegative)
+    coupling = tuple(dictionary.roots.square())
+    return Hierarchy(dictionary.layers, tuple(lam), coupling, nonnegative).problem(x)  # type: ignore[arg-type]
 
 
 #: The ways by name.

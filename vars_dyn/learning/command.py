@@ -12,9 +12,9 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,80 +29,21 @@ from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
 from vars_dyn.learning.atoms import Atoms, random_dictionary
 from vars_dyn.learning.checkpoints import read_facts
 from vars_dyn.learning.coding import Codes, Equilibrium, Integrate, Solve
+from vars_dyn.learning.options import LearnOptions
 from vars_dyn.learning.photographs import photographs
 from vars_dyn.learning.picture import summary
 from vars_dyn.learning.preprocessing import ZCA, Centre, ContrastNormalisation, OlshausenField, Preparation
+from vars_dyn.learning.processes import company
 from vars_dyn.learning.results import Learned
 from vars_dyn.learning.rules import Gradient, Hebbian, Online, Rule
 from vars_dyn.learning.sources import Patches, Rows, Source
 from vars_dyn.learning.training import StoreOptions, learn
 from vars_dyn.simulate.inputs import is_array
 
-__all__ = ["LearnOptions", "main"]
+__all__ = ["main"]
 
 #: Patches from which a ZCA whitening is estimated.
 _SAMPLE = 20_000
-
-
-@dataclass
-class LearnOptions:
-    """What is learned from what, and how.
-
-    Attributes:
-        out: the folder of the run; by default a fresh one, learned-0001, learned-0002, ...
-        figure: picture of the atoms and the course; by default atoms.png in the folder, none draws none.
-        kind: dense learns atoms of whole patches, conv learns templates that may sit at every place of a patch.
-        patch: side of the square patches in pixels.
-        atoms: number of atoms; by default twice the entries of a patch, or 32 templates.
-        kernel: with conv, side of the templates in pixels.
-        colour: learn from colours instead of grey.
-        whiten: olshausen-field filters whole images, zca whitens patches, none leaves them as they are.
-        contrast: floor of the normalisation of contrast, as a root mean square; null does not normalise.
-        lam: weight of |a|_1. Filtered images have unit variance per pixel.
-        method: how the dictionary changes.
-        codes: how codes are found.
-        nonnegative: only codes of at least zero.
-        nonnegative_atoms: only atoms without negative entries.
-        norm: sphere keeps atoms at norm 1, ball at most at 1.
-        patience: signals after which an unused atom is revived.
-        rate: learning rate of hebbian (default 0.1) or of Adam (default 0.01).
-        forgetting: exponent with which the online method forgets old codes.
-        tol: relative gap of the codes.
-        horizon: time of the codes with integrate, in membrane time constants.
-        steps: number of batches.
-        batch: signals in a batch.
-        seed: the seed of everything random.
-        every: steps between checkpoints.
-        dtype: precision of everything.
-        on_bad: refuse ends the run at an image that cannot be used and names it; skip warns and goes on.
-    """
-
-    out: str | None = None
-    figure: str | None = "auto"
-    kind: Literal["dense", "conv"] = "dense"
-    patch: int = 12
-    atoms: int | None = None
-    kernel: int = 9
-    colour: bool = False
-    whiten: Literal["olshausen-field", "zca", "none"] = "olshausen-field"
-    contrast: float | None = None
-    lam: float = 1.5
-    method: Literal["online", "hebbian", "gradient"] = "online"
-    codes: Literal["solve", "equilibrium", "integrate"] = "solve"
-    nonnegative: bool = False
-    nonnegative_atoms: bool = False
-    norm: Literal["sphere", "ball"] = "sphere"
-    patience: int = 10000
-    rate: float | None = None
-    forgetting: float = 2.0
-    tol: float = 1e-4
-    horizon: float = 20.0
-    steps: int = 1000
-    batch: int = 256
-    seed: int = 0
-    every: int = 100
-    dtype: Literal["float32", "float64"] = "float64"
-    on_bad: Literal["refuse", "skip"] = "refuse"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,12 +111,11 @@ def _parsed(words: Sequence[str]) -> tuple[LearnOptions, Any]:
 
 def _run(words: Sequence[str], begun: list[Path]) -> int:
     options, found = _parsed(words)
-    for name in ("patch", "batch", "steps", "every", "patience"):
+    for name in ("patch", "batch", "steps", "every", "patience", "processes"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} is {getattr(options, name)}; a number of at least 1 is wanted")
     files = [Path(name) for name in found.images] or photographs()
-    source, shape = _source(options, files)
-    dictionary = _dictionary(options, shape)
+    made = _made(options, files)
     out = Path(options.out) if options.out is not None else _fresh()
     check_place("--out", out, files)
     figure = _figure(options, out)
@@ -185,19 +125,8 @@ def _run(words: Sequence[str], begun: list[Path]) -> int:
     origin = {"input": [str(file) for file in files], "options": {**kept, "images": list(found.images)}}
     begun.append(out)
     try:
-        learned = learn(
-            dictionary,
-            source,
-            options.lam,
-            method=_rule(options),
-            codes=_codes(options),
-            steps=options.steps,
-            batch_size=options.batch,
-            seed=options.seed,
-            atoms=Atoms(options.norm, options.nonnegative_atoms, options.patience),
-            store=StoreOptions(out, options.every, origin),
-            resume=found.resume,
-        )
+        with company(options.processes, _help, (options, files, out, found.resume)):
+            learned = _learned(options, made, StoreOptions(out, options.every, origin), found.resume)
     except BaseException:
         if options.out is None:
             with suppress(OSError):
@@ -212,6 +141,35 @@ def _run(words: Sequence[str], begun: list[Path]) -> int:
     text = "\n".join(f"{name:<18} {value}" for name, value in told.items())
     _process.tell(f"{text}\n{json.dumps(told)}" if found.json else text)
     return 0
+
+
+def _made(options: LearnOptions, files: Sequence[Path]) -> tuple[Source, Dictionary]:
+    """The signals, and the dictionary to start from."""
+    source, shape = _source(options, files)
+    return source, _dictionary(options, shape)
+
+
+def _learned(options: LearnOptions, made: tuple[Source, Dictionary], store: StoreOptions, resume: bool) -> Learned:
+    return learn(
+        made[1],
+        made[0],
+        options.lam,
+        method=_rule(options),
+        codes=_codes(options),
+        steps=options.steps,
+        batch_size=options.batch,
+        seed=options.seed,
+        atoms=Atoms(options.norm, options.nonnegative_atoms, options.patience),
+        store=store,
+        resume=resume,
+    )
+
+
+def _help(options: LearnOptions, files: Sequence[Path], out: Path, resume: bool) -> None:
+    """Learn as another process of the group does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first process shows them
+        _learned(options, _made(options, files), StoreOptions(out, options.every), resume)
 
 
 def _source(options: LearnOptions, files: Sequence[Path]) -> tuple[Source, tuple[int, ...]]:

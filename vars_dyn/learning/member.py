@@ -12,8 +12,8 @@ import xarray as xr
 
 from vars_dyn._files import StoreError
 from vars_dyn.learning.checkpoints import read_facts
-from vars_dyn.learning.command import LearnOptions
 from vars_dyn.learning.command import main as learn
+from vars_dyn.learning.options import LearnOptions
 from vars_dyn.sweeping.commands import Command, CommandError
 
 __all__ = ["MEMBER", "main"]

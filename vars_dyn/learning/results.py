@@ -16,8 +16,14 @@ from torch import Tensor
 
 from vars_dyn._files import StoreError, explained, replacing_folder, write_bytes
 from vars_dyn._reading import one_line, regular_file
-from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary, FourierDictionary
-from vars_dyn.learning.atoms import atoms_of, weight_of
+from vars_dyn.dictionaries import (
+    ConvDictionary,
+    DenseDictionary,
+    Dictionary,
+    FourierDictionary,
+    HierarchyDictionary,
+)
+from vars_dyn.learning.atoms import layers_of, weight_of
 from vars_dyn.learning.learner import Step
 
 __all__ = ["Learned", "dictionary_facts", "load_dictionary", "read_tensors", "save_dictionary"]
@@ -40,8 +46,8 @@ class Learned:
 
     Attributes:
         dictionary: the dictionary after the last step.
-        history: the course of the training, a labelled dataset over `step`, with the atoms at the end; its attributes
-            are `facts`.
+        history: the course of the training, a labelled dataset over `step`, with the atoms at the end, `atoms`, or
+            `atoms_1`, `atoms_2`, ... of a hierarchy's layers; its attributes are `facts`.
         facts: every setting of the run, the versions, the seed and the command.
         store: the folder where all this lies, or None.
     """
@@ -71,14 +77,14 @@ def course(steps: Sequence[Step], dictionary: Dictionary, facts: Mapping[str, An
         unit, meaning = _COURSE[name]
         column = table[:, place].astype(np.int64) if unit == "atoms" else table[:, place]
         found[name] = ("step", column, {"long_name": meaning, **({"units": unit} if unit else {})})
-    atoms = atoms_of(dictionary.detach())
-    weight, dimension = weight_of(dictionary.detach())
-    shape = weight.movedim(dimension, 0).shape
-    names = (
-        "atom",
-        *(("neuron",) if dimension else ("channel", "depth", "row", "column")[:1] + _space(len(shape) - 2)),
-    )
-    found["atoms"] = (names, atoms.reshape(shape).cpu().double().numpy(), {"long_name": "the atoms at the end"})
+    for level, layer in enumerate(layers_of(dictionary.detach())):
+        mark = f"_{level + 1}" if isinstance(dictionary, HierarchyDictionary) else ""
+        weight, dimension = weight_of(layer)
+        rows = weight.movedim(dimension, 0).cpu().double().numpy()
+        space = ("neuron",) if dimension else ("channel", *_space(rows.ndim - 2))
+        names = tuple(f"{name}{mark}" for name in ("atom", *space))
+        text = f"the atoms{f' of layer {level + 1}' if mark else ''} at the end"
+        found[f"atoms{mark}"] = (names, rows, {"long_name": text})
     plain = {name: _attribute(value) for name, value in facts.items()}
     return xr.Dataset(found, {"step": np.arange(1, len(steps) + 1)}, plain)
 
@@ -95,7 +101,14 @@ def _attribute(value: Any) -> Any:
 
 
 def dictionary_facts(dictionary: Dictionary) -> dict[str, Any]:
-    """What is needed to make the dictionary anew, besides its weight."""
+    """What is needed to make the dictionary anew, besides its weights."""
+    if isinstance(dictionary, HierarchyDictionary):
+        return {
+            "dictionary_type": "HierarchyDictionary",
+            "signal_shape": list(dictionary.layers[0].signal_shape),
+            "coupling": dictionary.roots.square().tolist(),
+            "layers": [dictionary_facts(layer) for layer in dictionary.layers],
+        }
     layout = {name: getattr(dictionary, name) for name in ("stride", "padding", "groups") if hasattr(dictionary, name)}
     return {"dictionary_type": type(dictionary).__name__, "signal_shape": list(dictionary.signal_shape), **layout}
 
@@ -103,19 +116,32 @@ def dictionary_facts(dictionary: Dictionary) -> dict[str, Any]:
 def save_dictionary(path: Path, dictionary: Dictionary, facts: Mapping[str, Any] | None = None) -> None:
     """Write a dictionary as safetensors, with its single tensor `weight`, and facts as JSON in the header.
 
-    `python -m vars_dyn.simulate --dictionary FILE` and `load_dictionary` read it.
+    A hierarchy has a tensor `weight_1`, `weight_2`, ... for each layer. `load_dictionary` reads both, and
+    `python -m vars_dyn.simulate --dictionary FILE` those of a single layer.
     """
-    (weight,) = dictionary.tensors()
+    layers = layers_of(dictionary.detach())
+    marks = [f"_{level + 1}" if isinstance(dictionary, HierarchyDictionary) else "" for level in range(len(layers))]
+    weights = {
+        f"weight{mark}": weight_of(layer)[0].cpu().contiguous() for mark, layer in zip(marks, layers, strict=True)
+    }
     about = json.dumps({**dictionary_facts(dictionary), **(facts or {})}, allow_nan=False)
-    write_bytes(path, save({"weight": weight.detach().cpu().contiguous()}, {"facts": about}))
+    write_bytes(path, save(weights, {"facts": about}))
 
 
 def load_dictionary(path: str | Path) -> Dictionary:
     """The dictionary in a file of `save_dictionary`; ValueError for any other file."""
     tensors, facts = read_tensors(Path(path))
-    if set(tensors) != {"weight"} or "dictionary_type" not in facts:
+    layers = facts.get("layers", [facts])
+    names = [f"weight_{level + 1}" for level in range(len(layers))] if "layers" in facts else ["weight"]
+    if set(tensors) != set(names) or "dictionary_type" not in facts:
         raise ValueError(f"{path} holds no dictionary that was learned; a file of vars_dyn.learn is wanted")
-    weight, kind = tensors["weight"], facts["dictionary_type"]
+    found = [_made(path, tensors[name], own) for name, own in zip(names, layers, strict=True)]
+    return HierarchyDictionary(*found, coupling=facts["coupling"]) if "layers" in facts else found[0]
+
+
+def _made(path: str | Path, weight: Tensor, facts: Mapping[str, Any]) -> Dictionary:
+    """A dictionary of a weight and the facts of `dictionary_facts`."""
+    kind = facts["dictionary_type"]
     if kind == "DenseDictionary":
         return DenseDictionary(weight)
     if kind == "FourierDictionary":

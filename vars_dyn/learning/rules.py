@@ -19,9 +19,15 @@ from vars_dyn import _checks
 from vars_dyn.dictionaries import Dictionary
 from vars_dyn.learning.atoms import Atoms, atoms_of, outer, per_atom, with_atoms
 from vars_dyn.learning.coding import Coded
+from vars_dyn.learning.group import summed
 from vars_dyn.learning.statistics import descend, moments, statistics_size
 
 __all__ = ["RULES", "Gradient", "Hebbian", "Online", "Rule", "Running", "rule_for"]
+
+
+def _count(x: Tensor) -> Tensor:
+    """The number of signals as a tensor that can be summed over processes."""
+    return x.new_tensor(float(len(x)))
 
 
 class Running(ABC):
@@ -29,7 +35,10 @@ class Running(ABC):
 
     @abstractmethod
     def update(self, dictionary: Dictionary, x: Tensor, coded: Coded) -> Dictionary:
-        """The dictionary after a batch; `coded` belongs to the tensors of `dictionary`."""
+        """The dictionary after a batch; `coded` belongs to the tensors of `dictionary`.
+
+        In a group of processes x and `coded` are this process's part of the batch, and all change the same way.
+        """
 
     @abstractmethod
     def forget(self, dead: Tensor) -> None:
@@ -92,9 +101,10 @@ class _Statistics(Running):
     def update(self, dictionary: Dictionary, x: Tensor, coded: Coded) -> Dictionary:
         self.count += 1
         gram, cross = moments(dictionary, x, coded.code.detach())
+        gram, cross, count = summed(gram, cross, _count(x))
         keep = (1.0 - 1.0 / self.count) ** self.rule.forgetting if self.count > 1 else 0.0
-        self.gram.mul_(keep).add_(gram / len(x))
-        self.cross.mul_(keep).add_(cross / len(x))
+        self.gram.mul_(keep).add_(gram / count)
+        self.cross.mul_(keep).add_(cross / count)
         return descend(dictionary, self.gram, self.cross, self.atoms, self.rule.passes)
 
     def forget(self, dead: Tensor) -> None:
@@ -153,14 +163,15 @@ class _Synapses(Running):
         self.count += 1
         code = coded.code.detach()
         change = outer(dictionary, code, x - dictionary.detach().decode_unchecked(code))
-        power = per_atom(code).square().sum(-1).mean(0)
+        change, power, count = summed(change, per_atom(code).square().sum(-1).sum(0), _count(x))
+        power = power / count
         # The first batches make a plain average, so that the start at zero has no weight.
         share = max(1.0 / self.rule.memory, 1.0 / self.count)
         self.power = (1 - share) * self.power + share * power
         rate = self.rule.rate / (1.0 + (self.count - 1) / self.rule.decay if self.rule.decay else 1.0)
         # An atom that is used for the first time in long must not leap: the batch's own average bounds the step.
         divisor = torch.maximum(self.power, power)
-        gain = torch.where(divisor > 0, rate / divisor.clamp(min=torch.finfo(power.dtype).tiny), 0.0) / len(x)
+        gain = torch.where(divisor > 0, rate / divisor.clamp(min=torch.finfo(power.dtype).tiny), 0.0) / count
         rows = atoms_of(dictionary)
         moved = rows + gain[:, None] * atoms_of(dictionary.with_tensors((change,)))
         return with_atoms(dictionary, self.atoms.project(moved, rows))
@@ -226,8 +237,10 @@ class _Descent(Running):
             if not weight.requires_grad:
                 weight = weight.detach().requires_grad_()
             misfit = 0.5 * (x - dictionary.with_tensors((weight,)).decode_unchecked(code)).square().flatten(1).sum(1)
-            loss = (misfit + self.rule.share * coded.problem.lam.detach() * code.abs().flatten(1).sum(1)).mean()
+            loss = (misfit + self.rule.share * coded.problem.lam.detach() * code.abs().flatten(1).sum(1)).sum()
             (slope,) = torch.autograd.grad(loss, weight)
+        slope, count = summed(slope, _count(x))
+        slope = slope / count
         if self.atoms.norm == "sphere":
             slope = self._tangent(dictionary.detach(), slope)
         with torch.no_grad():

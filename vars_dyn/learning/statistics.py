@@ -8,6 +8,8 @@ dictionary U holds the codes. For a convolution its columns are the windows of a
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,11 +18,14 @@ from torch import Tensor
 from vars_dyn._resources import need_memory
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
 from vars_dyn.learning.atoms import Atoms, atoms_of, with_atoms
+from vars_dyn.solvers.compiled.active_set import available
 
 __all__ = ["descend", "moments", "statistics_size"]
 
 #: Atoms whose gradients are computed by one product of matrices.
 _GROUP = 32
+#: Codes of which a smaller share is not zero are multiplied by compiled loops, where there are such.
+_SPARSE = 0.15
 #: Gradient steps on each convolutional template before the next one takes its turn.
 _INNER = 3
 
@@ -46,7 +51,24 @@ def moments(dictionary: Dictionary, x: Tensor, code: Tensor) -> tuple[Float[Tens
     """(U U^T, X U^T), summed over the signals x (n, *signal_shape) and their codes."""
     if isinstance(dictionary, ConvDictionary):
         return _windowed(dictionary, x, code)
+    if _in_loops(code) and int(code.count_nonzero()) < _SPARSE * code.numel():
+        gram, cross = code.new_zeros(code.shape[1], code.shape[1]), code.new_zeros(code.shape[1], x.shape[1])
+        _loops().add_products(code.numpy(), x.numpy(), gram.numpy(), cross.numpy())
+        return gram, cross.mT
     return code.mT @ code, x.mT @ code
+
+
+def _in_loops(values: Tensor) -> bool:
+    """Whether compiled loops take these numbers: with numba, on the CPU."""
+    return available() and values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+
+
+@cache
+def _loops() -> Any:
+    # deferred: needs numba, which is optional and takes time to import
+    from vars_dyn.learning import compiled
+
+    return compiled
 
 
 def _windowed(dictionary: ConvDictionary, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,9 +113,20 @@ def descend(
     """
     if isinstance(dictionary, ConvDictionary):
         return _descend_templates(dictionary, gram, cross, atoms, passes)
-    rows, targets = atoms_of(dictionary).clone(), cross.mT.contiguous()
+    rows, targets = atoms_of(dictionary).clone(memory_format=torch.contiguous_format), cross.mT.contiguous()
     diagonal = gram.diagonal()
-    used = (diagonal > torch.finfo(gram.dtype).eps * diagonal.max()).tolist()
+    floor = torch.finfo(gram.dtype).eps * float(diagonal.max())
+    if _in_loops(rows):
+        moved = torch.empty(_GROUP, rows.shape[1], dtype=rows.dtype)
+        for _ in range(passes):
+            for first in range(0, len(rows), _GROUP):
+                group = slice(first, min(first + _GROUP, len(rows)))
+                slope = torch.addmm(targets[group], gram[group], rows, alpha=-1)
+                within = gram[group, group].contiguous()
+                _loops().turn(rows[group].numpy(), slope.numpy(), within.numpy(), moved.numpy(), floor,
+                              atoms.norm == "ball", atoms.nonnegative)  # fmt: skip
+        return with_atoms(dictionary, rows)
+    used = (diagonal > floor).tolist()
     scale = diagonal.tolist()
     for _ in range(passes):
         for first in range(0, len(rows), _GROUP):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from tqdm import tqdm
 
 from vars_dyn import _checks
 from vars_dyn.dictionaries import Dictionary
+from vars_dyn.learning import group
 from vars_dyn.learning.atoms import Atoms
-from vars_dyn.learning.checkpoints import Store
+from vars_dyn.learning.checkpoints import Store, read_checkpoint
 from vars_dyn.learning.coding import Codes
 from vars_dyn.learning.learner import Learner, Step
 from vars_dyn.learning.results import Learned, course, dictionary_facts
@@ -45,7 +47,7 @@ class StoreOptions:
 def learn(
     dictionary: Dictionary,
     signals: Any,
-    lam: float,
+    lam: float | Sequence[float],
     *,
     method: str | Rule = "online",
     codes: str | Codes = "solve",
@@ -59,12 +61,13 @@ def learn(
     """Learn the atoms of a dictionary: minimise the mean of 1/2 |x - P a|^2 + lam |a|_1 over signals x and codes a.
 
     Args:
-        dictionary: where to start, dense, convolutional or Fourier. Signals are cast to its dtype and device.
+        dictionary: where to start: dense, convolutional or Fourier, or a `HierarchyDictionary` of these, whose layers
+            learn together on their joint energy. Signals are cast to its dtype and device.
             `vars_dyn.learning.random_dictionary(dictionary, seed)` starts anywhere.
         signals: an array, tensor or zarr array (n, *signal_shape), of which batches are drawn at random with
             replacement; an iterable of signals, or a function that returns one; or a source, such as
             `vars_dyn.learning.Patches` of image files.
-        lam: weight of |a|_1, above zero.
+        lam: weight of |a|_1, above zero; for a hierarchy a sequence of one for each layer.
         method: how the dictionary changes: "online" (sufficient statistics and block-coordinate descent; Mairal et al.
             2009), "hebbian" (residual times code) or "gradient" (Adam); or a rule with its settings, from
             `vars_dyn.learning`: `Online`, `Hebbian`, `Gradient` (any torch optimizer).
@@ -84,6 +87,10 @@ def learn(
         ValueError: for arguments that do not fit, and signals that hold NaN or infinity (a source can skip them).
         StoreError: for a store that exists, or that cannot be resumed with these arguments.
 
+    In a group of processes, which `torchrun` or Lightning Fabric's `launch` makes, every process calls this with the
+    same arguments. Each codes its part of every batch, all end with the same dictionary, and the first alone writes.
+    The result is that of one process to rounding. All processes must be able to read the store of a resumed run.
+
     A progress bar shows the objective, the largest gap, the share of active neurons, and the dead atoms. It is off
     where standard error is no terminal. SIGKILL at any moment leaves the last checkpoint whole.
     """
@@ -93,7 +100,7 @@ def learn(
     if resume and store is None:
         raise ValueError("resume is True and store is None; the store to go on with is wanted")
     learner = Learner(dictionary, lam, method, codes, atoms)
-    source = source_for(signals, dictionary.signal_shape)
+    source = source_for(signals, learner.signal_shape)
     options = StoreOptions(store) if store is not None and not isinstance(store, StoreOptions) else store
     settings = _settings(learner, source, batch_size, seed)
     facts = {"settings": settings, "command": command_line(), "date": now(), **versions()}
@@ -102,28 +109,45 @@ def learn(
         return Learned(learner.dictionary, course(done, learner.dictionary, _flat(facts)), _flat(facts))
     _checks.count("every", options.every)
     place = Path(options.path)
-    kept = Store(place, resume=resume)
+    kept = _opened(place, resume, learner.dictionary.tensors()[0])
     try:
         facts["origin"] = dict(options.origin or {})
         before: list[Step] = []
         if resume:
-            checkpoint = kept.read(settings)
+            checkpoint = read_checkpoint(place, settings)
             learner.restore(checkpoint.state)
             before, facts = checkpoint.steps, checkpoint.facts
             if len(before) > steps:
                 raise ValueError(f"steps is {steps}, but {place} has taken {len(before)} already; as many are wanted")
 
         def save(so_far: list[Step]) -> None:
-            kept.write(learner.state(), so_far, facts)
+            if kept is not None:
+                kept.write(learner.state(), so_far, facts)
 
         save(before)
         done = _steps(learner, source, settings, steps, before, _Saving(save, options.every))
         flat = _flat(facts)
         learned = Learned(learner.dictionary, course(done, learner.dictionary, flat), flat, place)
-        learned.save(place)
+        if kept is not None:
+            learned.save(place)
         return learned
     finally:
-        kept.close()
+        if kept is not None:
+            kept.close()
+
+
+def _opened(place: Path, resume: bool, like: Tensor) -> Store | None:
+    """The store, held by the first process of a group; the others have none. If the first one cannot, all stop."""
+    if group.rank() > 0:
+        group.together(None, like)
+        return None
+    try:
+        kept = Store(place, resume=resume)
+    except Exception as error:
+        group.together(str(error), like)
+        raise
+    group.together(None, like)
+    return kept
 
 
 class _Saving(NamedTuple):
@@ -143,8 +167,9 @@ def _steps(
 ) -> list[Step]:
     """All steps of the run; fewer than `steps` where the signals end before."""
     done = list(before)
-    (weight,) = learner.dictionary.tensors()
-    with tqdm(total=steps, initial=len(done), desc=settings["method"], disable=None, leave=False) as bar:
+    weight = learner.dictionary.tensors()[0]
+    quiet = True if group.rank() > 0 else None
+    with tqdm(total=steps, initial=len(done), desc=settings["method"], disable=quiet, leave=False) as bar:
         while len(done) < steps:
             batch = source.batch(len(done), settings["batch_size"], settings["seed"])
             if batch is None:
