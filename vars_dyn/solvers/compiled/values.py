@@ -134,6 +134,7 @@ class Matrices(NamedTuple):
         gram: H, (d', d'), or empty where entries of H are to be computed from `atoms`.
         diagonal: the diagonal of H, (d',).
         ridge: the ridge, (1,).
+        known: which rows of `atoms` are filled in, (d',); the others are when their atoms join. Empty: all are.
     """
 
     rows: Array
@@ -141,3 +142,4 @@ class Matrices(NamedTuple):
     gram: Array
     diagonal: Array
     ridge: Array
+    known: NDArray[np.bool_]
