@@ -255,7 +255,7 @@ def advance(
 def measure(signals: Signals, nonnegative: bool, found: Supports, scratch: Scratch, out: Array) -> None:
     """The sums of `vars_dyn.certificates.Sums` of each signal, (n, 5), from its support and its c."""
     for i in range(len(out)):
-        off = length = pulled = largest = 0.0
+        off, length, pulled, largest = -np.inf, 0.0, 0.0, 0.0
         lam, c = signals.lam[i], signals.c[i]
         for m in range(found.sizes[i]):
             atom, value = found.atoms[i, m], found.code[i, m]
