@@ -15,8 +15,8 @@ if __name__ == "__main__":
     from vars_dyn.learning.command import main
 
     sys.exit(main())
-else:
-    from vars_dyn.learning.training import learn
 
-    # `import vars_dyn.learn` must not put this file in the place of the function `vars_dyn.learn`.
-    sys.modules[__name__] = learn  # type: ignore[assignment]
+from vars_dyn.learning.training import learn  # help does not wait for it
+
+# `import vars_dyn.learn` must not put this file in the place of the function `vars_dyn.learn`.
+sys.modules[__name__] = learn  # type: ignore[assignment]

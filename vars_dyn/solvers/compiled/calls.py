@@ -13,7 +13,7 @@ from torch import Tensor
 from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.penalties import L1, NonNegativeL1
 from vars_dyn.problems import SparseProblem
-from vars_dyn.solvers.compiled.values import Signals, Supports
+from vars_dyn.solvers.compiled.values import Call, Signals, Supports
 from vars_dyn.solvers.compiled.work import ACCURACY, SHARES, Work, grown, kernels, room, round_limit
 from vars_dyn.solvers.methods import Found, Goal
 from vars_dyn.solvers.proposals import ENOUGH
@@ -62,17 +62,21 @@ def _wide(problem: SparseProblem) -> tuple[Tensor, Tensor, Tensor]:
     return weight.contiguous(), x.contiguous(), lam.contiguous()
 
 
+def _call(problem: SparseProblem, goal: Goal, run: int) -> Call:
+    dtype, widest = problem.x.dtype, room(*problem.dictionary.tensors()[0].shape, 0.0)
+    enough = ENOUGH * torch.finfo(dtype).eps
+    limit = round_limit(widest, goal.max_iterations)
+    single, reach = dtype == torch.float32, _REACH[dtype]
+    return Call(problem.nonnegative, single, reach, limit, widest, run, ACCURACY, float(goal.tol), enough)
+
+
 def few(problem: SparseProblem, goal: Goal, run: int = 1) -> Found | None:
     """Codes of signals that are solved one after the other; None where that falls short of the goal."""
     weight, x, lam = _wide(problem)
-    (d, atoms), n, dtype = weight.shape, len(x), problem.x.dtype
+    n, atoms = len(x), weight.shape[1]
     code, values, rounds = np.zeros((n, atoms)), np.empty((2, n)), np.zeros(n, dtype=np.int64)
-    widest = room(d, atoms, 0.0)
-    short = _loops().solve_few(
-        x.numpy(), weight.numpy(), lam.numpy(), problem.nonnegative, dtype == torch.float32, _REACH[dtype],
-        round_limit(widest, goal.max_iterations), widest, run, ACCURACY, SHARES, goal.tol,
-        ENOUGH * torch.finfo(dtype).eps, code, values, rounds,
-    )  # fmt: skip
+    call = _call(problem, goal, run)
+    short = _loops().solve_few(x.numpy(), weight.numpy(), lam.numpy(), call, SHARES, code, values, rounds)
     return _found(problem, torch.from_numpy(code), values, rounds) if short == 0 else None
 
 
@@ -98,10 +102,8 @@ def with_gram(problem: SparseProblem, goal: Goal, run: int = 1) -> Found | None:
     kernels().residual(np.arange(n), signals.x, found, work.matrices.atoms, r)
     signals = signals._replace(c=(torch.from_numpy(r) @ weight).numpy())
     code, values = torch.zeros(n, atoms, dtype=torch.float64), np.empty((2, n))
-    short = _loops().certify(
-        signals, work.nonnegative, dtype == torch.float32, most**0.5, goal.tol, ENOUGH * torch.finfo(dtype).eps, found,
-        work.scratch, code.numpy(), values,
-    )  # fmt: skip
+    call, code_of = _call(problem, goal, run), code.numpy()
+    short = _loops().certify(signals, most**0.5, call, found, work.scratch, code_of, values)
     return _found(problem, code, values, found.rounds) if short == 0 else None
 
 

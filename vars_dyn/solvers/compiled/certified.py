@@ -12,7 +12,7 @@ import numpy as np
 from vars_dyn.certificates import DENSE, LOST, SLACK
 from vars_dyn.solvers.compiled.loops import compiled, copy, exactly, inlined, square
 from vars_dyn.solvers.compiled.rounds import evaluate, grow, largest_bits, measure
-from vars_dyn.solvers.compiled.values import BLOCK, Array, Held, Index, Matrices, Scratch, Signals, Supports
+from vars_dyn.solvers.compiled.values import BLOCK, Array, Call, Held, Index, Matrices, Scratch, Signals, Supports
 
 __all__ = ["certify", "narrow", "solve_few"]
 
@@ -56,17 +56,16 @@ def _bounds(
 
 @compiled
 def certify(
-    signals: Signals, nonnegative: bool, single: bool, norm: float, tol: float, enough: float, found: Supports,
-    scratch: Scratch, code: Array, values: Array,
-) -> int:  # fmt: skip
+    signals: Signals, norm: float, call: Call, found: Supports, scratch: Scratch, code: Array, values: Array
+) -> int:
     """Certify the codes of the supports `found`, whose r and c are in `signals`, and write them to `code` (n, d').
 
     `norm` is at least the norm of every atom. `code` must hold zeros. The rows of `values`, (2, n), receive the
-    relative gap and the KKT residual. Returns how many signals fall short of a gap of `tol`, and of a KKT residual of
-    `enough` times max |P^T x| + lam. In double precision a residual that consists of rounding is small enough, too.
+    relative gap and the KKT residual. Returns how many signals fall short of the goals of `call`. In double precision a
+    KKT residual that consists of rounding is small enough, too.
     """
     sums, short = np.empty((len(code), 5)), 0
-    measure(signals, nonnegative, found, scratch, sums)
+    measure(signals, call.nonnegative, found, scratch, sums)
     d, atoms = signals.x.shape[1], code.shape[1]
     for i in range(len(code)):
         k, lam = found.sizes[i], signals.lam[i, 0]
@@ -76,7 +75,7 @@ def certify(
         )  # fmt: skip
         values[0, i], values[1, i] = gap, kkt
         scale = _number(largest_bits(signals.drive[i], 0, atoms, False)) + lam
-        if not (gap <= tol and kkt <= enough * scale) and (single or not kkt <= 2 * rounding):
+        if not (gap <= call.tol and kkt <= call.enough * scale) and (call.single or not kkt <= 2 * rounding):
             short += 1
         for m in range(k):
             code[i, found.atoms[i, m]] = found.code[i, m]
@@ -139,15 +138,12 @@ def _bits(number: float) -> np.int64:
 
 @compiled
 def solve_few(
-    x: Array, rows: Array, lam: Array, nonnegative: bool, single: bool, reach: int, limit: int, widest: int,
-    run: int, share: float, shares: Array, tol: float, enough: float, code: Array, values: Array, rounds: Index,
-) -> int:  # fmt: skip
+    x: Array, rows: Array, lam: Array, call: Call, shares: Array, code: Array, values: Array, rounds: Index
+) -> int:
     """Solve and certify signals x (n, d) one after the other, for P = `rows` (d, d'); returns how many fall short.
 
-    It returns -1, and writes nothing, where numbers lie outside a range in which nothing overflows or underflows: two
-    to the plus or minus `reach` for x. `share` times max |P^T x| + lam is how far the conditions may fail. With
-    `single`, codes are rounded to single precision, and certified as such. A signal that is not solved within `limit`
-    rounds has a code of zeros. The other arguments are those of `grow` and `certify`.
+    It returns -1, and writes nothing, where numbers lie outside a range in which nothing overflows or underflows. A
+    signal that is not solved has a code of zeros. The other arguments are those of `grow` and `certify`.
     """
     n, (d, atoms) = len(x), rows.shape
     diagonal = np.empty(atoms)
@@ -156,31 +152,33 @@ def solve_few(
         return -1
     for i in range(n):
         weight = _bits(lam[i, 0])
-        if weight <= 0 or not _within(weight, _LAM) or not _within(largest_bits(x[i], 0, d, False), reach):
+        if weight <= 0 or not _within(weight, _LAM) or not _within(largest_bits(x[i], 0, d, False), call.reach):
             return -1
     none = np.empty((0, 0))
     known = np.zeros(atoms, dtype=np.bool_)
     matrices = Matrices(rows, np.empty((atoms, d)), none, diagonal, np.zeros(1), known)
     drive, within = np.empty((n, atoms)), np.empty(n)
     signals = Signals(x, drive, none, lam, within, np.empty((n, d)), np.empty((n, atoms)))
-    room = (np.empty(widest), np.empty(widest), np.empty(widest), np.empty(widest))
+    room = (np.empty(call.widest), np.empty(call.widest), np.empty(call.widest), np.empty(call.widest))
     scratch = Scratch(
         room[0], room[1], room[2], room[3], np.empty(d), np.empty(atoms), np.empty(atoms, dtype=np.int64),
         np.empty(-(-atoms // BLOCK)), np.arange(d),
     )  # fmt: skip
     held = Held(
-        np.empty(widest, dtype=np.int64), np.empty(widest), np.empty(widest), np.empty(widest),
-        np.empty((widest, widest)), np.empty(widest),
+        np.empty(call.widest, dtype=np.int64), np.empty(call.widest), np.empty(call.widest), np.empty(call.widest),
+        np.empty((call.widest, call.widest)), np.empty(call.widest),
     )  # fmt: skip
-    found = Supports(np.zeros(n, dtype=np.int64), np.empty((n, widest), dtype=np.int64), np.empty((n, widest)), rounds)
+    found = Supports(
+        np.zeros(n, dtype=np.int64), np.empty((n, call.widest), dtype=np.int64), np.empty((n, call.widest)), rounds
+    )
     for i in range(n):
         evaluate(i, signals, held.code, held.atoms, 0, matrices, scratch)
         copy(signals.c[i], drive[i])
-        within[i] = share * (_number(largest_bits(drive[i], 0, atoms, False)) + lam[i, 0])
-    grow(signals, nonnegative, shares, limit, run, matrices, held, scratch, found)
-    if single:
+        within[i] = call.accuracy * (_number(largest_bits(drive[i], 0, atoms, False)) + lam[i, 0])
+    grow(signals, call.nonnegative, shares, call.limit, call.run, matrices, held, scratch, found)
+    if call.single:
         narrow(found)
     for i in range(n):
-        if single or found.sizes[i] == 0:
+        if call.single or found.sizes[i] == 0:
             evaluate(i, signals, found.code[i], found.atoms[i], found.sizes[i], matrices, scratch)
-    return certify(signals, nonnegative, single, norm, tol, enough, found, scratch, code, values)
+    return certify(signals, norm, call, found, scratch, code, values)
