@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from argparse import ArgumentError
 from pathlib import Path
@@ -42,3 +44,27 @@ def test_words_after_two_dashes_are_left_alone() -> None:
 def test_bad_arguments_do_not_end_the_process(words: list[str]) -> None:
     with pytest.raises(ArgumentError):
         parser().parse_args(words)
+
+
+def test_help_needs_no_library_of_a_run() -> None:
+    """`--help` of both commands prints their options, and imports neither torch nor what reads and writes stores."""
+    program = """
+import runpy, sys
+from vars_dyn.simulate.command import main
+def ended(command, *arguments):
+    try:
+        command(*arguments)
+    except SystemExit as stop:
+        return stop.code or 0
+assert ended(main, ["--lam", "0.2", "--help"]) == 0
+sys.argv = ["learn", "--batch", "3", "-h"]
+assert ended(runpy.run_module, "vars_dyn.learn", None, "__main__") == 0
+print([name for name in ("torch", "numpy", "zarr", "xarray", "matplotlib") if name in sys.modules])
+assert main(["--lam", "many", "--help"]) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "--silence" in done.stdout
+    assert "--forgetting" in done.stdout
+    assert done.stderr.startswith("error: --lam is 'many'")
+    assert len(done.stderr.splitlines()) == 1

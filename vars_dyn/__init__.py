@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vars_dyn.recording.record import record
     from vars_dyn.solvers.equilibrium import equilibrium
     from vars_dyn.solvers.implicit import differentiability
+    from vars_dyn.solvers.path import solve_path
     from vars_dyn.solvers.solve import Solution, solve
     from vars_dyn.spiking import SpikingLCA, open_spikes, spike
     from vars_dyn.sweeping.sweep import sweep
@@ -89,6 +90,7 @@ __all__ = [
     "record",
     "replace_attention",
     "solve",
+    "solve_path",
     "spike",
     "sweep",
     "to_dataset",
@@ -144,6 +146,7 @@ _HOMES = {
     "record": "vars_dyn.recording.record",
     "replace_attention": "vars_dyn.attention",
     "solve": "vars_dyn.solvers.solve",
+    "solve_path": "vars_dyn.solvers.path",
     "spike": "vars_dyn.spiking",
     "sweep": "vars_dyn.sweeping.sweep",
     "to_dataset": "vars_dyn.recording",

@@ -31,7 +31,7 @@ def floating_tensor(name: str, value: Any) -> Tensor:
     if not value.is_floating_point():
         raise ValueError(f"{name} is {describe(value)}; a real floating-point dtype is wanted")
     # If the sum is finite, so is every entry, and a sum is much faster than a look at each. A sum may overflow, though.
-    if not bool(torch.isfinite(value.detach().sum())) and not bool(torch.isfinite(value).all()):
+    if not math.isfinite(value.detach().sum().item()) and not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} holds NaN or infinite entries; finite numbers are wanted")
     return value
 

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, set_loader
 
 from vars_dyn import _yaml
 
-__all__ = ["CommandParser"]
+__all__ = ["CommandParser", "asks_for_help"]
 
 # jsonargparse reads texts and files with this loader, which refuses aliases, tags and deep nesting.
 set_loader("plain", _yaml.value_of, exceptions=(ValueError,))
@@ -36,6 +36,12 @@ class CommandParser(ArgumentParser):
         """As jsonargparse's."""
         words = _config_first(_joined(sys.argv[1:] if args is None else args))
         return super().parse_args(words, namespace, **keywords)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether the arguments of a command ask for its help."""
+    options = words[: list(words).index("--")] if "--" in words else words
+    return "--help" in options or "-h" in options
 
 
 def _joined(words: Sequence[str]) -> list[str]:

@@ -18,14 +18,14 @@ from vars_dyn.anchors import Unpenalised
 from vars_dyn.dictionaries.base import Rounding
 from vars_dyn.penalties import Penalty
 
-__all__ = ["Certificate", "Evaluated", "Shifted", "certify", "improved", "least_pull"]
+__all__ = ["DENSE", "LOST", "SLACK", "Certificate", "Evaluated", "Shifted", "certify", "improved", "least_pull"]
 
 #: An upper bound on what any one product or scaled entry loses by underflow.
-_LOST = 2.0**-1068
+LOST = 2.0**-1068
 #: Numbers below this may have lost digits to underflow.
-_DENSE = 2.0**-950
+DENSE = 2.0**-950
 #: The factor by which bounds are raised, because they are themselves computed in floating point.
-_SLACK = 1.01
+SLACK = 1.01
 #: A weight of at least this stands for infinity (`vars_dyn.raw_problems.silencing`).
 _SILENT = 2.0**500
 
@@ -128,38 +128,38 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     else:
         size, nonzeros, length = a, sums.nonzeros, sums.length  # no single entry matters
     reach = _weighted(size, rounding.norms, length)
-    length = torch.where(of.lost, length + n * _LOST, length)
+    length = torch.where(of.lost, length + n * LOST, length)
     paid = _paid(of, size, length) if sums is None else lam * length
     residual = torch.linalg.vector_norm(r, dim=-1)
     # Signals and codes of zeros lose nothing.
-    lost = d * _LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
+    lost = d * LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
     terms = nonzeros.clamp(max=rounding.decode) if rounding.sparse else torch.full_like(nonzeros, rounding.decode)
-    off = _SLACK * u * ((terms + 2) * reach + residual) + lost * (n + length)
+    off = SLACK * u * ((terms + 2) * reach + residual) + lost * (n + length)
     # The error of an entry of c: `per_norm` times its atom's norm, and `fixed` for every atom that is not zero.
-    per_norm, fixed = _SLACK * (u * (rounding.encode + 2) * residual + off), lost * (1 + residual + length)
+    per_norm, fixed = SLACK * (u * (rounding.encode + 2) * residual + off), lost * (1 + residual + length)
     loose = per_norm[..., None] * rounding.norms + fixed[..., None] * (rounding.norms > 0)
     ridged: Tensor | float = 0.0
     if ridge:
         loose = loose + 4 * u * (c.abs() + of.ridge * size) + (lost * length)[..., None]
-        ridged = (1 + 4 * n * u) * _ridged(of.ridge, size) + _LOST * length * length
+        ridged = (1 + 4 * n * u) * _ridged(of.ridge, size) + LOST * length * length
     shifted = of.shifted
     if shifted is None:
         # The dual point s (r, -sqrt(ridge) a), with s small enough for the true c.
         norm = of.penalty.dual_norm(c if sums is None else sums.largest[..., None], loose)
         none = torch.zeros_like(norm) * norm  # NaN where `norm` is
         ratio = (1 - 4 * u) * lam / torch.where(norm > 0, norm, 1.0)
-        s = torch.where(norm > lam, torch.where((ratio < _DENSE) | (lam < _DENSE), 0.0, ratio), 1.0) + none
+        s = torch.where(norm > lam, torch.where((ratio < DENSE) | (lam < DENSE), 0.0, ratio), 1.0) + none
         square = ((1 + (d + 4) * u) * residual + off).square() + lost + ridged
         pulled = s * ((a * c).sum(-1) if sums is None else sums.pulled)
         lost_sum = 3 * paid + pulled.abs()
         weight = lam[..., None]
     else:
-        loose, weight = loose + 4 * u * c.abs() + _LOST, shifted.weight
+        loose, weight = loose + 4 * u * c.abs() + LOST, shifted.weight
         point = _shifted(of, shifted, loose, rounding)
         s, pulled = point.s, point.pulled
         square = ((1 + (d + 4) * u) * point.length + off).square() + lost + point.ridged
         lost_sum = 3 * paid + point.magnitude
-    linear = (paid - pulled).clamp(min=0) + 2 * u * (nonzeros + 8) * lost_sum + _LOST * length
+    linear = (paid - pulled).clamp(min=0) + 2 * u * (nonzeros + 8) * lost_sum + LOST * length
     linear = linear + s * _weighted(size, loose, length)
     # Products of a code's entries with one another may have underflowed to zero.
     linear = linear + torch.where(nonzeros > 0, lost, 0.0)
@@ -203,7 +203,7 @@ def _paid(of: Evaluated, size: Tensor, length: Tensor) -> Tensor:
     cost = of.penalty.cost(size)
     if of.shifted is None and cost is size:
         return of.lam * length
-    cost = cost + of.penalty.cost(of.lost[..., None] * torch.full_like(size, _LOST))
+    cost = cost + of.penalty.cost(of.lost[..., None] * torch.full_like(size, LOST))
     return of.lam * cost.sum(-1) if of.shifted is None else (of.shifted.weight * cost).sum(-1)
 
 
@@ -234,7 +234,7 @@ def _shifted(of: Evaluated, shifted: Shifted, loose: Tensor, rounding: Rounding)
     if shifted.code is not None and shifted.shift is not None:
         away, r, target = a - shifted.code, of.r + shifted.shift, shifted.x + shifted.shift
         reach = torch.linalg.vector_norm(shifted.shift, dim=-1)[..., None] * rounding.norms
-        off = _SLACK * u * (rounding.encode + 2) * reach + 4 * u * (bias.abs() + of.ridge * shifted.code.abs()) + _LOST
+        off = SLACK * u * (rounding.encode + 2) * reach + 4 * u * (bias.abs() + of.ridge * shifted.code.abs()) + LOST
         anchor = _ridged(of.ridge, shifted.code)
     inside = shifted.weight * (1 - 4 * u) - off
     shares = of.penalty.share(c, inside.clamp(min=0), bias, loose)
@@ -245,10 +245,10 @@ def _shifted(of: Evaluated, shifted: Shifted, loose: Tensor, rounding: Rounding)
     s = shares.amin(-1)
     # Without any penalty only the KKT residual certifies; a bias then has no dual point at all.
     none = torch.zeros_like(s) * s
-    s = torch.where((s < _DENSE) | (of.lam < _DENSE), 0.0, s) + none
+    s = torch.where((s < DENSE) | (of.lam < DENSE), 0.0, s) + none
     slack = (1 - s) * (a.abs() * off).sum(-1)
     if shifted.bias is not None:
-        slack = torch.where(of.lam < _DENSE, math.inf, slack)
+        slack = torch.where(of.lam < DENSE, math.inf, slack)
     if own is not None:
         low, high = of.penalty.bounds(inside)
         margin = high - bias if low is None else torch.minimum(high - bias, bias - low)
@@ -288,7 +288,7 @@ def improved(found: Certificate, there: Evaluated, step: Tensor, image: Tensor, 
     """
     u, n = torch.finfo(step.dtype).eps / 2, step.shape[-1]
     after = certify(there, rounding)
-    off = _SLACK * u * (rounding.decode + 2) * _weighted(step.abs(), rounding.norms, step.abs().sum(-1))
+    off = SLACK * u * (rounding.decode + 2) * _weighted(step.abs(), rounding.norms, step.abs().sum(-1))
     square = (torch.linalg.vector_norm(image, dim=-1) * (1 + 4 * image.shape[-1] * u) + off).square()
     square = square + _ridged(there.ridge, step)
     # The bound on the error of c that `certify` adds is the difference of these two.
@@ -314,9 +314,9 @@ def least_pull(x: Tensor, pull: Tensor, rounding: Rounding, bias: Tensor | None 
     length = torch.linalg.vector_norm(x, dim=-1)[..., None]
     most = length * rounding.norms
     total = pull if bias is None else pull + bias
-    least = (total.abs() * (1 - 2 * u) - _SLACK * (rounding.encode + 2) * u * most - _LOST * x.shape[-1]).amax(-1)
+    least = (total.abs() * (1 - 2 * u) - SLACK * (rounding.encode + 2) * u * most - LOST * x.shape[-1]).amax(-1)
     # Norms that underflow may have changed are no lower bounds.
-    reliable = torch.where(rounding.norms >= _DENSE, most, 0.0)
+    reliable = torch.where(rounding.norms >= DENSE, most, 0.0)
     return torch.where(least > 0, least, (1 - 1e-6) * reliable.expand(pull.shape).amax(-1))
 
 

@@ -46,7 +46,9 @@ def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: T
             raise ValueError(f"{name} holds negative entries; numbers of at least zero are wanted")
         return value
     _checks.number(name, value, nonnegative=True)
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(batch)
+    if not isinstance(value, Tensor):
+        return like.new_full((), value).expand(batch)
+    return value.to(dtype=like.dtype, device=like.device).expand(batch)
 
 
 def per_atom(

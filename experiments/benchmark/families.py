@@ -1,10 +1,11 @@
-"""LASSO problems of many shapes beside SPAMS: `python -m experiments.benchmark.families [--out FOLDER]`.
+"""LASSO problems of many shapes beside SPAMS and others: `python -m experiments.benchmark.families [--out FOLDER]`.
 
 One instance invites tuning to it, so this measures a family: the cells of a fixed grid, and others whose shapes,
 numbers of non-zeros, coherences and dtypes are drawn from a seed. In every round each contender solves the cell, in
 turn, on one thread. The figure of a cell is the median over the rounds of the ratio of processor times. The figures of
 the family are the geometric mean and the worst of its cells, with 90 % intervals by a bootstrap over the rounds. A goal
-is met if the whole interval is within it. `--out` writes families.md and families.json.
+is met if the whole interval is within it. With `--peers`, scikit-learn, celer and skglm solve the first signals of each
+cell in every round, too. `--out` writes families.md and families.json.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import gc
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +43,8 @@ _SHORTEST = 0.02
 #: The goals: the geometric mean and the worst ratio.
 _GOALS = {"geometric mean": 0.8, "worst": 1.2}
 _RESAMPLES = 2000
+#: The relative KKT residual that is asked of peers with a tolerance, and the most signals of a cell that peers solve.
+_ASKED, _PEER_SIGNALS = 1e-8, 8
 
 
 class Cell(NamedTuple):
@@ -118,44 +123,98 @@ def _spams(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
     return lambda: torch.from_numpy(work().toarray().T)
 
 
+def _sklearn(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
+    from sklearn.decomposition import sparse_encode  # deferred: a peer that need not be installed
+
+    atoms, signals = weight.numpy().T.copy(), x.numpy()
+    # Its Gram matrix is not counted, since it would serve all signals of the cell.
+    work = partial(
+        sparse_encode, signals, atoms, gram=atoms @ atoms.T, algorithm="lasso_lars", alpha=lam, max_iter=10_000
+    )
+    return lambda: torch.from_numpy(work())
+
+
+def _one_by_one(estimator: Any, weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
+    matrix, signals = np.asfortranarray(weight.numpy()), x.numpy()
+    return lambda: torch.from_numpy(np.stack([estimator.fit(matrix, signal).coef_ for signal in signals]))
+
+
+def _celer(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
+    from celer import Lasso  # deferred: a peer that need not be installed
+
+    # Its gap is of the second order in the KKT residual.
+    return _one_by_one(Lasso(alpha=lam / len(weight), fit_intercept=False, tol=1e-14, max_iter=1000), weight, x)
+
+
+def _skglm(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
+    from skglm import Lasso  # deferred: a peer that need not be installed
+
+    tol = _ASKED * float((x @ weight).abs().amax(-1).min()) / len(weight)
+    return _one_by_one(Lasso(alpha=lam / len(weight), fit_intercept=False, tol=tol, max_iter=1000), weight, x)
+
+
+#: The other peers, which need not be installed; they get at most `_PEER_SIGNALS` signals, in double precision.
+PEERS: dict[str, Callable[[Tensor, Tensor, float], Callable[[], Tensor]]] = {
+    "scikit-learn": _sklearn,
+    "celer": _celer,
+    "skglm": _skglm,
+}
+
+
 class Measured(NamedTuple):
-    """A cell's processor seconds, (2, rounds), ours first, and the largest relative KKT residual of each contender."""
+    """What was measured of a cell.
+
+    Attributes:
+        cell: the cell.
+        names: the contenders: ours, SPAMS, and other peers.
+        seconds: processor seconds, (contenders, rounds); of peers that solved some of the signals, for all of them.
+        kkt: the largest relative KKT residual of each contender.
+    """
 
     cell: Cell
+    names: tuple[str, ...]
     seconds: NDArray[np.float64]
-    kkt: tuple[float, float]
+    kkt: tuple[float, ...]
 
-    @property
-    def ratio(self) -> float:
-        """The median over the rounds of ours over SPAMS's."""
-        return float(np.median(self.seconds[0] / self.seconds[1]))
+    def ratio(self, to: int = 1) -> float:
+        """The median over the rounds of ours over that of the contender `to`."""
+        return float(np.median(self.seconds[0] / self.seconds[to]))
 
 
-def measure(cell: Cell, rounds: int, seed: int) -> Measured:
-    """Solve a cell by both contenders in turn; the first run of each is not timed."""
+def measure(cell: Cell, rounds: int, seed: int, peers: Sequence[str] = ()) -> Measured:
+    """Solve a cell by all contenders in turn; the first run of each is not timed."""
     weight, x = data(cell, seed)
+    some = x[:_PEER_SIGNALS].double()
     works = [make(weight, x, cell.lam) for make in (_ours, _spams)]
+    works += [PEERS[name](weight.double(), some, cell.lam) for name in peers]
     problem = vd.SparseProblem(vd.DenseDictionary(weight.double()), x.double(), cell.lam)
-    scale = problem.critical_lam()
-    worst = [float((problem.kkt_residual(work().double()) / scale).max()) for work in works]
-    began = time.process_time()
-    works[0]()
-    calls = max(1, round(_SHORTEST / max(time.process_time() - began, 1e-4)))
-    seconds = np.empty((2, rounds))
-    # No round is charged for collecting what exists by now.
-    gc.collect()
-    gc.freeze()
-    try:
-        for number in range(rounds):
-            for which, work in enumerate(works):
-                gc.collect()
-                began = time.process_time()
-                for _ in range(calls):
-                    work()
-                seconds[which, number] = (time.process_time() - began) / calls
-    finally:
-        gc.unfreeze()
-    return Measured(cell, seconds, (worst[0], worst[1]))
+    few = vd.SparseProblem(problem.dictionary, some, cell.lam)
+    parts = [problem] * 2 + [few] * len(peers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a peer that does not reach its tolerance says so by its KKT residual
+        worst = [
+            float((part.kkt_residual(work().double()) / part.critical_lam()).max())
+            for part, work in zip(parts, works, strict=True)
+        ]
+        began = time.process_time()
+        works[0]()
+        calls = max(1, round(_SHORTEST / max(time.process_time() - began, 1e-4)))
+        seconds = np.empty((len(works), rounds))
+        # No round is charged for collecting what exists by now.
+        gc.collect()
+        gc.freeze()
+        try:
+            for number in range(rounds):
+                for which, work in enumerate(works):
+                    gc.collect()
+                    times, share = (calls, 1.0) if which < 2 else (1, len(x) / len(some))
+                    began = time.process_time()
+                    for _ in range(times):
+                        work()
+                    seconds[which, number] = share * (time.process_time() - began) / times
+        finally:
+            gc.unfreeze()
+    return Measured(cell, ("ours", "SPAMS", *peers), seconds, tuple(worst))
 
 
 class Figure(NamedTuple):
@@ -189,29 +248,37 @@ def figures(ratios: Sequence[NDArray[np.float64]], seed: int = 0) -> list[Figure
 
 def page(record: dict[str, Any], done: Sequence[Measured]) -> str:
     """The tables in Markdown."""
-    counted = [one.seconds[0] / one.seconds[1] for one in done]
-    parts = {"the grid": [r for one, r in zip(done, counted, strict=True) if one.cell in GRID], "all cells": counted}
+    names = done[0].names
     rows = [
-        [of, f.name, f"{f.value:.2f}", f"{f.low:.2f} to {f.high:.2f}", f"{f.goal:g}", "met" if f.met else "not met"]
-        for of, own in parts.items()
-        if own
-        for f in figures(own)
-    ]
+        [
+            names[to],
+            of,
+            f.name,
+            f"{f.value:.2f}",
+            f"{f.low:.2f} to {f.high:.2f}",
+            *((f"{f.goal:g}", "met" if f.met else "not met") if to == 1 else ("", "")),
+        ]
+        for to in range(1, len(names))
+        for of, own in (("the grid", [one for one in done if one.cell in GRID]), ("all cells", done))
+        if own and (to == 1 or of == "all cells")
+        for f in figures([one.seconds[0] / one.seconds[to] for one in own])
+    ]  # fmt: skip
     cells = [
         [
             *(str(part) for part in one.cell[:4]), f"{one.cell.lam:g}", f"{one.cell.coherence:g}", one.cell.dtype,
-            *(f"{1e3 * float(np.median(s)):.3g}" for s in one.seconds), f"{one.ratio:.2f}",
+            *(f"{1e3 * float(np.median(s)):.3g}" for s in one.seconds), f"{one.ratio():.2f}",
             *(f"{kkt:.1g}" for kkt in one.kkt),
         ]
         for one in done
     ]  # fmt: skip
-    titles = ["signals", "d", "atoms", "non-zeros", "lam", "coherence", "dtype", "ours, ms", "SPAMS, ms", "ratio"]
+    titles = ["signals", "d", "atoms", "non-zeros", "lam", "coherence", "dtype", *(f"{name}, ms" for name in names)]
+    titles += ["ours over SPAMS", *(f"KKT of {name}" for name in names)]
     return "\n".join(
         [
             report.heading(record),
             f"{len(done)} cells, of which {record['drawn']} were drawn from seed {record['seed']}.\n",
-            tables.markdown(["", "ours over SPAMS", "ratio", "90 % interval", "goal, at most", ""], rows, spaced=True),
-            tables.markdown([*titles, "our KKT", "SPAMS's KKT"], cells, spaced=True),
+            tables.markdown(["ours over", "", "", "ratio", "90 % interval", "goal, at most", ""], rows, spaced=True),
+            tables.markdown(titles, cells, spaced=True),
         ]
     )
 
@@ -223,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="LASSO problems of many shapes.")
     parser.add_argument("--out", type=Path, help="folder for families.md and families.json")
     parser.add_argument("--drawn", type=int, default=16, help="cells drawn beside those of the grid")
+    parser.add_argument("--peers", action="store_true", help="beside SPAMS also scikit-learn, celer and skglm")
     parser.add_argument("--no-grid", action="store_true", help="measure drawn cells only")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each cell, at least 3")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the drawn cells and of all data")
@@ -237,10 +305,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_foreign([options.out / name for name in ("families.json", "families.md")],
                            beside=options.out / "families.json")  # fmt: skip
             options.out.mkdir(parents=True, exist_ok=True)
-        import spams  # noqa: F401  # deferred: a peer that need not be installed
-    except ImportError:
-        print("error: SPAMS is not installed; the extra bench is wanted", file=sys.stderr)
-        return 2
+        modules = {"SPAMS": "spams", "scikit-learn": "sklearn", "celer": "celer", "skglm": "skglm"}
+        for name in ("SPAMS", *(PEERS if options.peers else ())):
+            if modules[name] not in sys.modules and find_spec(modules[name]) is None:
+                raise ValueError(f"{name} is not installed; the extra bench is wanted")
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -252,9 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells = [*(() if options.no_grid else GRID), *drawn(options.drawn, options.seed)]
     done = []
     for cell in tqdm(cells, disable=None, leave=False):
-        done.append(measure(cell, options.rounds, options.seed))
+        done.append(measure(cell, options.rounds, options.seed, tuple(PEERS) if options.peers else ()))
         if options.out:
-            own = [{**one.cell._asdict(), "seconds": one.seconds.tolist(), "kkt": one.kkt} for one in done]
+            own = [
+                {**one.cell._asdict(), "contenders": one.names, "seconds": one.seconds.tolist(), "kkt": one.kkt}
+                for one in done
+            ]
             report.write(options.out / "families.json", json.dumps({**record, "rows": own}, indent=2) + "\n")
             report.write(options.out / "families.md", page(record, done))
     print(page(record, done))

@@ -57,13 +57,25 @@ def test_a_small_run_is_written(
     monkeypatch.setitem(sys.modules, "spams", SimpleNamespace(lasso=lasso))
     monkeypatch.setattr(families, "GRID", (Cell(3, 16, 24, 2, 0.1), Cell(2, 16, 24, 2, 0.1, 0.3, "float32")))
     monkeypatch.setattr(families, "_SHORTEST", 0.0)
-    for _ in range(2):  # the second run replaces what the first wrote
-        assert families.main(["--drawn", "0", "--rounds", "3", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(families, "PEERS", {"scikit-learn": families.PEERS["scikit-learn"]})
+    monkeypatch.setattr(families, "_PEER_SIGNALS", 2)
+    for more in ([], ["--peers"]):  # the second run replaces what the first wrote
+        assert families.main(["--drawn", "0", "--rounds", "3", "--out", str(tmp_path), *more]) == 0
     record = json.loads((tmp_path / "families.json").read_text())
-    assert [np.shape(cell["seconds"]) for cell in record["rows"]] == [(2, 3)] * 2
-    ours, peers = zip(*(cell["kkt"] for cell in record["rows"]), strict=True)
-    assert max(ours) < 1e-5 < 0.5 < min(peers)  # codes of zeros are no solution
+    assert [np.shape(cell["seconds"]) for cell in record["rows"]] == [(3, 3)] * 2
+    assert record["rows"][0]["contenders"] == ["ours", "SPAMS", "scikit-learn"]
+    ours, none, lars = zip(*(cell["kkt"] for cell in record["rows"]), strict=True)
+    assert max(*ours, *lars) < 1e-5 < 0.5 < min(none)  # codes of zeros are no solution
     assert (tmp_path / "families.md").read_text().strip() in capsys.readouterr().out
+
+
+def test_a_peer_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(families, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "spams", raising=False)
+    assert families.main([]) == 2
+    assert capsys.readouterr().err == "error: SPAMS is not installed; the extra bench is wanted\n"
 
 
 @pytest.mark.parametrize("wrong", [["--rounds", "2"], ["--no-grid", "--drawn", "0"], ["--seed", "-1"], ["--nothing"]])

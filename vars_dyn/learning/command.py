@@ -21,15 +21,14 @@ import torch
 import zarr
 
 from vars_dyn import _process
-from vars_dyn._command import CommandParser
 from vars_dyn._files import StoreError, check_place, is_our_picture, replacing
+from vars_dyn._learn_options import LearnOptions, parser
 from vars_dyn._resources import need_memory
 from vars_dyn._version import __version__
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, Dictionary
 from vars_dyn.learning.atoms import Atoms, random_dictionary
 from vars_dyn.learning.checkpoints import read_facts
 from vars_dyn.learning.coding import Codes, Equilibrium, Integrate, Solve
-from vars_dyn.learning.options import LearnOptions
 from vars_dyn.learning.photographs import photographs
 from vars_dyn.learning.picture import summary
 from vars_dyn.learning.preprocessing import ZCA, Centre, ContrastNormalisation, OlshausenField, Preparation
@@ -75,37 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 143 if ended else 130
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="python -m vars_dyn.learn",
-        description="Learn the atoms of a dictionary from photographs, or from an array of signals.",
-        epilog="Exit status: 0 done; 2 bad input or arguments; 130 interrupted and 143 terminated (the command that "
-        "continues the run is printed).",
-    )
-    parser.add_argument("--config", action="config", help="YAML file of options")
-    parser.add_argument(
-        "images", nargs="*", type=str, default=[], metavar="IMAGES",
-        help="image files, or folders of them; or one .npy file or zarr array of signals, a signal a row. Default: the "
-        "photographs that come with matplotlib, scikit-learn and scikit-image, where these are installed",
-    )  # fmt: skip
-    parser.add_class_arguments(LearnOptions, None)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its options")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    return parser
-
-
 def _parsed(words: Sequence[str]) -> tuple[LearnOptions, Any]:
     """The options; those of a resumed run come from its store, where the command line does not give others."""
-    found = _parser().parse_args(words)
+    found = parser().parse_args(words)
     if found.resume:
         if found.out is None:
             raise ValueError("--resume came without --out; the run to go on with is wanted")
         kept = read_facts(Path(found.out)).get("origin", {}).get("options")
         if kept is None:
             raise StoreError(f"{found.out} was not written by this command; resume it with vars_dyn.learn")
-        parser = _parser()
-        parser.set_defaults(**{name: value for name, value in kept.items() if name not in ("out", "figure")})
-        found = parser.parse_args(words)
+        resumed = parser()
+        resumed.set_defaults(**{name: value for name, value in kept.items() if name not in ("out", "figure")})
+        found = resumed.parse_args(words)
     return LearnOptions(**{each.name: getattr(found, each.name) for each in fields(LearnOptions)}), found
 
 

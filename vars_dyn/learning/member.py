@@ -11,9 +11,9 @@ from typing import Any
 import xarray as xr
 
 from vars_dyn._files import StoreError
+from vars_dyn._learn_options import LearnOptions
 from vars_dyn.learning.checkpoints import read_facts
 from vars_dyn.learning.command import main as learn
-from vars_dyn.learning.options import LearnOptions
 from vars_dyn.sweeping.commands import Command, CommandError
 
 __all__ = ["MEMBER", "main"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vars_dyn import _checks
+from vars_dyn._names import VARIABLES
 from vars_dyn.dictionaries import ConvDictionary, DenseDictionary, FourierDictionary
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.dynamics.constants import of_signals
@@ -32,9 +33,6 @@ __all__ = [
     "static_arrays",
     "time_array",
 ]
-
-#: Everything that can be recorded, in the order in which it is stored.
-VARIABLES = ("x", "z", "u", "code", "lyapunov", "gap", "relative_gap", "active")
 
 #: How many moments are kept: as many as a chunk has by default.
 _MOMENTS = 64

@@ -2,10 +2,7 @@
 
 import sys
 
-from vars_dyn import _process
+from vars_dyn.simulate.command import main
 
 if __name__ == "__main__":
-    with _process.streams():
-        from vars_dyn.simulate.run import main  # deferred: some libraries cannot be imported without standard streams
-
-        sys.exit(main())
+    sys.exit(main())

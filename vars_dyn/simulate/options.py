@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from vars_dyn.integration import METHODS
-from vars_dyn.interventions import Intervention
-from vars_dyn.recording import VARIABLES
+from vars_dyn._names import METHODS, VARIABLES
 from vars_dyn.simulate import acting
 from vars_dyn.simulate import values as read
 from vars_dyn.simulate.declaring import Option, flag, option, options_of
@@ -126,20 +124,18 @@ class SpikingOptions:
 class InterventionOptions:
     """interventions and noise: UNITS are u or z with indices, as in u3,5-9 or zall; several are separated by ;"""
 
-    silence: list[Intervention] = option(
-        "none", acting.silence, "set the output of units to zero", "UNITS[@START:STOP]"
-    )
-    lesion: list[Intervention] = option(
+    silence: list[Any] = option("none", acting.silence, "set the output of units to zero", "UNITS[@START:STOP]")
+    lesion: list[Any] = option(
         "none", acting.lesion, "remove units: no output, and a potential that stays", "UNITS[@START:STOP]"
     )
-    clamp: list[Intervention] = option(
+    clamp: list[Any] = option(
         "none",
         acting.clamp,
         "hold the potential of u or z, or the output of a (as in a3=0.5)",
         "UNITS=VALUE[@START:STOP]",
     )
-    inject: list[Intervention] = option("none", acting.inject, "add a current", "UNITS=VALUE[@START:STOP]")
-    scale_synapses: list[Intervention] = option(
+    inject: list[Any] = option("none", acting.inject, "add a current", "UNITS=VALUE[@START:STOP]")
+    scale_synapses: list[Any] = option(
         "none",
         acting.scale,
         "multiply the synapses of units; of one way only with feedforward:, feedback: or inhibition: in front",

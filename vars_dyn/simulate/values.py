@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vars_dyn.recording import VARIABLES
+from vars_dyn._names import VARIABLES
 
 __all__ = [
     "Clip",

@@ -57,6 +57,13 @@ class Method(ABC):
         """Whether this method can solve the problem; FISTA takes over where it cannot."""
         return True
 
+    def at_once(self, problem: SparseProblem, goal: Goal) -> Found | None:
+        """Codes for a problem as the caller gives it, of any shape and units, if there is a shorter way to the goal.
+
+        None where there is none, or where it falls short; `solve` is then called.
+        """
+        return None
+
     @abstractmethod
     def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
         """Codes for every signal, as close to the goal as the method comes.

@@ -17,7 +17,7 @@ from vars_dyn.solvers.first_order import Fista, Ista
 from vars_dyn.solvers.methods import Found, Goal, Method, no_steps
 from vars_dyn.solvers.mixed_precision import Grown, MixedPrecision
 
-__all__ = ["METHODS", "Solution", "solve", "tolerance"]
+__all__ = ["METHODS", "Solution", "solve", "solved", "tolerance"]
 
 
 class _Auto(Method):
@@ -28,6 +28,10 @@ class _Auto(Method):
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
         """Whether one of the methods suits."""
         return any(method.suits(problem, start, goal) for method in self.methods)
+
+    def at_once(self, problem: SparseProblem, goal: Goal) -> Found | None:
+        """As the first of the methods."""
+        return self.methods[0].at_once(problem, goal)
 
     def solve(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> Found:
         """Codes by the first method that suits."""
@@ -112,15 +116,22 @@ def solve(
         )
     _checks.choice("method", method, tuple(METHODS))
     _checks.count("max_iterations", max_iterations)
-    code_shape = (*problem.batch_shape, *problem.dictionary.code_shape)
     if start is not None:
+        code_shape = (*problem.batch_shape, *problem.dictionary.code_shape)
         _checks.floating_tensor("start", start)
         _checks.same_kind("start", start, problem.x, "x")
         if tuple(start.shape) != code_shape:
             raise ValueError(f"start has shape {tuple(start.shape)}; {code_shape} is wanted")
     _checks.full_precision("x", problem.x)
-    tol = tolerance(tol, problem.x.dtype)
+    goal = Goal(tolerance(tol, problem.x.dtype), max_iterations, polish)
     refuse_negative(problem.ridge)
+    return solved(problem, METHODS[method], goal, start)
+
+
+def solved(problem: SparseProblem, method: Method, goal: Goal, start: Tensor | None = None) -> Solution:
+    """The solution of a problem by a method, or by FISTA where the method does not suit; without checks."""
+    if start is None and (at_once := method.at_once(problem, goal)) is not None:
+        return Solution(*at_once, at_once.relative_gap <= goal.tol)
     with torch.no_grad(), torch.autocast(problem.x.device.type, enabled=False):
         whole = problem.detach().flat()
         # In float64 the certificates are computed in the same units, so the units are made once.
@@ -134,12 +145,18 @@ def solve(
         if start is not None:
             start = own.code(start.detach().reshape(*flat.batch_shape, *flat.dictionary.code_shape))
             _checks.floating_tensor("start, in units of the solution,", start)
-        found = _found(flat, METHODS[method], start, Goal(tol, max_iterations, polish))
+        found = _found(flat, method, start, goal)
         if not own.plain:
             code = own.code(found.code, back=True)
             found = Found.certified(whole, code, found.iterations)
         gap, kkt, iterations = (part.reshape(problem.batch_shape) for part in found[1:])
-        return Solution(found.code.reshape(code_shape), gap, kkt, iterations, gap <= tol)
+        return Solution(
+            found.code.reshape(*problem.batch_shape, *problem.dictionary.code_shape),
+            gap,
+            kkt,
+            iterations,
+            gap <= goal.tol,
+        )
 
 
 def _refuse_unbounded(problem: SparseProblem) -> None:

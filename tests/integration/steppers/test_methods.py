@@ -72,6 +72,7 @@ def test_a_new_method_integrates_streams_and_has_both_gradients(monkeypatch: pyt
 
 def test_methods_are_found_by_name_and_no_other_name_is() -> None:
     assert [method_for(name).name for name in METHODS] == list(METHODS)
+    assert tuple(REGISTRY) == METHODS
     with pytest.raises(ValueError, match=r"^method is .heun.; one of .*dopri5.*auto is wanted"):
         method_for("heun")
 

@@ -100,7 +100,7 @@ def test_supports_that_outgrow_their_room_go_on(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(active_set, "_ROOM", 2)
     monkeypatch.setattr(active_set, "_FACTORS", 300)
     monkeypatch.setattr(active_set, "_CHUNK", 1)
-    monkeypatch.setattr(active_set, "_FEWEST", 5)
+    monkeypatch.setattr(active_set, "FEWEST", 5)
     weight = normal(0, 20, 30)
     problem = vd.SparseProblem(vd.DenseDictionary(weight / weight.norm(dim=0)), normal(1, 13, 20), 0.01)
     found = proposed(problem, "rounds")
@@ -233,6 +233,7 @@ def test_auto_prefers_it_where_it_suits() -> None:
                 return own(self, *rest)  # type: ignore[operator]
 
             patch.setattr(kind, "solve", noted)
+        patch.setattr(CompiledActiveSet, "at_once", lambda *_: None)
         vd.solve(vd.SparseProblem(P, normal(1, 4, 6), 0.1))
         vd.solve(vd.SparseProblem(vd.DenseDictionary(normal(0, 2, 6, 9)), normal(1, 2, 4, 6), 0.1))
     assert called[0] == "CompiledActiveSet"

@@ -7,10 +7,7 @@ signals at once. The loops need numba, the extra `fast`.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +18,7 @@ from vars_dyn.dictionaries.dense import DenseDictionary
 from vars_dyn.penalties import L1, NonNegativeL1
 from vars_dyn.problems import SparseProblem
 from vars_dyn.raw_problems import Residuals
+from vars_dyn.solvers.compiled import calls
 from vars_dyn.solvers.compiled.values import (
     DONE,
     FULL,
@@ -29,23 +27,18 @@ from vars_dyn.solvers.compiled.values import (
     Array,
     Held,
     Index,
-    Matrices,
-    Scratch,
     Signals,
     Supports,
 )
+from vars_dyn.solvers.compiled.work import ACCURACY, FEWEST, SHARES, Work, available, grown, kernels
 from vars_dyn.solvers.methods import Found, Goal
-from vars_dyn.solvers.proposals import ENOUGH, Proposal, Proposing
+from vars_dyn.solvers.proposals import Proposal, Proposing
 from vars_dyn.solvers.support_systems import is_small
 
 __all__ = ["CompiledActiveSet", "available"]
 
-#: An atom joins if its violation is at least a share of the worst one; the share of each round, and of all after them.
-_SHARES = np.array([0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-#: The conditions are to hold within this share of what `Proposing` asks for, since rounding is added to them.
-_SHARE = 0.2
-#: How many numbers of codes are worked on at once, so that they stay in a processor's cache, and the fewest signals.
-_CHUNK, _FEWEST = 1 << 18, 64
+#: How many numbers of codes are worked on at once, so that they stay in a processor's cache.
+_CHUNK = 1 << 18
 #: There is a Gram matrix if there are at least this many signals for each atom.
 _SIGNALS_PER_ATOM = 0.25
 #: Fewer signals than this are solved one after the other, and so are those whose P^T x takes few multiply-adds. Others
@@ -57,28 +50,17 @@ _ROOM = 32
 _FACTORS = 1 << 24
 
 
-@cache
-def available() -> bool:
-    """Whether numba is installed."""
-    try:
-        return find_spec("numba") is not None
-    except ValueError:  # its import is blocked
-        return False
-
-
-@cache
-def _kernels() -> Any:
-    # deferred: needs numba, which is optional and takes time to import
-    from vars_dyn.solvers.compiled import rounds
-
-    return rounds
-
-
 class CompiledActiveSet(Proposing):
     """An active set for each signal: atoms join and leave, and E falls, until the optimality conditions hold.
 
     FISTA goes on from there for signals that fall short of their certificates.
+
+    Args:
+        run: how many signals on end are the same one with a smaller lam each, so that each starts from the last.
     """
+
+    def __init__(self, run: int = 1) -> None:
+        self.run = run
 
     def suits(self, problem: SparseProblem, start: Tensor | None, goal: Goal) -> bool:
         """True with numba, for codes that are to be polished and a dictionary that all share, on the CPU."""
@@ -95,61 +77,36 @@ class CompiledActiveSet(Proposing):
             and bool((problem.lam > 0).all())
         )
 
+    def at_once(self, problem: SparseProblem, goal: Goal) -> Found | None:
+        """Codes of a LASSO of few signals, where the fixed costs of other ways would be most of the time."""
+        if not (goal.polish and available() and calls.suits(problem)):
+            return None
+        (d, atoms), n = problem.dictionary.tensors()[0].shape, problem.lam.numel()
+        if n >= _SIGNALS_PER_ATOM * atoms:
+            return calls.with_gram(problem, goal, self.run) if n * atoms <= _CHUNK else None
+        return calls.few(problem, goal, self.run) if n < _FEW or n * d * atoms <= _SMALL else None
+
     def propose(self, problem: SparseProblem, goal: Goal) -> Proposal:
         """Codes for every signal, some signals at a time. Single precision is worked on in double precision."""
         if problem.x.dtype != torch.float64:
             wide = self.propose(problem.to(dtype=torch.float64), goal)
             code = wide.found.code.to(problem.x.dtype)
             return Proposal(Found.certified(problem, code, wide.found.iterations), wide.scale.to(code.dtype))
-        work, n = _Work.of(problem, goal.max_iterations), len(problem.x)
-        rows = max(_CHUNK // problem.dictionary.code_size, _FEWEST * torch.get_num_threads())
+        n, dictionary = len(problem.x), problem.dictionary
+        weight = dictionary.matrix().reshape(dictionary.signal_size, -1).contiguous()
+        gram = n >= _SIGNALS_PER_ATOM * dictionary.code_size
+        ridged = bool(torch.as_tensor(problem.ridge).any())
+        work = Work.of(weight, problem.nonnegative, goal.max_iterations, with_gram=gram, ridged=ridged, run=self.run)
+        rows = max(_CHUNK // dictionary.code_size, FEWEST * torch.get_num_threads())
+        rows = -(-rows // self.run) * self.run
         if rows >= n:
             return _solved(problem, work)
         pieces = torch.arange(n).split(rows)
-        code = torch.empty(n, *problem.dictionary.code_shape, dtype=torch.float64)
+        code = torch.empty(n, *dictionary.code_shape, dtype=torch.float64)
         done = [_solved(problem.select(index), work, code[index[0] : index[-1] + 1]) for index in pieces]
         found = Found(code, *(torch.cat(parts) for parts in zip(*(one.found[1:] for one in done), strict=True)))
         final = torch.cat([one.final for one in done if one.final is not None])
         return Proposal(found, torch.cat([one.scale for one in done]), final)
-
-
-class _Work(NamedTuple):
-    """What all signals share.
-
-    Attributes:
-        weight: P, (d, d').
-        matrices: P and G for the compiled loops.
-        nonnegative: whether codes must not be negative.
-        limit: the most rounds.
-        widest: room for the atoms of any support.
-        scratch: room to work on one signal.
-    """
-
-    weight: Tensor
-    matrices: Matrices
-    nonnegative: bool
-    limit: int
-    widest: int
-    scratch: Scratch
-
-    @classmethod
-    def of(cls, problem: SparseProblem, limit: int) -> _Work:
-        """What the signals of a flat problem share."""
-        weight = problem.dictionary.matrix().reshape(problem.dictionary.signal_size, -1).contiguous()
-        d, atoms = weight.shape
-        gram = weight.new_empty(0, 0)
-        if len(problem.x) >= _SIGNALS_PER_ATOM * atoms:
-            gram = weight.mT @ weight
-            diagonal = gram.diagonal().contiguous()
-        else:
-            diagonal = weight.square().sum(0)
-        columns = weight.mT.contiguous().numpy()
-        matrices = Matrices(weight.numpy(), columns, gram.numpy(), diagonal.numpy())
-        # Independent atoms are no more than a signal has entries. One more is seen to depend on them once it is there.
-        ridged = bool(torch.as_tensor(problem.ridge).any())
-        widest = atoms if ridged else min(d + 1, atoms)
-        scratch = Scratch.of(widest, d, atoms)
-        return cls(weight, matrices, problem.nonnegative, min(limit, 50 + 4 * widest), widest, scratch)
 
 
 class _State(NamedTuple):
@@ -173,25 +130,25 @@ class _State(NamedTuple):
             part[(rows, slice(0, new.shape[1])) if new.ndim > 1 else rows] = new
         return self._replace(found=found)
 
-    def evaluate(self, rows: Index, work: _Work) -> Array:
+    def evaluate(self, rows: Index, work: Work) -> Array:
         """Compute r and c of the signals `rows` again from their supports, and return their c."""
         r = np.empty((len(rows), self.signals.x.shape[1]))
-        _kernels().residual(rows, self.signals.x, self.found, work.matrices.atoms, r)
+        kernels().residual(rows, self.signals.x, self.found, work.matrices.atoms, r)
         c = torch.from_numpy(r) @ work.weight
         if self.bias is not None:
             c += self.bias[torch.from_numpy(rows)]
         ridge = torch.from_numpy(self.signals.ridge[rows])
         if bool(ridge.any()):
             code = torch.zeros_like(c)
-            _kernels().scatter(rows, self.found, code.numpy())
+            kernels().scatter(rows, self.found, code.numpy())
             c.addcmul_(ridge, code, value=-1)
         self.signals.r[rows], self.signals.c[rows] = r, c.numpy()
         return c.numpy()
 
 
-def _solved(problem: SparseProblem, work: _Work, code: Tensor | None = None) -> Proposal:
+def _solved(problem: SparseProblem, work: Work, code: Tensor | None = None) -> Proposal:
     """The proposal for signals that are worked on together; their codes are written to `code`, where it is given."""
-    kernels, n, (d, atoms) = _kernels(), len(problem.x), work.weight.shape
+    loops, n, (d, atoms) = kernels(), len(problem.x), work.weight.shape
     x = problem.x.reshape(n, d).contiguous()
     drive = x @ work.weight
 
@@ -207,54 +164,35 @@ def _solved(problem: SparseProblem, work: _Work, code: Tensor | None = None) -> 
     ridge = torch.as_tensor(problem.ridge, dtype=torch.float64)
     each = ridge.ndim > 0 and math.prod(ridge.shape[-len(problem.dictionary.code_shape) :]) > 1
     ridge = per_atom(ridge) if each else ridge.reshape(-1, 1).expand(n, 1).contiguous()
-    tol = (_SHARE * ENOUGH * torch.finfo(torch.float64).eps) * scale
+    tol = ACCURACY * scale
     r, c = torch.empty_like(x), torch.empty_like(drive)
     own = (torch.empty(0, 0, dtype=torch.float64) if bias is None else bias).numpy()
     signals = Signals(x.numpy(), drive.numpy(), own, lam.numpy(), ridge.numpy(), tol.numpy(), r.numpy(), c.numpy())
     every, with_gram = np.arange(n), len(work.matrices.gram) > 0
-    alone = with_gram or n < _FEW or n * d * atoms <= _SMALL
+    alone = with_gram or n < _FEW or n * d * atoms <= _SMALL or work.run > 1
     state = _State(signals, Supports.empty(n, work.widest if alone else min(_ROOM, work.widest)), bias)
     if alone:
-        _grow(signals, work, state.found)
+        grown(signals, work, state.found)
     # Without a Gram matrix r and c are known already, except where no support was found.
     unknown = every if with_gram or not alone else (state.found.sizes == 0).nonzero()[0]
     if len(unknown):
         state.evaluate(unknown, work)
     sums = np.empty((n, 5))
-    kernels.measure(signals, work.nonnegative, state.found, work.scratch, sums)
+    loops.measure(signals, work.nonnegative, state.found, work.scratch, sums)
     left = (sums[:, 4] > signals.tol).nonzero()[0]
     if len(left):
         state = _settled(state, work, left, state.found.atoms.shape[1])
-        kernels.measure(signals, work.nonnegative, state.found, work.scratch, sums)
+        loops.measure(signals, work.nonnegative, state.found, work.scratch, sums)
     code = torch.empty(n, *problem.dictionary.code_shape, dtype=torch.float64) if code is None else code
     code.zero_()
-    kernels.scatter(every, state.found, code.view(n, atoms).numpy())
+    loops.scatter(every, state.found, code.view(n, atoms).numpy())
     residuals = Residuals(r.reshape(problem.x.shape), c.reshape(code.shape))
     of = Sums(*torch.from_numpy(np.ascontiguousarray(sums.T)))
     _, gap, kkt, rounding = problem.certify(code, residuals, sums=of)
     return Proposal(Found(code, gap, kkt, torch.from_numpy(state.found.rounds)), scale, kkt <= 2 * rounding)
 
 
-def _grow(signals: Signals, work: _Work, found: Supports) -> None:
-    """Solve the signals from nothing, in as many threads as torch uses; the compiled loops hold no lock."""
-
-    def solve(rows: slice) -> None:
-        own, to = Signals(*(part[rows] for part in signals)), found.select(rows)
-        scratch, held = Scratch.of(work.widest, *work.weight.shape), Held.of(work.widest)
-        _kernels().grow(own, work.nonnegative, _SHARES, work.limit, work.matrices, held, scratch, to)
-
-    n = len(signals.x)
-    threads = min(torch.get_num_threads(), n // _FEWEST)
-    if threads < 2:
-        solve(slice(None))
-        return
-    ends = [n * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(solve, map(slice, ends[:-1], ends[1:])):
-            pass  # an error in a thread is raised here
-
-
-def _settled(state: _State, work: _Work, rows: Index, room: int) -> _State:
+def _settled(state: _State, work: Work, rows: Index, room: int) -> _State:
     """Rounds of the signals `rows` from where they stand, with c computed from x - P a in each.
 
     Supports that outgrow `room` go on in twice the room, with fewer signals at a time where the factors get large.
@@ -265,8 +203,8 @@ def _settled(state: _State, work: _Work, rows: Index, room: int) -> _State:
     return state
 
 
-def _rounds(state: _State, work: _Work, room: int) -> _State:
-    kernels, n = _kernels(), len(state.signals.x)
+def _rounds(state: _State, work: Work, room: int) -> _State:
+    loops, n = kernels(), len(state.signals.x)
     held, signals = Held.of(room, n), state.signals
     own = min(room, state.found.atoms.shape[1])
     held.atoms[:, :own], held.code[:, :own] = state.found.atoms[:, :own], state.found.code[:, :own]
@@ -277,8 +215,8 @@ def _rounds(state: _State, work: _Work, room: int) -> _State:
         rows, c = rows[going], c[going]
         if not len(rows):
             break
-        kernels.advance(
-            rows, c, signals, work.nonnegative, _SHARES, work.matrices, held, rebuild, work.scratch, state.found, status
+        loops.advance(
+            rows, c, signals, work.nonnegative, SHARES, work.matrices, held, rebuild, work.scratch, state.found, status
         )
         rebuild, rows = False, rows[status[rows] != DONE]
         if not len(rows):

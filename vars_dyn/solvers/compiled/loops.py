@@ -10,7 +10,7 @@ import numba
 
 from vars_dyn.solvers.compiled.values import Array, Index
 
-__all__ = ["compiled", "copy", "inlined", "subtract", "weight"]
+__all__ = ["compiled", "copy", "exactly", "inlined", "square", "subtract", "weight"]
 
 #: How the kernels may reorder sums. Neither NaN nor infinity occurs in them.
 _ORDER = {"reassoc", "contract", "nsz", "arcp", "nnan"}
@@ -31,6 +31,20 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(
         inspect.unwrap(function), cache=True, nogil=True, error_model="numpy", fastmath=_ORDER, forceinline=True
     )
+
+
+def exactly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `inlined`, but in the order in which it is written, and with NaN and infinity as they are."""
+    return numba.njit(inspect.unwrap(function), cache=True, nogil=True, error_model="numpy", forceinline=True)
+
+
+@inlined
+def square(values: Array) -> float:
+    """The sum of squares."""
+    total = 0.0
+    for i in range(len(values)):
+        total += values[i] * values[i]
+    return total
 
 
 @inlined

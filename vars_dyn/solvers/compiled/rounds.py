@@ -21,7 +21,7 @@ from vars_dyn.solvers.compiled.values import (
     Supports,
 )
 
-__all__ = ["advance", "grow", "measure", "residual", "scatter"]
+__all__ = ["advance", "evaluate", "grow", "largest_bits", "measure", "residual", "scatter"]
 
 #: The rounding of c that is expected, relative to sum_i |a_i| |P_i|^2 over the support.
 _ROUNDING = 4 * 2.0**-52
@@ -32,7 +32,7 @@ _NO_SIGN = (1 << 63) - 1
 
 
 @inlined
-def _largest(c: Array, start: int, stop: int, nonnegative: bool) -> np.int64:
+def largest_bits(c: Array, start: int, stop: int, nonnegative: bool) -> np.int64:
     """The largest of c or |c|, at least zero. Non-negative numbers have the order of their bits, as integers have."""
     bits, most, mask = c.view(np.int64), np.int64(0), np.int64(-1 if nonnegative else _NO_SIGN)
     for j in range(start, stop):
@@ -55,7 +55,7 @@ def _worst(c: Array, lam: Array, nonnegative: bool, blocks: Array) -> float:
                 most = excess if excess > most else most
             blocks[b] = most
         else:
-            as_bits[b] = _largest(c, start, stop, nonnegative)
+            as_bits[b] = largest_bits(c, start, stop, nonnegative)
             blocks[b] -= lam[0]
         worst = max(worst, blocks[b])
     return worst
@@ -161,9 +161,7 @@ def _shrink(c: Array, ridge: Array, atoms: Index, code: Array, k: int) -> None:
 
 
 @inlined
-def _evaluate(
-    i: int, signals: Signals, code: Array, atoms: Index, k: int, matrices: Matrices, scratch: Scratch
-) -> None:
+def evaluate(i: int, signals: Signals, code: Array, atoms: Index, k: int, matrices: Matrices, scratch: Scratch) -> None:
     """r = x - P a and c = P^T r + q - ridge a of the signal i, for its code on `atoms`."""
     r, c, minus = signals.r[i], signals.c[i], scratch.residual
     copy(signals.x[i], r)
@@ -181,36 +179,48 @@ def _evaluate(
 
 @compiled
 def grow(
-    signals: Signals, nonnegative: bool, shares: Array, limit: int, matrices: Matrices, held: Held, scratch: Scratch,
-    found: Supports,
+    signals: Signals, nonnegative: bool, shares: Array, limit: int, run: int, matrices: Matrices, held: Held,
+    scratch: Scratch, found: Supports,
 ) -> None:  # fmt: skip
-    """Solve signal after signal from nothing.
+    """Solve signal after signal; each `run` of them is one signal with several lam, and starts from nothing.
 
     With a Gram matrix c is computed from it, and `signals` stays as it is. Without one it is computed from x - P a, and
     r and c of `signals` are left at what they are for the code that was found. `held` and `scratch` serve one signal
     after the other. A signal that is not solved within `limit` rounds, or whose support has no room in `found`, is left
     with an empty support there.
     """
-    last, with_gram = len(shares) - 1, len(matrices.gram) > 0
+    last, with_gram, status = len(shares) - 1, len(matrices.gram) > 0, MOVED
+    # A size that is a literal at first would have everything compiled twice.
+    k = int(found.sizes[0]) if len(found.sizes) else len(found.sizes)
     for i in range(len(signals.x)):
         c = scratch.descent if with_gram else signals.c[i]
-        copy(signals.drive[i], c)
         found.sizes[i] = found.rounds[i] = 0
-        # A size that is a literal at first would have everything compiled twice.
-        k, status = int(found.sizes[i]), MOVED
-        while found.rounds[i] < limit:
-            share = shares[min(found.rounds[i], last)]
-            lam, ridge, tol = signals.lam[i], signals.ridge[i], signals.tol[i]
-            k, status = _advance(c, lam, ridge, nonnegative, share, tol, held, k, scratch, matrices)
-            found.rounds[i] += 1
-            if status != MOVED:
-                break
-            if with_gram:
+        # The support of the lam before is a start, and c is known there.
+        warm = i % run > 0 and status == DONE
+        lam, ridge, tol = signals.lam[i], signals.ridge[i], signals.tol[i]
+        while True:
+            if not warm:
                 copy(signals.drive[i], c)
-                subtract(held.code, held.atoms, k, matrices.gram, c)
-                _shrink(c, ridge, held.atoms, held.code, k)
-            else:
-                _evaluate(i, signals, held.code, held.atoms, k, matrices, scratch)
+                k = int(found.sizes[i])
+            elif not with_gram:
+                copy(signals.c[i - 1], c)
+                copy(signals.r[i - 1], signals.r[i])
+            status = MOVED
+            while found.rounds[i] < limit:
+                share = shares[min(found.rounds[i], last)]
+                k, status = _advance(c, lam, ridge, nonnegative, share, tol, held, k, scratch, matrices)
+                found.rounds[i] += 1
+                if status != MOVED:
+                    break
+                if with_gram:
+                    copy(signals.drive[i], c)
+                    subtract(held.code, held.atoms, k, matrices.gram, c)
+                    _shrink(c, ridge, held.atoms, held.code, k)
+                else:
+                    evaluate(i, signals, held.code, held.atoms, k, matrices, scratch)
+            if status == DONE or not warm:
+                break
+            warm, found.rounds[i] = False, 0
         if status == DONE and k <= found.atoms.shape[1]:
             found.sizes[i] = k
             for m in range(k):
@@ -256,7 +266,7 @@ def advance(
 def measure(signals: Signals, nonnegative: bool, found: Supports, scratch: Scratch, out: Array) -> None:
     """The sums of `vars_dyn.certificates.Sums` of each signal, (n, 5), from its support and its c."""
     for i in range(len(out)):
-        off = length = pulled = largest = 0.0
+        off, length, pulled, largest = -np.inf, 0.0, 0.0, 0.0
         lam, c = signals.lam[i], signals.c[i]
         for m in range(found.sizes[i]):
             atom, value = found.atoms[i, m], found.code[i, m]
@@ -270,7 +280,7 @@ def measure(signals: Signals, nonnegative: bool, found: Supports, scratch: Scrat
         if len(lam) > 1:
             idle = _worst(c, lam, nonnegative, scratch.blocks)
         else:
-            scratch.blocks.view(np.int64)[0] = _largest(c, 0, len(c), nonnegative)
+            scratch.blocks.view(np.int64)[0] = largest_bits(c, 0, len(c), nonnegative)
             largest, idle = max(largest, scratch.blocks[0]), scratch.blocks[0] - lam[0]
         out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4] = found.sizes[i], length, largest, pulled, max(off, idle)
         for m in range(found.sizes[i]):

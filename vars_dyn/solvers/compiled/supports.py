@@ -29,6 +29,10 @@ def entries(matrices: Matrices, held: Held, k: int, atom: int, out: Array) -> No
             out[m] = row[held.atoms[m]]
         return
     own = matrices.atoms[atom]
+    if len(matrices.known) and not matrices.known[atom]:
+        for i in range(len(own)):
+            own[i] = matrices.rows[i, atom]
+        matrices.known[atom] = True
     for m in range(k):
         other = matrices.atoms[held.atoms[m]]
         total = 0.0

@@ -14,6 +14,7 @@ __all__ = [
     "MOVED",
     "STUCK",
     "Array",
+    "Call",
     "Held",
     "Index",
     "Matrices",
@@ -29,6 +30,31 @@ Index = NDArray[np.int64]
 DONE, MOVED, FULL, STUCK = 0, 1, 2, 3
 #: How many atoms are looked at together.
 BLOCK = 32
+
+
+class Call(NamedTuple):
+    """What a whole call asks for.
+
+    Attributes:
+        nonnegative: whether codes must not be negative.
+        single: whether codes are rounded to single precision, and certified as such.
+        reach: signals lie between two to the minus and to the plus this, or the call cannot be taken.
+        limit: the most rounds of a signal.
+        widest: room for the atoms of any support.
+        run: how many signals on end are the same one with a smaller lam each.
+        accuracy: how far the search may let the conditions fail, relative to max |P^T x| + lam.
+        tol, enough: the relative gap, and the KKT residual relative to max |P^T x| + lam, that are short of no goal.
+    """
+
+    nonnegative: bool
+    single: bool
+    reach: int
+    limit: int
+    widest: int
+    run: int
+    accuracy: float
+    tol: float
+    enough: float
 
 
 class Held(NamedTuple):
@@ -135,9 +161,11 @@ class Matrices(NamedTuple):
         rows, atoms: P, (d, d'), and P^T, (d', d).
         gram: G, (d', d'), or empty where entries of G are to be computed from `atoms`.
         diagonal: the diagonal of G, (d',).
+        known: which rows of `atoms` are filled in, (d',); the others are when their atoms join. Empty: all are.
     """
 
     rows: Array
     atoms: Array
     gram: Array
     diagonal: Array
+    known: NDArray[np.bool_]

@@ -1,11 +1,13 @@
-"""The options of the command `python -m vars_dyn.learn`."""
+"""The options of the command that learns, and their parser; they are read without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LearnOptions"]
+from vars_dyn._command import CommandParser
+
+__all__ = ["LearnOptions", "parser"]
 
 
 @dataclass
@@ -69,3 +71,23 @@ class LearnOptions:
     processes: int = 1
     dtype: Literal["float32", "float64"] = "float64"
     on_bad: Literal["refuse", "skip"] = "refuse"
+
+
+def parser() -> CommandParser:
+    """The parser of the command's arguments."""
+    made = CommandParser(
+        prog="python -m vars_dyn.learn",
+        description="Learn the atoms of a dictionary from photographs, or from an array of signals.",
+        epilog="Exit status: 0 done; 2 bad input or arguments; 130 interrupted and 143 terminated (the command that "
+        "continues the run is printed).",
+    )
+    made.add_argument("--config", action="config", help="YAML file of options")
+    made.add_argument(
+        "images", nargs="*", type=str, default=[], metavar="IMAGES",
+        help="image files, or folders of them; or one .npy file or zarr array of signals, a signal a row. Default: the "
+        "photographs that come with matplotlib, scikit-learn and scikit-image, where these are installed",
+    )  # fmt: skip
+    made.add_class_arguments(LearnOptions, None)
+    made.add_argument("--resume", action="store_true", help="go on with the run in --out, with its options")
+    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return made
