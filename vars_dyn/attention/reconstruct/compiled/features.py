@@ -55,28 +55,30 @@ class Features(NamedTuple):
 
     def encode(self, signals: Signals, slot: int) -> Tensor:
         """Phi^T of a signal."""
-        layout = signals.layout
         code = torch.empty(*self.rows.shape[:2], self.unit.shape[-1], self.rows.shape[-1], dtype=self.rows.dtype)
-        for head, out in enumerate(code):
-            own = self.rows[head]
-            torch.bmm(signals.of_head(head, slot), own[:, layout.prefix :], out=out)
-            if layout.prefix:
-                out.baddbmm_(signals.prefix_of_head(head, slot), own[:, : layout.prefix])
-        return code.mul_(self.scale)
+        for head in range(len(code)):
+            self.encode_head(head, signals, slot, code)
+        return code
 
-    def add_decoded(self, code: Tensor, signals: Signals, slot: int) -> None:
-        """Add Phi code to a signal."""
-        layout = signals.layout
-        code = code * self.scale
-        for head, own in enumerate(self.rows):
-            signals.of_head(head, slot).baddbmm_(code[head], own[:, layout.prefix :].mT)
-            if layout.prefix:
-                signals.prefix_of_head(head, slot).baddbmm_(code[head], own[:, : layout.prefix].mT)
+    def encode_head(self, head: int, signals: Signals, slot: int, code: Tensor) -> None:
+        """Set a head's part of `code` to Phi^T of a signal."""
+        own, p, out = self.rows[head], signals.layout.prefix, code[head]
+        torch.bmm(signals.of_head(head, slot), own[:, p:], out=out)
+        if p:
+            out.baddbmm_(signals.prefix_of_head(head, slot), own[:, :p])
+        out *= self.scale[head]
+
+    def add_decoded(self, head: int, code: Tensor, signals: Signals, slot: int) -> None:
+        """Add Phi code to a head's part of a signal, for the head's code (B, c, m)."""
+        own, p, code = self.rows[head], signals.layout.prefix, code * self.scale[head]
+        signals.of_head(head, slot).baddbmm_(code, own[:, p:].mT)
+        if p:
+            signals.prefix_of_head(head, slot).baddbmm_(code, own[:, :p].mT)
 
     def slopes(self, pairs: list[tuple[Signals, Tensor]], grad_largest: Tensor) -> Tensor:
         """The derivative in the exponents w.q, (heads, B, rows, m), of sum <code, Phi^T signal> and of L.
 
-        Every pair has signals and their codes (heads, B, c, slots, m). `grad_largest` (heads, B) is the derivative in L.
+        Every pair has signals and their codes (heads, B, c, slots, m). `grad_largest` (heads, B) is that in L.
         """
         slope = torch.empty_like(self.rows)
         scaled = self.vector.unsqueeze(-2) * self.scale

@@ -134,7 +134,7 @@ def _plain(
 
 
 def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
-    _, kernel, rows, norm, queries, projection, query_norms, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
+    _, kernel, rows, _, _, projection, query_norms, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
     layout, needs = ctx.layout, ctx.needs_input_grad  # type: ignore[attr-defined]
     x, residuals = (Signals(*kept[i : i + 2], layout) for i in (0, 2))
     norms, y, *kept = kept[4:]

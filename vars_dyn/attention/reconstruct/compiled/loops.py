@@ -57,45 +57,46 @@ def _convolve(out: Array, x: Array, at: int, width: int, kernel: Array) -> None:
 
 
 @_inlined
+def _step(out: Array, old: Array, x: Array, at: int, width: int, kernel: Array, lam: float, mask: Array) -> None:
+    """out = soft(old + the convolution of `_convolve`, lam) at pixels, with zeros beside them; for kernels of 3 x 3."""
+    n, first, zero = len(out), at - width - 1, mask[0] - mask[0]
+    k0, k1, k2 = kernel[0], kernel[1], kernel[2]
+    a0, a1, a2, b0, b1, b2, c0, c1, c2 = k0[0], k0[1], k0[2], k1[0], k1[1], k1[2], k2[0], k2[1], k2[2]
+    a = x[first : first + n + 2]
+    b = x[first + width : first + width + n + 2]
+    c = x[first + 2 * width : first + 2 * width + n + 2]
+    for i in range(n):
+        above = a0 * a[i] + a1 * a[i + 1] + a2 * a[i + 2]
+        level = b0 * b[i] + b1 * b[i + 1] + b2 * b[i + 2]
+        v = old[i] + above + level + (c0 * c[i] + c1 * c[i + 1] + c2 * c[i + 2])
+        v -= max(min(v, lam), -lam)
+        out[i] = v if mask[i] != 0 else zero
+
+
+@_inlined
 def _correlate(slope: Array, code: Array, x: Array, at: int, width: int) -> None:
     """Add to every entry of a kernel's slope the inner product of a code with x at the entry's distance."""
     n, (height, across) = len(code), slope.shape
-    first = at - (height // 2) * width - across // 2
-    if height == 3 and across == 3:
-        a = x[first : first + n + 2]
-        b = x[first + width : first + width + n + 2]
-        c = x[first + 2 * width : first + 2 * width + n + 2]
-        zero = x[0] - x[0]
-        a0, a1, a2, b0, b1, b2, c0, c1, c2 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-        for i in range(n):
-            v = code[i]
-            a0 += v * a[i]
-            a1 += v * a[i + 1]
-            a2 += v * a[i + 2]
-            b0 += v * b[i]
-            b1 += v * b[i + 1]
-            b2 += v * b[i + 2]
-            c0 += v * c[i]
-            c1 += v * c[i + 1]
-            c2 += v * c[i + 2]
-        s0, s1, s2 = slope[0], slope[1], slope[2]
-        s0[0] += a0
-        s0[1] += a1
-        s0[2] += a2
-        s1[0] += b0
-        s1[1] += b1
-        s1[2] += b2
-        s2[0] += c0
-        s2[1] += c1
-        s2[2] += c2
-        return
+    first, zero = at - (height // 2) * width - across // 2, x[0] - x[0]
     for r in range(height):
-        for s in range(across):
-            start, total = first + r * width + s, x[0] - x[0]
-            y = x[start : start + n]
+        own, start = slope[r], first + r * width
+        if across == 3:
+            # Nine sums at once are slower than three times three.
+            y, s0, s1, s2 = x[start : start + n + 2], zero, zero, zero
             for i in range(n):
-                total += code[i] * y[i]
-            slope[r, s] += total
+                v = code[i]
+                s0 += v * y[i]
+                s1 += v * y[i + 1]
+                s2 += v * y[i + 2]
+            own[0] += s0
+            own[1] += s1
+            own[2] += s2
+        else:
+            for s in range(across):
+                y, total = x[start + s : start + s + n], zero
+                for i in range(n):
+                    total += code[i] * y[i]
+                own[s] += total
 
 
 @_inlined
@@ -129,10 +130,12 @@ def _hand_over(total: Array, geometry: Geometry, image: int, target: Array, base
         if len(base):
             before = base[at : at + geometry.stride]
             for i in range(len(part)):
-                out[i] = before[i] + weight * part[i] if mask[i] != 0 else zero
+                v = before[i] + weight * part[i]
+                out[i] = v if mask[i] != 0 else zero
         else:
             for i in range(len(part)):
-                out[i] = weight * part[i] if mask[i] != 0 else zero
+                v = weight * part[i]
+                out[i] = v if mask[i] != 0 else zero
 
 
 @_inlined
@@ -172,25 +175,26 @@ def advance(
             _zero(acc)
             for t in range(code.maps.shape[1]):
                 row = code.maps[c, t]
-                new = row[start:stop]
-                if len(old):
-                    own = old[c, t, start:stop]
-                    for i in range(len(new)):
-                        new[i] = own[i]
+                new, kernel = row[start:stop], kernels.own[c, t]
+                if len(old) and kernel.shape == (3, 3) and not len(code.share):
+                    _step(new, old[c, t, start:stop], x, start, width, kernel, lam, mask)
                 else:
                     _zero(new)
-                _convolve(new, x, start, width, kernels.own[c, t])
-                if len(code.share):
-                    _share(new, code.share[c, t], geometry, image)
-                for b in range(last - image):
-                    part, weight = new[b * stride : (b + 1) * stride], gain[c, image + b]
+                    _convolve(new, x, start, width, kernel)
+                    if len(code.share):
+                        _share(new, code.share[c, t], geometry, image)
                     if len(old):
-                        for i in range(stride):
-                            v = part[i]
-                            part[i] = v - max(min(v, lam), -lam) if mask[i] != 0 else zero
+                        own = old[c, t, start:stop]
+                        for i in range(len(new)):
+                            v = own[i] + new[i]
+                            v -= max(min(v, lam), -lam)
+                            new[i] = v if mask[i] != 0 else zero
                     else:
-                        for i in range(stride):
-                            part[i] = weight * part[i] if mask[i] != 0 else zero
+                        for b in range(last - image):
+                            part, weight = new[b * stride : (b + 1) * stride], gain[c, image + b]
+                            for i in range(stride):
+                                v = weight * part[i]
+                                part[i] = v if mask[i] != 0 else zero
                 if image == 0:
                     _zero(row[:start])
                 _zero(row[stop : stop + lead])
@@ -217,7 +221,7 @@ def retreat(
     factor: Array,
     channels: tuple[int, int],
 ) -> None:
-    """The derivative of a step: value <- (value + P^T source) where the code `after` is not zero; target = factor P value.
+    """The derivative of a step: value <- (value + P^T source) where `after` is not zero, target = factor P value.
 
     Without `adds` it is P^T source alone, and without `gates` all of it is kept. `slopes` receives the derivatives in
     the kernels of <after, P^T source> and of <value, P^T against>.
@@ -244,10 +248,8 @@ def retreat(
                     for i in range(len(new)):
                         new[i] = new[i] if own[i] != 0 else zero
                 else:
-                    for b in range(last - image):
-                        part = new[b * stride : (b + 1) * stride]
-                        for i in range(stride):
-                            part[i] = part[i] if mask[i] != 0 else zero
+                    for i in range(len(new)):
+                        new[i] = new[i] if mask[i] != 0 else zero
                 if image == 0:
                     _zero(row[:start])
                 _zero(row[stop : stop + lead])

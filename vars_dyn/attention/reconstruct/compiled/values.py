@@ -22,7 +22,7 @@ class Geometry(NamedTuple):
         stride: the distance of two images; each takes `lead` zeros and then its pixels, row by row.
         width: the distance of two rows of pixels, which have zeros between them.
         chunk: how many images are worked on at once.
-        mask: 1 at the pixels of one image and 0 beside them, (stride,).
+        mask: 1 at the pixels of `chunk` images and 0 beside them, (chunk stride,).
     """
 
     images: int
@@ -39,9 +39,10 @@ class Geometry(NamedTuple):
         width = grid[1] + across
         lead = down * width + across
         stride = lead + grid[0] * width
-        mask = np.zeros(stride, dtype)
-        mask[lead:].reshape(grid[0], width)[:, : grid[1]] = 1
-        return cls(images, lead, stride, width, max(1, min(images, _LENGTH // stride)), mask)
+        chunk = max(1, min(images, _LENGTH // stride))
+        mask = np.zeros((chunk, stride), dtype)
+        mask[:, lead:].reshape(chunk, grid[0], width)[..., : grid[1]] = 1
+        return cls(images, lead, stride, width, chunk, mask.ravel())
 
     @property
     def length(self) -> int:
