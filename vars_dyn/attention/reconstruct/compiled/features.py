@@ -45,7 +45,7 @@ class Features(NamedTuple):
         pixels = (t[:, :, p:].transpose(0, 1).unflatten(2, layout.grid) for t in (queries, norms))
         torch.div(*pixels, out=layout.pixels(unit[:, :, p:], 2))
         # torch computes powers of two in a fraction of the time of exponentials.
-        rows = torch.bmm(unit.flatten(1, 2), projection / math.log(2)).exp2_().view(heads, batch, -1, m)
+        rows = torch.bmm(unit.flatten(1, 2), projection / math.log(2)).exp2_().view(*unit.shape[:3], m)
         layout.beside(rows[:, :, p:], 2).zero_()
         gram = torch.bmm(rows.flatten(0, 1).mT, rows.flatten(0, 1))
         scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt().unsqueeze(-2)

@@ -107,8 +107,8 @@ class Operator:
     ) -> Codes:
         """The derivative of a step: value <- (value + P^T source) where `after` is not zero, target = factor P value.
 
-        The target is the next source. Without `gates` all of it is kept, and nothing comes next. The slopes in kernels and rows gain those of <after, P^T source> and of
-        <value, P^T against>.
+        The target is the next source. Without `gates` all of it is kept, and nothing comes next. The slopes in kernels
+        and rows gain those of <after, P^T source> and of <value, P^T against>.
         """
         new = self.empty() if value is None else value
         given = (
