@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,7 @@ from experiments.benchmark import report
 from experiments.report import tables
 from experiments.report.outputs import refuse_foreign
 
-__all__ = ["GRID", "Cell", "Figure", "drawn", "figures", "main", "measure"]
+__all__ = ["GRID", "Cell", "Figure", "asked", "drawn", "figures", "main", "measure", "timed"]
 
 #: The most multiply-adds of P^T x of all signals, and of P^T P, in a drawn cell.
 _LARGEST = 1 << 30
@@ -196,29 +197,39 @@ def measure(cell: Cell, rounds: int, seed: int, peers: Sequence[str] = ()) -> Me
             float((part.kkt_residual(work().double()) / part.critical_lam()).max())
             for part, work in zip(parts, works, strict=True)
         ]
-        began = time.process_time()
-        works[0]()
-        calls = max(1, round(_SHORTEST / max(time.process_time() - began, 1e-4)))
-        seconds = np.empty((len(works), rounds))
-        # No round is charged for collecting what exists by now.
-        gc.collect()
-        gc.freeze()
-        try:
-            for number in range(rounds):
-                for which, work in enumerate(works):
-                    gc.collect()
-                    times, share = (calls, 1.0) if which < 2 else (1, len(x) / len(some))
-                    began = time.process_time()
-                    for _ in range(times):
-                        work()
-                    seconds[which, number] = share * (time.process_time() - began) / times
-        finally:
-            gc.unfreeze()
+        seconds = timed(works, rounds, parts=[1.0, 1.0] + [len(some) / len(x)] * len(peers))
     return Measured(cell, ("ours", "SPAMS", *peers), seconds, tuple(worst))
 
 
+def timed(works: Sequence[Callable[[], Any]], rounds: int, parts: Sequence[float] | None = None) -> NDArray[np.float64]:
+    """Processor seconds of each work in every round, (works, rounds), all in turn. Each is to have run before.
+
+    A work that does only a part of what the others do, a share of `parts`, runs once in a round and is charged for all.
+    """
+    parts = parts or [1.0] * len(works)
+    began = time.process_time()
+    works[0]()
+    calls = max(1, round(_SHORTEST / max(time.process_time() - began, 1e-4)))
+    seconds = np.empty((len(works), rounds))
+    # No round is charged for collecting what exists by now.
+    gc.collect()
+    gc.freeze()
+    try:
+        for number in range(rounds):
+            for which, work in enumerate(works):
+                gc.collect()
+                times = calls if parts[which] == 1 else 1
+                began = time.process_time()
+                for _ in range(times):
+                    work()
+                seconds[which, number] = (time.process_time() - began) / times / parts[which]
+    finally:
+        gc.unfreeze()
+    return seconds
+
+
 class Figure(NamedTuple):
-    """A figure of the family with its 90 % interval, and the goal."""
+    """A figure of the family with its 90 % interval, and the goal, which is NaN if there is none."""
 
     name: str
     value: float
@@ -232,8 +243,11 @@ class Figure(NamedTuple):
         return self.high <= self.goal
 
 
-def figures(ratios: Sequence[NDArray[np.float64]], seed: int = 0) -> list[Figure]:
+def figures(
+    ratios: Sequence[NDArray[np.float64]], seed: int = 0, goals: Mapping[str, float] | None = None
+) -> list[Figure]:
     """The geometric mean and the worst of the cells' median ratios; each cell has its ratio of every round."""
+    goals = _GOALS if goals is None else goals
     generator = np.random.default_rng(seed)
     median = np.array([np.median(own) for own in ratios])
     again = np.stack(
@@ -242,7 +256,7 @@ def figures(ratios: Sequence[NDArray[np.float64]], seed: int = 0) -> list[Figure
     found = []
     for name, of in (("geometric mean", lambda m: np.exp(np.log(m).mean(-1))), ("worst", lambda m: m.max(-1))):
         low, high = np.quantile(of(again), [0.05, 0.95])
-        found.append(Figure(name, float(of(median)), float(low), float(high), _GOALS[name]))
+        found.append(Figure(name, float(of(median)), float(low), float(high), goals.get(name, math.nan)))
     return found
 
 
@@ -283,39 +297,49 @@ def page(record: dict[str, Any], done: Sequence[Measured]) -> str:
     )
 
 
+def asked(
+    given: Sequence[str], program: str, description: str, file: str, *, peers: bool = False
+) -> argparse.Namespace:
+    """The options of a command that measures a family. Raises ValueError or OSError for bad ones.
+
+    `--out` gets `file`.json and `file`.md. `command` is what was called. With `peers` there is an option `--peers`.
+    """
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description=description)
+    parser.add_argument("--out", type=Path, help=f"folder for {file}.md and {file}.json")
+    parser.add_argument("--drawn", type=int, default=16, help="cells drawn beside those of the grid")
+    if peers:
+        parser.add_argument("--peers", action="store_true", help="beside SPAMS also scikit-learn, celer and skglm")
+    parser.add_argument("--no-grid", action="store_true", help="measure drawn cells only")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each cell, at least 3")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the drawn cells and of all data")
+    options = parser.parse_args(given)
+    if options.rounds < 3 or options.drawn < (1 if options.no_grid else 0) or options.seed < 0:
+        raise ValueError("at least 3 rounds, a cell, and a seed of at least 0 are wanted")
+    if options.out:
+        refuse_foreign([options.out / f"{file}{end}" for end in (".json", ".md")], beside=options.out / f"{file}.json")
+        options.out.mkdir(parents=True, exist_ok=True)
+    options.command = " ".join([program, *given])
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     program = "python -m experiments.benchmark.families"
-    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False, description="LASSO problems of many shapes.")
-    parser.add_argument("--out", type=Path, help="folder for families.md and families.json")
-    parser.add_argument("--drawn", type=int, default=16, help="cells drawn beside those of the grid")
-    parser.add_argument("--peers", action="store_true", help="beside SPAMS also scikit-learn, celer and skglm")
-    parser.add_argument("--no-grid", action="store_true", help="measure drawn cells only")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each cell, at least 3")
-    parser.add_argument("--seed", type=int, default=0, help="the seed of the drawn cells and of all data")
     try:
-        options = parser.parse_args(given)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        if options.rounds < 3 or options.drawn < (1 if options.no_grid else 0) or options.seed < 0:
-            raise ValueError("at least 3 rounds, a cell, and a seed of at least 0 are wanted")
-        if options.out:
-            refuse_foreign([options.out / name for name in ("families.json", "families.md")],
-                           beside=options.out / "families.json")  # fmt: skip
-            options.out.mkdir(parents=True, exist_ok=True)
+        options = asked(given, program, "LASSO problems of many shapes.", "families", peers=True)
         modules = {"SPAMS": "spams", "scikit-learn": "sklearn", "celer": "celer", "skglm": "skglm"}
         for name in ("SPAMS", *(PEERS if options.peers else ())):
             if modules[name] not in sys.modules and find_spec(modules[name]) is None:
                 raise ValueError(f"{name} is not installed; the extra bench is wanted")
+    except SystemExit as stop:
+        return int(stop.code or 0)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
     torch.empty((32 << 20) - 8192, dtype=torch.uint8)  # as in `alternating`: freed memory is kept from here on
-    command = " ".join([program, *given])
-    record = {**report.header(command, options.rounds, "cpu"), "seed": options.seed, "drawn": options.drawn}
+    record = {**report.header(options.command, options.rounds, "cpu"), "seed": options.seed, "drawn": options.drawn}
     record["machine"]["numba"] = report.version_of("numba")
     cells = [*(() if options.no_grid else GRID), *drawn(options.drawn, options.seed)]
     done = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,18 @@ from vars_dyn.attention import VarsAttention
 from vars_dyn.attention.dictionaries.base import TokenDictionary
 from vars_dyn.attention.dictionaries.grid import TokenConvDictionary
 from vars_dyn.attention.reconstruct import cpu_grid, plain
+from vars_dyn.attention.reconstruct.compiled import form as compiled
 from vars_dyn.attention.reconstruct.values import GridInputs, Steps
 
 GRID = (3, 4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_numba() -> Iterator[None]:
+    """With numba, the compiled form would serve."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "available", lambda: False)
+        yield
 
 
 def layer_of(seed: int = 0, lam: float = 0.05, prefix: int | None = 1, **options: object) -> VarsAttention:

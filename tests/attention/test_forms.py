@@ -8,15 +8,16 @@ from torch import Tensor
 
 from vars_dyn.attention import Variant, VarsAttention
 from vars_dyn.attention.reconstruct import cpu_features, cpu_grid, plain, reconstruct
+from vars_dyn.attention.reconstruct.compiled import form as compiled
 from vars_dyn.attention.reconstruct.values import FeatureInputs, Steps
 
 FULL = Variant(static="full")
-#: Options of a layer, and the form that is chosen for them on the CPU.
+#: Options of a layer, and the form that is chosen for them on the CPU, with numba.
 FORMS = [
     ({"dictionary": "dynamic"}, cpu_features),
-    ({"dictionary": "static"}, cpu_grid),
+    ({"dictionary": "static"}, compiled),
     ({"dictionary": "static+dynamic", "variant": FULL}, cpu_features),
-    ({"dictionary": "static+dynamic"}, plain),
+    ({"dictionary": "static+dynamic"}, compiled),
     ({"dictionary": "static", "variant": FULL}, plain),
     ({"dictionary": "dynamic", "variant": "released"}, plain),
     ({"dictionary": "static", "variant": "released"}, plain),
@@ -45,7 +46,7 @@ def test_a_layer_is_computed_by_the_form_made_for_it(
 ) -> None:
     layer, x = layer_of(options), tokens()
     taken = []
-    for each in (cpu_features, cpu_grid, plain):
+    for each in (cpu_features, cpu_grid, compiled, plain):
         usual = each.reconstruct
         monkeypatch.setattr(
             each, "reconstruct", lambda *given, own=each, usual=usual: (taken.append(own), usual(*given))[1]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vars_dyn.attention.reconstruct import cpu_features, cpu_grid, plain
 from vars_dyn.attention.reconstruct import triton as kernels
-from vars_dyn.attention.reconstruct.values import FeatureInputs, GridInputs, Inputs, Steps, are_the_papers
+from vars_dyn.attention.reconstruct.compiled import form as compiled
+from vars_dyn.attention.reconstruct.values import FeatureInputs, GridInputs, Inputs, Steps, UnionInputs, are_the_papers
 
 __all__ = ["reconstruct"]
 
@@ -32,6 +33,14 @@ def reconstruct(inputs: Inputs, steps: Steps, form: Literal["fastest", "plain"] 
     if isinstance(inputs, GridInputs) and inputs.small:
         inputs = inputs.working()
         norm = plain.lipschitz(inputs.dictionary(inputs.kernel.shape[:1]), steps)
+        if compiled.suits(inputs, norm):
+            return compiled.reconstruct(inputs, norm, None, steps)
         if cpu_grid.suits(inputs, norm):
             return cpu_grid.reconstruct(inputs, norm, steps)
+    if isinstance(inputs, UnionInputs) and inputs.grid.small:
+        inputs = inputs.working()
+        norm = plain.lipschitz(inputs.grid.dictionary(inputs.grid.kernel.shape[:1]), steps)
+        norms = cpu_features.query_norms(inputs.features) if compiled.suits(inputs, norm) else None
+        if norms is not None:
+            return compiled.reconstruct(inputs, norm, norms, steps)
     return plain.reconstruct(inputs, steps)

@@ -8,13 +8,14 @@ from vars_dyn.attention.dictionaries.base import TokenDictionary
 from vars_dyn.attention.dictionaries.features import FeatureDictionary
 from vars_dyn.attention.dictionaries.grid import GridDictionary, TokenConvDictionary, TokenFourierDictionary
 from vars_dyn.attention.dictionaries.tokens import Grid
+from vars_dyn.attention.dictionaries.union import TokenUnion
 from vars_dyn.attention.precision import full_precision, working
 from vars_dyn.attention.reconstruct.values import FeatureInputs, Inputs, Steps
 from vars_dyn.attention.unrolled import GATES, UNROLLED, Map, ista
 from vars_dyn.problems import SparseProblem
 from vars_dyn.thresholds import soft_threshold
 
-__all__ = ["by_head", "codes", "lipschitz", "on_grid", "on_tokens", "reconstruct"]
+__all__ = ["by_head", "codes", "lipschitz", "on_grid", "on_tokens", "on_union", "reconstruct"]
 
 
 def reconstruct(inputs: Inputs, steps: Steps) -> Tensor:
@@ -44,6 +45,31 @@ def on_grid(
     dictionary = TokenConvDictionary(kernel, rows, grid, signal.shape[:-2])
     b = dictionary.encode(signal)
     code = ista(dictionary.gram, b, b, lam, norm[:, None, None], num_steps, soft_threshold)
+    return dictionary.decode(code).squeeze(-2).mT
+
+
+def on_union(
+    queries: Tensor,
+    projection: Tensor,
+    values: Tensor,
+    kernel: Tensor,
+    rows: Tensor | None,
+    norm: Tensor,
+    grid: Grid,
+    lam: float,
+    num_steps: int,
+) -> Tensor:
+    """P a (B, heads, N, c) for features beside small kernels and the paper's steps, as a function of tensors.
+
+    L is the features' largest eigenvalue and the kernels' `norm` (C,) together.
+    """
+    signal = values.mT.unsqueeze(-2)
+    features = FeatureInputs(queries, projection, None, values).features()
+    static = TokenConvDictionary(kernel, rows, grid, signal.shape[:-2])
+    dictionary = TokenUnion(FeatureDictionary(features, channels=values.shape[-1]), static)
+    largest = dictionary.parts[0].differentiable_lipschitz() + static.per_element(norm)
+    b = dictionary.encode(signal)
+    code = ista(dictionary.gram, b, b, lam, largest[..., None, None], num_steps, soft_threshold)
     return dictionary.decode(code).squeeze(-2).mT
 
 

@@ -107,6 +107,10 @@ class UnionInputs(NamedTuple):
     features: FeatureInputs
     grid: GridInputs
 
+    def working(self) -> UnionInputs:
+        """The same in float32 at least."""
+        return UnionInputs(self.features.working(), self.grid.working())
+
     def reconstruction(self) -> Reconstruction:
         """One dictionary per image, head and channel, with one signal."""
         dynamic = FeatureDictionary(self.features.features(), channels=self.features.values.shape[-1])
