@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from timm.models import register_notrace_module
 from torch import nn
 
 from vars_dyn.attention import KINDS, attention_class
+from vars_dyn.attention.base import TokenBatchNorm, TokenMixer
 
 __all__ = ["resolve_attention"]
+
+# torch.fx takes these modules whole, as it cannot trace their choices by shape.
+register_notrace_module(TokenMixer)
+register_notrace_module(TokenBatchNorm)
 
 
 def resolve_attention(

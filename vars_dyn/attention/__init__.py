@@ -1,5 +1,6 @@
 """Attention layers for vision transformers: VARS in its three forms, Performer and softmax."""
 
+from vars_dyn.attention.exporting import export_onnx
 from vars_dyn.attention.inspection import LayerView, look_inside, record_layer, upsampled
 from vars_dyn.attention.kinds import KINDS, attention_class
 from vars_dyn.attention.performer import PerformerAttention
@@ -21,6 +22,7 @@ __all__ = [
     "Variant",
     "VarsAttention",
     "attention_class",
+    "export_onnx",
     "follow_grid",
     "look_inside",
     "record_layer",
