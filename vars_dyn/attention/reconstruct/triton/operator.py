@@ -112,15 +112,6 @@ def _derivatives(
     num_steps: int,
     in_projection: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not _taken(q, projection.shape[-1]):
-        form = functools.partial(_plain, lam=lam, num_steps=num_steps)
-        inputs = tuple(t.detach().requires_grad_() for t in (q, projection, v))
-        found = again(form, inputs, (True, in_projection, True), grad)
-        results = _gradients(q, projection, v, in_projection)
-        for result, value in zip(results, (found[0], found[2], found[1]), strict=True):
-            if value is not None:
-                result.copy_(value)
-        return results
     from vars_dyn.attention.reconstruct.triton import launch  # deferred: Triton is optional and slow to import
 
     with full_precision(grad):
@@ -163,7 +154,8 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     q, projection, v, *kept = ctx.saved_tensors
     wanted = ctx.needs_input_grad
     # A derivative that will itself be differentiated, and one of a batch of gradients, are those of the plain form.
-    if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+    again_by_autograd = torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad)
+    if again_by_autograd or not _taken(q, projection.shape[-1]):
         form = functools.partial(_plain, lam=ctx.lam, num_steps=ctx.num_steps)
         return *again(form, (q, projection, v), wanted[:3], grad), *nothing
     backward = torch.ops.vars_dyn.reconstruct_features_backward
