@@ -119,13 +119,13 @@ def test_parameter_groups_cover_every_parameter_once(family: str) -> None:
     for coarse in (False, True):
         groups = group_parameters(model, model.group_matcher(coarse=coarse))
         assert {name for group in groups.values() for name in group} == names
-    rated = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
+    rated = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5)
     scales = {id(p): group["lr_scale"] for group in rated for p in group["params"]}
     by_name = {name: scales[id(p)] for name, p in model.named_parameters()}
     assert set(by_name) == names
     assert by_name["head.weight"] == 1.0
     assert by_name["patch_embed.proj.0.weight"] == min(by_name.values()) < 0.2
-    decayed = param_groups_weight_decay(model, 0.05, model.no_weight_decay())
+    decayed = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
     kept = {id(p) for group in decayed if group["weight_decay"] == 0 for p in group["params"]}
     assert all(id(p) in kept for name, p in model.named_parameters() if name.startswith(("pos_embed", "cls_token")))
 
