@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from timm.layers import PatchEmbed
@@ -21,12 +22,14 @@ class VarsVisionTransformer(VisionTransformer):
     """timm's VisionTransformer, whose attention layers know the token grid of the present image.
 
     Args:
-        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
+        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") an attention class, or its plain data.
         stem: "conv", RVT's convolutional patch embedding (the paper's modified baselines), or "patch", the original.
         options: arguments of VisionTransformer.
     """
 
-    def __init__(self, *, attention: str | type[nn.Module] = "softmax", stem: str = "conv", **options: Any) -> None:
+    def __init__(
+        self, *, attention: str | Mapping[str, Any] | type[nn.Module] = "softmax", stem: str = "conv", **options: Any
+    ) -> None:
         embed_layer = patch_embedding(stem)
         sizes = PatchEmbed(options.get("img_size", 224), options.get("patch_size", 16), 1, 1)
         prefix = int(options.get("class_token", True)) + options.get("reg_tokens", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -119,7 +120,7 @@ class GlobalFilterNetwork(nn.Module):
         depth: number of blocks.
         num_heads: heads of an attention that has them.
         mlp_ratio: hidden width of the MLP over the width.
-        attention: "global_filter" (GFNet's own), a kind of attention, or an attention class.
+        attention: "global_filter" (GFNet's own), a kind of attention, an attention class, or its plain data.
         stem: "conv", RVT's convolutional patch embedding (as in the paper's modified baselines), or "patch", the
             original one.
     """
@@ -135,7 +136,7 @@ class GlobalFilterNetwork(nn.Module):
         depth: int = 12,
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
-        attention: str | type[nn.Module] = "global_filter",
+        attention: str | Mapping[str, Any] | type[nn.Module] = "global_filter",
         stem: str = "conv",
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -148,7 +148,7 @@ class RobustVisionTransformer(nn.Module):
         depth: blocks of each stage.
         heads: heads of each stage.
         mlp_ratio: hidden width of the MLP over the width.
-        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") or an attention class.
+        attention: a kind ("softmax", "performer", "vars_s", "vars_d", "vars_sd") an attention class, or its plain data.
         conv_mlp: whether the MLP is convolutional; None: only if the width is not 768, as in RVT.
         drop_rate: dropout ahead of the head; proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
         device, dtype: of the parameters.
@@ -165,7 +165,7 @@ class RobustVisionTransformer(nn.Module):
         depth: Sequence[int] = (10, 2),
         heads: Sequence[int] = (6, 12),
         mlp_ratio: float = 4.0,
-        attention: str | type[nn.Module] = "softmax",
+        attention: str | Mapping[str, Any] | type[nn.Module] = "softmax",
         conv_mlp: bool | None = None,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
