@@ -90,6 +90,7 @@ __all__ = [
     "replace_attention",
     "solve",
     "spike",
+    "support_radius",
     "sweep",
     "to_dataset",
 ]
@@ -145,6 +146,7 @@ _HOMES = {
     "replace_attention": "vars_dyn.attention",
     "solve": "vars_dyn.solvers.solve",
     "spike": "vars_dyn.spiking",
+    "support_radius": "vars_dyn.solvers.margins",
     "sweep": "vars_dyn.sweeping.sweep",
     "to_dataset": "vars_dyn.recording",
 }

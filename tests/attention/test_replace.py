@@ -374,7 +374,7 @@ def test_the_vits_of_transformers(family: str) -> None:
         "parallel scaling",
         "squeeze and excite",
         "mixer",
-    ],  # fmt: skip
+    ],
 )
 def test_attention_of_others_is_named_and_absence_said_only_where_true(model: nn.Module, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

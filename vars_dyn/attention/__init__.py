@@ -5,6 +5,7 @@ from vars_dyn.attention.inspection import LayerView, look_inside, record_layer, 
 from vars_dyn.attention.kinds import KINDS, attention_class
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.replace import Replacement, replace_attention
+from vars_dyn.attention.robustness import support_radius
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solving import Equilibrium, Ode
 from vars_dyn.attention.token_grid import follow_grid
@@ -27,5 +28,6 @@ __all__ = [
     "look_inside",
     "record_layer",
     "replace_attention",
+    "support_radius",
     "upsampled",
 ]
