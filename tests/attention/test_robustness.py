@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LassoLars
+from sklearn.linear_model import Lasso
 from torch import Tensor
 
 from vars_dyn import solve
@@ -95,7 +95,7 @@ def test_scikit_learn_finds_the_same_supports_at_the_border_of_the_radius() -> N
         for channel in range(4):
             dictionary, signal = layer.reconstruction(x + 0.99 * radius[head, channel] * direction)
             P, v = dictionary.weight[0, head].detach().numpy(), signal[0, head, channel].detach().numpy()
-            model = LassoLars(0.4 / len(v), fit_intercept=False).fit(P, v)
+            model = Lasso(0.4 / len(v), fit_intercept=False, tol=1e-12, max_iter=50_000).fit(P, v)
             assert (np.sign(model.coef_) == before[head, channel]).all()
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LassoLars
+from sklearn.linear_model import Lasso
 from torch import Tensor
 
 import vars_dyn as vd
 from vars_dyn.solvers.margins import support_margins
 
 
-def drawn(seed: int, signals: int = 3, d: int = 12, atoms: int = 18) -> tuple[Tensor, Tensor]:
+def drawn(seed: int, signals: int = 3, d: int = 8, atoms: int = 12) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(d, atoms, generator=generator, dtype=torch.float64)
     x = torch.randn(signals, d, generator=generator, dtype=torch.float64)
@@ -23,12 +23,12 @@ def drawn(seed: int, signals: int = 3, d: int = 12, atoms: int = 18) -> tuple[Te
 
 def signs(weight: Tensor, x: Tensor, lam: float, positive: bool = False) -> np.ndarray:
     """The signs of scikit-learn's code of one signal."""
-    model = LassoLars(lam / len(x), fit_intercept=False, positive=positive)
+    model = Lasso(lam / len(x), fit_intercept=False, tol=1e-12, max_iter=50_000, positive=positive)
     return np.sign(model.fit(weight.numpy(), x.numpy()).coef_)
 
 
-@settings(max_examples=8)
-@given(seed=st.integers(0, 10_000), lam=st.floats(0.05, 0.6), nonnegative=st.booleans())
+@settings(max_examples=6)
+@given(seed=st.integers(0, 10_000), lam=st.floats(0.15, 0.6), nonnegative=st.booleans())
 def test_no_signal_within_has_another_support_and_one_just_outside_has(
     seed: int, lam: float, nonnegative: bool
 ) -> None:
@@ -65,7 +65,7 @@ def _worst(weight: Tensor, code: Tensor, x: Tensor, lam: float, nonnegative: boo
     return -slopes[nearest] / slopes[nearest].norm()
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.99))
 def test_supports_hold_while_signal_and_atoms_move_within_what_is_proved(seed: int, share: float) -> None:
     weight, x = drawn(seed)
@@ -76,13 +76,13 @@ def test_supports_hold_while_signal_and_atoms_move_within_what_is_proved(seed: i
     low, high = torch.zeros(3, dtype=torch.float64), margins.radius.clone()
     for _ in range(40):
         middle = (low + high) / 2
-        held = margins.hold(middle, middle.unsqueeze(-1).expand(-1, 18))
+        held = margins.hold(middle, middle.unsqueeze(-1).expand(-1, 12))
         low, high = torch.where(held, middle, low), torch.where(held, high, middle)
     assert bool((low[margins.radius > 1e-6] > 0).all())
     generator = torch.Generator().manual_seed(seed)
     for i in range(3):
         for _ in range(4):
-            move = torch.randn(12, 19, generator=generator, dtype=torch.float64)
+            move = torch.randn(8, 13, generator=generator, dtype=torch.float64)
             move = share * low[i] * move / move.norm(dim=0)
             moved = vd.SparseProblem(vd.DenseDictionary(weight + move[:, 1:]), x[i] + move[:, 0], 0.2, ridge=0.1)
             assert torch.equal(vd.solve(moved, tol=1e-12).code.sign(), code[i].sign())
@@ -111,8 +111,8 @@ def test_what_is_no_optimum_and_dependent_atoms_have_radius_zero() -> None:
 
 def test_weights_and_a_bias_count() -> None:
     weight, x = drawn(2)
-    weights = torch.linspace(0.0, 2.0, 18, dtype=torch.float64)
-    bias = 0.1 * torch.ones(18, dtype=torch.float64)
+    weights = torch.linspace(0.0, 2.0, 12, dtype=torch.float64)
+    bias = 0.1 * torch.ones(12, dtype=torch.float64)
     problem = vd.SparseProblem(vd.DenseDictionary(weight), x, 0.3, weights=weights, bias=bias)
     solution = vd.solve(problem, tol=1e-12)
     radius = vd.support_radius(problem, solution.code)
