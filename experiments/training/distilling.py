@@ -47,6 +47,6 @@ def teacher_of(settings: Settings, classes: list[str]) -> Teacher | None:
     ):
         if theirs != ours:
             raise ValueError(
-                f"distillation.teacher is {options.teacher}, whose {name} is {theirs}; that of the run, {ours}, is wanted"
+                f"distillation.teacher is {options.teacher}, whose {name} is {theirs}; {ours}, as in the run, is wanted"
             )
     return Teacher(network, options)

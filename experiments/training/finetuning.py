@@ -1,4 +1,4 @@
-"""Starting from stored weights: of a run with the same attention or another one, or of a file; and what learns first."""
+"""Starting from stored weights, of the same attention or of another one, and what learns first."""
 
 from __future__ import annotations
 
@@ -52,14 +52,17 @@ def start_from(network: nn.Module, settings: Settings) -> list[str]:
     source = str(settings.finetune)
     head = getattr(network, "pretrained_cfg", {}).get("classifier")
     with torch.random.fork_rng():
-        weights = _weights(source, settings, head)
-    fresh = [name for name in network.state_dict() if name in _drawn(network) and name not in weights]
-    own = {name: value for name, value in network.state_dict().items() if name in fresh}
-    return [*checkpoints.load_weights(network, {**weights, **own}, source, new_head=head), *fresh]
+        weights, replaced = _weights(source, settings, head)
+    fresh = _drawn(network) if replaced else set()
+    own = {name: value.clone() for name, value in network.state_dict().items() if name in fresh}
+    return [*checkpoints.load_weights(network, {**weights, **own}, source, new_head=head), *own]
 
 
-def _weights(source: str, settings: Settings, head: str | None) -> dict[str, Tensor]:
-    """The source's weights in the form of the run's network, without those that its attention layers have anew."""
+def _weights(source: str, settings: Settings, head: str | None) -> tuple[dict[str, Tensor], bool]:
+    """The source's weights in the form of the run's network, and whether its attention was replaced for that.
+
+    If it was, the weights that the new layers have anew are left out.
+    """
     wanted = settings.model.attention
     if source.endswith(".safetensors"):
         weights, own = checkpoints.read_tensors(Path(source)), Attention()
@@ -68,14 +71,14 @@ def _weights(source: str, settings: Settings, head: str | None) -> dict[str, Ten
         weights, config = stored.weights, stored.state.get("config")
         own = wanted if config is None else plain_data.read(Settings, config, "").model.attention
     if wanted.kind is None or as_plain(own) == as_plain(wanted):
-        return weights
+        return weights, False
     classifier = weights.get(f"{head}.weight")
     classes = 1000 if classifier is None else len(classifier)
     model = build_model(Model(settings.model.name, own, settings.model.sizes), classes, settings.data.image_size)
     checkpoints.load_weights(model, weights, source)
     replace_attention(model, wanted.kind, **wanted.options())
     drawn = _drawn(model)
-    return {name: value for name, value in model.state_dict().items() if name not in drawn}
+    return {name: value for name, value in model.state_dict().items() if name not in drawn}, True
 
 
 def _drawn(network: nn.Module) -> set[str]:

@@ -23,8 +23,8 @@ __all__ = ["FREE", "Resumed", "begin", "restore"]
 
 #: Settings that may differ between a run and its resumption. All but `epochs`, which may be raised, do not change what
 #: is computed.
-FREE = ("epochs", "out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress", "data.workers",
-        "data.root", "data.in_memory", "data.download")  # fmt: skip
+FREE = ("epochs", "out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress",
+        "data.workers", "data.root", "data.in_memory", "data.download")  # fmt: skip
 
 
 class Resumed(Protocol):
