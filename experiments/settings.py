@@ -9,7 +9,7 @@ from typing import Any, Literal
 from experiments.options.limits import ACCELERATORS, PRECISIONS, between, checked_sizes, one_of, whole
 from vars_dyn.attention import solving
 
-__all__ = ["Attention", "Augmentation", "Data", "Model", "Ode", "Optimization", "Settings"]
+__all__ = ["Attention", "Augmentation", "Data", "Distillation", "Model", "Ode", "Optimization", "Settings"]
 
 Size = bool | int | float | str | list[int]
 
@@ -191,6 +191,7 @@ class Optimization:
         lr: peak learning rate.
         weight_decay: weight decay of matrices; biases and norms have none.
         batch_size: images of one step, over all processes.
+        accumulate: in how many parts, one after another, a step's images pass the network, to save memory.
         schedule: any of timm's, stepped every update.
         warmup_epochs: epochs of linear warm-up from nearly zero.
         min_lr: learning rate at the end.
@@ -198,12 +199,15 @@ class Optimization:
         loss: ce (cross-entropy) or bce (binary cross-entropy per class).
         ema: decay of the moving average of the weights; 0: none.
         drop_path: rate of stochastic depth.
+        layer_decay: factor on the learning rate from each layer to the one before it; 1: the same rate for all.
+        attention_epochs: epochs at the start in which only attention layers and the classifier learn.
     """
 
     optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05
     batch_size: int = 128
+    accumulate: int = 1
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
     min_lr: float = 1e-6
@@ -211,6 +215,8 @@ class Optimization:
     loss: Literal["ce", "bce"] = "ce"
     ema: float = 0.0
     drop_path: float = 0.0
+    layer_decay: float = 1.0
+    attention_epochs: int = 0
 
     def __post_init__(self) -> None:
         for name in ("lr", "weight_decay", "warmup_epochs", "min_lr", "clip"):
@@ -219,7 +225,37 @@ class Optimization:
                 raise ValueError(f"optimization.{name} is {value}; a finite number of at least 0 is wanted")
         for name in ("ema", "drop_path"):
             between(f"optimization.{name}", getattr(self, name), 0, 1, open_above=True)
-        whole("optimization.batch_size", self.batch_size, 1)
+        for name, least in (("batch_size", 1), ("accumulate", 1), ("attention_epochs", 0)):
+            whole(f"optimization.{name}", getattr(self, name), least)
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"optimization.accumulate is {self.accumulate}; a divisor of batch_size, {self.batch_size}, is wanted"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimization.layer_decay is {self.layer_decay}; a number above 0, up to 1, is wanted")
+
+
+@dataclass
+class Distillation:
+    """Learning from the logits of another model, such as the softmax original of a model with another attention.
+
+    The loss is (1 - share) times that of the labels plus share times T^2 KL(teacher || model) of the logits over T
+    (Hinton et al., 2015).
+
+    Attributes:
+        teacher: a checkpoint or run of the same classes and image size, which is not trained; None: no distillation.
+        share: weight of the teacher's part in the loss.
+        temperature: T.
+    """
+
+    teacher: str | None = None
+    share: float = 0.5
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        between("distillation.share", self.share, 0, 1)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"distillation.temperature is {self.temperature}; a finite number above 0 is wanted")
 
 
 @dataclass
@@ -232,7 +268,9 @@ class Settings:
         seed: the seed of weights, order and augmentation.
         resume: continue the run in `out` from its last checkpoint.
         stop_after: stop once this many epochs are done, to be resumed; None: run to the end.
-        finetune: a checkpoint (or run) whose weights training starts from; its head is dropped if classes differ.
+        finetune: a checkpoint (or run), or a safetensors file of the model's weights, that training starts from. Its
+            head is dropped if classes differ. If it has another attention, that is replaced, and what carries over is
+            kept.
         devices: how many processes run on this machine, each on a GPU of its own or on the CPU.
         nodes: how many machines.
         accelerator: auto, cpu, cuda, mps.
@@ -247,6 +285,7 @@ class Settings:
     data: Data = field(default_factory=Data)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimization: Optimization = field(default_factory=Optimization)
+    distillation: Distillation = field(default_factory=Distillation)
     epochs: int = 10
     seed: int = 0
     resume: bool = False
@@ -273,6 +312,14 @@ class Settings:
 
     def check(self) -> None:
         """Raise ValueError for a value that was set later and that the constructors would have refused."""
-        groups = (self.model.attention, self.model, self.data, self.augmentation, self.optimization, self)
+        groups = (
+            self.model.attention,
+            self.model,
+            self.data,
+            self.augmentation,
+            self.optimization,
+            self.distillation,
+            self,
+        )
         for group in groups if self.model.attention.ode is None else (self.model.attention.ode, *groups):
             group.__post_init__()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
 from models.attention import resolve_attention
-from models.stem import patch_embedding
+from models.protocol import default_cfg
+from models.stem import patch_embedding, stem_overlay
 from vars_dyn.attention import follow_grid
 
 __all__ = ["VarsVisionTransformer"]
@@ -21,12 +22,14 @@ class VarsVisionTransformer(VisionTransformer):
     """timm's VisionTransformer, whose attention layers know the token grid of the present image.
 
     Args:
-        attention: a kind ("softmax", "performer", "crate", "vars_s", "vars_d", "vars_sd") or an attention class.
+        attention: a kind ("softmax", "performer", "crate", "vars_s", ...), an attention class, or its plain data.
         stem: "conv", RVT's convolutional patch embedding (the paper's modified baselines), or "patch", the original.
         options: arguments of VisionTransformer.
     """
 
-    def __init__(self, *, attention: str | type[nn.Module] = "softmax", stem: str = "conv", **options: Any) -> None:
+    def __init__(
+        self, *, attention: str | Mapping[str, Any] | type[nn.Module] = "softmax", stem: str = "conv", **options: Any
+    ) -> None:
         embed_layer = patch_embedding(stem)
         sizes = PatchEmbed(options.get("img_size", 224), options.get("patch_size", 16), 1, 1)
         prefix = int(options.get("class_token", True)) + options.get("reg_tokens", 0)
@@ -35,39 +38,24 @@ class VarsVisionTransformer(VisionTransformer):
         follow_grid(self)
 
 
-def _cfg(**options: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "fixed_input_size": True,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj.0",
-        "classifier": "head",
-        **options,
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        "vars_deit_tiny": _cfg(),
-        "vars_deit_small": _cfg(),
-        "vars_deit_base": _cfg(),
-        "vars_deit_micro": _cfg(input_size=(3, 32, 32), num_classes=10),
+        "vars_deit_tiny": default_cfg(fixed_input_size=True),
+        "vars_deit_small": default_cfg(fixed_input_size=True),
+        "vars_deit_base": default_cfg(fixed_input_size=True),
+        "vars_deit_micro": default_cfg(input_size=(3, 32, 32), num_classes=10, fixed_input_size=True),
     }
 )
 
 
 def _create(name: str, pretrained: bool, **options: Any) -> VarsVisionTransformer:
     feature_cfg = {"out_indices": 3, "feature_cls": "getter"}
+    overlay = stem_overlay(options)
     return build_model_with_cfg(
         VarsVisionTransformer,
         name,
         pretrained,
+        pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=feature_cfg,
         **options,

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, resample_abs_pos_embed, trunc_normal_
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_function,
+    register_notrace_module,
+)
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from models.attention import resolve_attention
-from models.stem import patch_embedding
+from models.protocol import default_cfg, new_head, pooling
+from models.stem import patch_embedding, stem_overlay
 from vars_dyn.attention.base import with_defaults
 from vars_dyn.attention.dictionaries.resize import resize_half_spectrum
 from vars_dyn.attention.dictionaries.tokens import Grid, grid_pair
@@ -24,6 +31,7 @@ from vars_dyn.attention.token_grid import OnTokenGrid
 __all__ = ["GlobalFilter", "GlobalFilterNetwork"]
 
 
+@register_notrace_module
 class GlobalFilter(OnTokenGrid, nn.Module):
     """GFNet's own token mixer: a learned depth-wise circular convolution as large as the token grid, by FFT.
 
@@ -91,6 +99,14 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(self.attn(self.norm1(x), grid_size=grid_size))))
 
 
+@register_notrace_function
+def positions_on(positions: Tensor, height: int, width: int, trained: Grid) -> Tensor:
+    """Learned positions (1, N, C) of the grid `trained`, interpolated on (height, width); torch.fx takes it whole."""
+    if (height, width) == trained:
+        return positions
+    return resample_abs_pos_embed(positions, [height, width], list(trained), num_prefix_tokens=0)
+
+
 class GlobalFilterNetwork(nn.Module):
     """GFNet: patch embedding, learned positions, blocks, average pooling; no class token.
 
@@ -104,7 +120,7 @@ class GlobalFilterNetwork(nn.Module):
         depth: number of blocks.
         num_heads: heads of an attention that has them.
         mlp_ratio: hidden width of the MLP over the width.
-        attention: "global_filter" (GFNet's own), a kind of attention, or an attention class.
+        attention: "global_filter" (GFNet's own), a kind of attention, an attention class, or its plain data.
         stem: "conv", RVT's convolutional patch embedding (as in the paper's modified baselines), or "patch", the
             original one.
     """
@@ -120,7 +136,7 @@ class GlobalFilterNetwork(nn.Module):
         depth: int = 12,
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
-        attention: str | type[nn.Module] = "global_filter",
+        attention: str | Mapping[str, Any] | type[nn.Module] = "global_filter",
         stem: str = "conv",
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
@@ -131,7 +147,7 @@ class GlobalFilterNetwork(nn.Module):
     ) -> None:
         super().__init__()
         factory = {"device": device, "dtype": dtype}
-        self.num_classes, self.global_pool = num_classes, _pooling(global_pool)
+        self.num_classes, self.global_pool = num_classes, pooling(global_pool)
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.num_prefix_tokens = 0
         self.passes_grid = True
@@ -190,17 +206,26 @@ class GlobalFilterNetwork(nn.Module):
         """Replace the head by a new one for `num_classes` classes; 0 gives no head."""
         self.num_classes = num_classes
         if global_pool is not None:
-            self.global_pool = _pooling(global_pool)
+            self.global_pool = pooling(global_pool)
         like = self.pos_embed
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype) if num_classes else None
-        self.head = (head or nn.Identity()).train(self.training)
+        self.head = new_head(self.num_features, num_classes, like).train(self.training)
+
+    def set_input_size(self, img_size: int | Grid | None = None, patch_size: int | Grid | None = None) -> None:
+        """Change the image size that the model is made for; positions are interpolated. In place, as in timm.
+
+        With stem="patch" the patch size may change too. The convolutional stem raises ValueError for another one.
+        """
+        before = tuple(self.patch_embed.grid_size)
+        self.patch_embed.set_input_size(img_size=img_size, patch_size=patch_size)
+        with torch.no_grad():
+            height, width = self.patch_embed.grid_size
+            if (height, width) != before:
+                self.pos_embed = nn.Parameter(positions_on(self.pos_embed, height, width, before))
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         x = self.patch_embed(x)
         grid = (x.shape[-2], x.shape[-1])
-        positions = self.pos_embed
-        if grid != tuple(self.patch_embed.grid_size):
-            positions = resample_abs_pos_embed(positions, grid, self.patch_embed.grid_size, num_prefix_tokens=0)
+        positions = positions_on(self.pos_embed, *grid, tuple(self.patch_embed.grid_size))
         return self.pos_drop(x.flatten(2).mT + positions), grid
 
     def _block(self, block: nn.Module, x: Tensor, grid: Grid) -> Tensor:
@@ -258,43 +283,23 @@ class GlobalFilterNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _pooling(global_pool: str) -> str:
-    if global_pool not in ("", "avg"):
-        raise ValueError(f"global_pool is {global_pool!r}; 'avg' or '' is wanted")
-    return global_pool
-
-
-def _cfg(**options: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj.0",
-        "classifier": "head",
-        **options,
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        "vars_gfnet_tiny": _cfg(),
-        "vars_gfnet_extra_small": _cfg(),
-        "vars_gfnet_small": _cfg(),
-        "vars_gfnet_base": _cfg(),
-        "vars_gfnet_micro": _cfg(input_size=(3, 32, 32), num_classes=10),
+        "vars_gfnet_tiny": default_cfg(),
+        "vars_gfnet_extra_small": default_cfg(),
+        "vars_gfnet_small": default_cfg(),
+        "vars_gfnet_base": default_cfg(),
+        "vars_gfnet_micro": default_cfg(input_size=(3, 32, 32), num_classes=10),
     }
 )
 
 
 def _create(name: str, pretrained: bool, **options: Any) -> GlobalFilterNetwork:
     feature_cfg = {"out_indices": 3, "feature_cls": "getter"}
-    return build_model_with_cfg(GlobalFilterNetwork, name, pretrained, feature_cfg=feature_cfg, **options)
+    overlay = stem_overlay(options)
+    return build_model_with_cfg(
+        GlobalFilterNetwork, name, pretrained, pretrained_cfg_overlay=overlay, feature_cfg=feature_cfg, **options
+    )
 
 
 @register_model

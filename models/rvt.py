@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, Mlp
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -15,6 +14,7 @@ from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from models.attention import resolve_attention
+from models.protocol import default_cfg, new_head, pooling
 from models.stem import ConvPatchEmbed
 from vars_dyn.attention.base import TokenBatchNorm
 from vars_dyn.attention.dictionaries.tokens import Grid, exact_layout
@@ -109,11 +109,16 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        grid = (x.shape[-2], x.shape[-1])
-        x = x.flatten(2).mT
         for block in self.blocks:
-            x = checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
-        return x.mT.unflatten(-1, grid)
+            x = through(block, x, self.grad_checkpointing)
+        return x
+
+
+def through(block: nn.Module, x: Tensor, checkpointing: bool) -> Tensor:
+    """The output of one block on a map, (B, C, H, W) -> (B, C, H, W)."""
+    grid, tokens = (x.shape[-2], x.shape[-1]), x.flatten(2).mT
+    tokens = checkpoint(block, tokens, grid) if checkpointing else block(tokens, grid)
+    return tokens.mT.unflatten(-1, grid)
 
 
 class HeadPooling(nn.Module):
@@ -143,7 +148,7 @@ class RobustVisionTransformer(nn.Module):
         depth: blocks of each stage.
         heads: heads of each stage.
         mlp_ratio: hidden width of the MLP over the width.
-        attention: a kind ("softmax", "performer", "crate", "vars_s", "vars_d", "vars_sd") or an attention class.
+        attention: a kind ("softmax", "performer", "crate", "vars_s", ...), an attention class, or its plain data.
         conv_mlp: whether the MLP is convolutional; None: only if the width is not 768, as in RVT.
         drop_rate: dropout ahead of the head; proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
         device, dtype: of the parameters.
@@ -160,7 +165,7 @@ class RobustVisionTransformer(nn.Module):
         depth: Sequence[int] = (10, 2),
         heads: Sequence[int] = (6, 12),
         mlp_ratio: float = 4.0,
-        attention: str | type[nn.Module] = "softmax",
+        attention: str | Mapping[str, Any] | type[nn.Module] = "softmax",
         conv_mlp: bool | None = None,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
@@ -177,7 +182,7 @@ class RobustVisionTransformer(nn.Module):
             )
         widths = [base * count for base, count in zip(base_dims, heads, strict=True)]
         self.passes_grid = True
-        self.num_classes, self.global_pool = num_classes, _pooling(global_pool)
+        self.num_classes, self.global_pool = num_classes, pooling(global_pool)
         self.num_features = self.head_hidden_size = self.embed_dim = widths[-1]
         self.patch_embed = ConvPatchEmbed(
             img_size, patch_size, in_chans, widths[0], flatten=False, strict_img_size=False, **factory
@@ -194,13 +199,21 @@ class RobustVisionTransformer(nn.Module):
                 for _ in range(depth[i])
             ]
             self.transformers.append(Stage(blocks))
-            self.feature_info.append({"num_chs": width, "reduction": patch_size * 2**i, "module": f"transformers.{i}"})
+            self.feature_info += [
+                {"num_chs": width, "reduction": patch_size * 2**i, "module": f"transformers.{i}.blocks.{j}"}
+                for j in range(depth[i])
+            ]
             if i + 1 < len(widths):
                 self.pools.append(HeadPooling(width, widths[i + 1], **factory))
             grid = (-(-grid[0] // 2), -(-grid[1] // 2))
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6, **factory)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes, **factory) if num_classes else nn.Identity()
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that take no weight decay, beside biases and norms: none."""
+        return set()
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -224,11 +237,12 @@ class RobustVisionTransformer(nn.Module):
         """Replace the head by a new one for `num_classes` classes; 0 gives no head."""
         self.num_classes = num_classes
         if global_pool is not None:
-            self.global_pool = _pooling(global_pool)
-        stem: Any = self.patch_embed.proj
-        like = stem[0].weight
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype) if num_classes else None
-        self.head = (head or nn.Identity()).train(self.training)
+            self.global_pool = pooling(global_pool)
+        self.head = new_head(self.num_features, num_classes, next(self.patch_embed.parameters())).train(self.training)
+
+    def set_input_size(self, img_size: int | Grid | None = None, patch_size: int | None = None) -> None:
+        """Change the image size that the model is made for. Another patch size than the stem's raises ValueError."""
+        self.patch_embed.set_input_size(img_size=img_size, patch_size=patch_size)
 
     def forward_intermediates(
         self,
@@ -239,23 +253,35 @@ class RobustVisionTransformer(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The outputs (B, C, H, W) of the stages at `indices` (all if None, the last n if an integer), as in timm."""
-        if output_fmt != "NCHW" or norm:
-            raise ValueError(f"output_fmt is {output_fmt!r} and norm {norm}; stages are 'NCHW' maps without norm")
-        wanted, last = feature_take_indices(len(self.transformers), indices)
+        """The outputs of the blocks at `indices` (all if None, the last n if an integer), as timm's models do.
+
+        `norm` applies the final norm to those that have its width.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt is {output_fmt!r}; 'NCHW' or 'NLC' is wanted")
+        wanted, last = feature_take_indices(len(self.feature_info), indices)
+        stages: list[Any] = list(self.transformers)
+        blocks = [(i, j, block) for i, stage in enumerate(stages) for j, block in enumerate(stage.blocks)]
         x, intermediates = self.patch_embed(x), []
-        for i, stage in enumerate(self.transformers[: last + 1] if stop_early else self.transformers):
-            x = stage(self.pools[i - 1](x) if i else x)
-            if i in wanted:
-                intermediates.append(x)
+        for count, (i, j, block) in enumerate(blocks[: last + 1] if stop_early else blocks):
+            x = through(block, self.pools[i - 1](x) if i and not j else x, stages[i].grad_checkpointing)
+            if count in wanted:
+                y = x.flatten(2).mT
+                y = self.norm(y) if norm and y.shape[-1] == self.num_features else y
+                intermediates.append(y.mT.unflatten(-1, x.shape[-2:]) if output_fmt == "NCHW" else y)
         return intermediates if intermediates_only else (x, intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop whatever the outputs of the stages at `indices` do not need."""
-        wanted, last = feature_take_indices(len(self.transformers), indices)
-        self.transformers, self.pools = self.transformers[: last + 1], self.pools[:last]
+        """Drop whatever the outputs of the blocks at `indices` do not need."""
+        wanted, last = feature_take_indices(len(self.feature_info), indices)
+        left, stages = last + 1, 0
+        for stage in list(self.transformers):
+            if left > 0:
+                stage.blocks, stages = stage.blocks[:left], stages + 1
+            left -= len(stage.blocks)
+        self.transformers, self.pools = self.transformers[:stages], self.pools[: stages - 1]
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -281,43 +307,19 @@ class RobustVisionTransformer(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _pooling(global_pool: str) -> str:
-    if global_pool not in ("", "avg"):
-        raise ValueError(f"global_pool is {global_pool!r}; 'avg' or '' is wanted")
-    return global_pool
-
-
-def _cfg(**options: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj.0",
-        "classifier": "head",
-        **options,
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        "vars_rvt_tiny": _cfg(),
-        "vars_rvt_small": _cfg(),
-        "vars_rvt_base": _cfg(),
-        "vars_rvt_micro": _cfg(input_size=(3, 32, 32), num_classes=10),
+        "vars_rvt_tiny": default_cfg(pool_size=(7, 7)),
+        "vars_rvt_small": default_cfg(pool_size=(14, 14)),
+        "vars_rvt_base": default_cfg(pool_size=(14, 14)),
+        "vars_rvt_micro": default_cfg(input_size=(3, 32, 32), num_classes=10, pool_size=(8, 8)),
     }
 )
 
 
 def _create(name: str, pretrained: bool, **options: Any) -> RobustVisionTransformer:
-    stages = len(options["depth"])
-    feature_cfg = {"out_indices": tuple(range(stages)), "feature_cls": "getter"}
-    return build_model_with_cfg(RobustVisionTransformer, name, pretrained, feature_cfg=feature_cfg, **options)
+    features = {"out_indices": 3, "feature_cls": "getter"}
+    return build_model_with_cfg(RobustVisionTransformer, name, pretrained, feature_cfg=features, **options)
 
 
 @register_model

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.layers import PatchEmbed, to_2tuple
+from timm.models import register_notrace_module
 from torch import nn
 
-__all__ = ["ConvPatchEmbed", "patch_embedding"]
+__all__ = ["ConvPatchEmbed", "patch_embedding", "stem_overlay"]
 
 
+@register_notrace_module  # its hooks tell the token grid, so torch.fx takes it whole
 class ConvPatchEmbed(PatchEmbed):
     """timm's PatchEmbed with RVT's stem (Mao et al., "Towards Robust Vision Transformer", CVPR 2022).
 
@@ -55,3 +57,9 @@ def patch_embedding(stem: str) -> Callable[..., PatchEmbed]:
     if stem not in options:
         raise ValueError(f"stem is {stem!r}; one of {', '.join(options)} is wanted")
     return options[stem]
+
+
+def stem_overlay(options: dict[str, Any]) -> dict[str, Any]:
+    """Take `pretrained_cfg_overlay` out of a model's options, and add the name of the first convolution of its stem."""
+    first = {"first_conv": "patch_embed.proj"} if options.get("stem") == "patch" else {}
+    return {**first, **(options.pop("pretrained_cfg_overlay", None) or {})}

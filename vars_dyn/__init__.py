@@ -92,6 +92,7 @@ __all__ = [
     "solve",
     "solve_path",
     "spike",
+    "support_radius",
     "sweep",
     "to_dataset",
 ]
@@ -148,6 +149,7 @@ _HOMES = {
     "solve": "vars_dyn.solvers.solve",
     "solve_path": "vars_dyn.solvers.path",
     "spike": "vars_dyn.spiking",
+    "support_radius": "vars_dyn.solvers.margins",
     "sweep": "vars_dyn.sweeping.sweep",
     "to_dataset": "vars_dyn.recording",
 }

@@ -16,6 +16,7 @@ from experiments.evaluation.suites.suite import Subject
 from experiments.options import plain_data
 from experiments.settings import Attention, Data, Model, Settings
 from experiments.training import checkpoints
+from experiments.training.finetuning import stored_network
 from experiments.training.networks import Normalized, build_model
 from vars_dyn.attention import replace_attention
 
@@ -131,19 +132,14 @@ def load(checkpoint: str | Path, data: dict[str, Any] | None = None) -> tuple[No
 
     The weights are the moving average where there is one.
     """
-    path = checkpoints.find(checkpoint)
-    stored = checkpoints.read(path, weights_only=True)
-    missing = [name for name in ("config", "classes") if name not in stored.state]
-    if missing:
-        raise ValueError(f"{path} has no {' and no '.join(missing)} in state.json; a training run's are wanted")
-    try:
-        settings = plain_data.read(Settings, stored.state["config"], "")
-    except ValueError as error:
-        raise ValueError(f"{path} is no checkpoint of a training run: {error}") from None
+    network, settings, state = stored_network(checkpoint)
+    trained_on = settings.data.image_size
     settings.data = changed(settings.data, data or {})
-    network = build_model(settings.model, len(stored.state["classes"]), settings.data.image_size)
-    checkpoints.load_weights(network, stored.weights, str(path))
-    return Normalized(network, settings.data.mean, settings.data.std), settings, {**stored.state, "path": str(path)}
+    if settings.data.image_size != trained_on:
+        rebuilt = build_model(settings.model, len(state["classes"]), settings.data.image_size)
+        checkpoints.load_weights(rebuilt, network.state_dict(), state["path"])
+        network = rebuilt
+    return Normalized(network, settings.data.mean, settings.data.std), settings, state
 
 
 def changed(data: Data, changes: dict[str, Any]) -> Data:

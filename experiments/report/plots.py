@@ -17,7 +17,7 @@ from experiments.report.outputs import marked
 from experiments.report.summaries import mean_and_deviation
 from experiments.training.logs import read_log
 
-__all__ = ["ablation", "grid", "save", "severity", "thresholds", "training_curves"]
+__all__ = ["ablation", "certified", "grid", "save", "severity", "thresholds", "training_curves"]
 
 
 def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
@@ -34,6 +34,23 @@ def training_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].legend(fontsize="small")
+    save(figure, path)
+
+
+def certified(layers: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Draw for each layer the share of codes whose radius is at least so large, and how far changed pixels move it."""
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for i, (name, layer) in enumerate(layers.items()):
+        radii = np.sort(np.asarray(layer["radii"]))
+        share = 1 - np.arange(len(radii)) / len(radii)
+        axis.step(np.maximum(radii, 1e-12), share, f"C{i % 10}", where="pre", label=name)
+        for how, style in (("noise", ":"), ("fgsm", "--")):
+            axis.axvline(float(np.median(layer[how])), color=f"C{i % 10}", ls=style, lw=1)
+    axis.plot([], [], "k:", lw=1, label="moved by noise")
+    axis.plot([], [], "k--", lw=1, label="moved by FGSM")
+    axis.set(xscale="log", ylim=(0, 1), xlabel="change of a layer's tokens over their norm")
+    axis.set(ylabel="share of codes whose support is certified")
+    axis.legend(fontsize="small")
     save(figure, path)
 
 

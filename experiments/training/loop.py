@@ -33,6 +33,8 @@ from experiments.settings import Settings
 from experiments.training import checkpoints, logs, losses
 from experiments.training import probe as trajectories
 from experiments.training.checkpoints import Checkpoint
+from experiments.training.distilling import Teacher, teacher_of
+from experiments.training.finetuning import held_back, start_from
 from experiments.training.guards import alone, there_is, told
 from experiments.training.networks import Normalized, build_model
 from experiments.training.preparing import fabric_of, stepping
@@ -58,6 +60,7 @@ class _Run:
     optimizer: Optimizer
     scheduler: Scheduler
     ema: ModelEmaV3 | None
+    teacher: Teacher | None = None
     epoch: int = 0
     updates: int = 0
     best: dict[str, Any] | None = None
@@ -101,7 +104,7 @@ def _run_of(
     if start is not None:
         restore(run, start)
     elif settings.finetune is not None:
-        _finetune(run, settings.finetune)
+        _finetune(run)
     return _train(run, start)
 
 
@@ -112,19 +115,22 @@ def _prepare(settings: Settings, folder: Path, fabric: Fabric, images: tuple[Lab
     network = fabric.to_device(network)
     ema = ModelEmaV3(network, decay=options.ema) if options.ema else None
     optimizer, scheduler = stepping(settings, network, len(images[0]) // options.batch_size)
+    teacher = teacher_of(settings, list(images[0].classes))
+    if teacher is not None:
+        fabric.to_device(teacher.network)
+    if options.attention_epochs:
+        held_back(network)
     model, optimizer = fabric.setup(network, optimizer)
     fabric.seed_everything(settings.seed + 1 + fabric.global_rank, verbose=False)  # each draws its own dropout
-    return _Run(settings, folder, fabric, images, network, model, optimizer, scheduler, ema)
+    return _Run(settings, folder, fabric, images, network, model, optimizer, scheduler, ema, teacher)
 
 
-def _finetune(run: _Run, source: str) -> None:
-    head = getattr(run.network, "pretrained_cfg", {}).get("classifier")
-    weights = checkpoints.read(checkpoints.find(source), weights_only=True).weights
-    fresh = checkpoints.load_weights(run.network, weights, source, new_head=head)
+def _finetune(run: _Run) -> None:
+    fresh = start_from(run.network, run.settings)
     if run.ema is not None:
         run.ema.set(run.network)
     if run.fabric.is_global_zero and fresh:
-        print(f"fine-tuning from {source}; new weights: {', '.join(fresh)}")
+        print(f"fine-tuning from {run.settings.finetune}; new weights: {', '.join(fresh)}")
 
 
 def _train(run: _Run, start: Checkpoint | None) -> Path:
@@ -169,6 +175,7 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
     settings, fabric = run.settings, run.fabric
     loss_of, mixing = losses.loss_of(settings, len(run.images[0].classes))
     run.model.train()
+    held = held_back(run.network) if run.epoch < settings.optimization.attention_epochs else []
     total, began, cpu = 0.0, time.perf_counter(), time.process_time()
     shown = settings.progress and fabric.is_global_zero
     size = settings.optimization.batch_size
@@ -184,14 +191,14 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
         images, labels = fabric.to_device((images, labels))
         if mixing is not None:
             images, labels = mixing(images, labels)
-        loss = loss_of(run.model(images), labels)
-        value = float(_reduced(fabric, loss.detach(), "mean"))
+        run.optimizer.zero_grad()
+        value = _backward(run, images, labels, loss_of)
         if not math.isfinite(value):
             raise _not_finite(
                 f"the loss is {value} in epoch {run.epoch + 1}, update {run.updates + 1}", checkpoint, run
             )
-        run.optimizer.zero_grad()
-        fabric.backward(loss)
+        for parameter in held:
+            parameter.grad = None
         if settings.optimization.clip:
             fabric.clip_gradients(
                 run.model, run.optimizer, max_norm=settings.optimization.clip, error_if_nonfinite=False
@@ -210,11 +217,28 @@ def _epoch(run: _Run, loader: Any, checkpoint: Path) -> dict[str, float]:
     seconds, count = time.perf_counter() - began, len(loader) * size
     return {
         "loss": total / len(loader),
-        "lr": float(run.optimizer.param_groups[0]["lr"]),
+        "lr": max(float(group["lr"]) for group in run.optimizer.param_groups),
         "images_per_second": count / seconds,
         "images_per_cpu_second": count / max(time.process_time() - cpu, 1e-9),
         "seconds": seconds,
     }
+
+
+def _backward(run: _Run, images: Tensor, labels: Tensor, loss_of: Any) -> float:
+    """The gradients of one step, whose images pass in parts, and the mean loss over all processes."""
+    parts, total = run.settings.optimization.accumulate, torch.zeros((), device=images.device)
+    chunks = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+    for i, (some, theirs) in enumerate(chunks):
+        with run.fabric.no_backward_sync(cast(Any, run.model), enabled=i + 1 < len(chunks)):
+            logits = run.model(some)
+            loss = loss_of(logits, theirs)
+            if run.teacher is not None:
+                with run.fabric.autocast():
+                    loss = run.teacher.loss(loss, logits, some)
+            loss = loss * (len(some) / len(images))
+            run.fabric.backward(loss)
+        total += loss.detach().float()
+    return float(_reduced(run.fabric, total, "mean"))
 
 
 def _not_finite(what: str, checkpoint: Path, run: _Run) -> FloatingPointError:

@@ -29,10 +29,10 @@ def build_model(settings: Model, num_classes: int, image_size: int, drop_path: f
     _affordable(settings.sizes, image_size, num_classes)
     if drop_path:
         arguments["drop_path_rate"] = drop_path
-    if ours:
+    if ours or timm.get_pretrained_cfg_value(name, "fixed_input_size"):
         arguments["img_size"] = image_size
-        if attention.kind is not None:
-            arguments["attention"] = _layer(attention)
+    if ours and attention.kind is not None:
+        arguments["attention"] = _layer(attention)
     try:
         model = timm.create_model(name, **arguments)
     except TypeError as error:

@@ -43,7 +43,10 @@ def stepping(settings: Settings, network: nn.Module, steps: int) -> tuple[Optimi
     """The optimizer and its schedule. Raises ValueError for names and numbers that timm does not take."""
     options = settings.optimization
     try:
-        optimizer = create_optimizer_v2(network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
+        layers = {} if options.layer_decay == 1 else {"layer_decay": options.layer_decay}
+        optimizer = create_optimizer_v2(
+            network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay, **layers
+        )
     except Exception as error:  # each optimizer raises errors of its own
         raise ValueError(
             f"optimization.optimizer is {options.optimizer!r}, which timm cannot make here: {error}"

@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
+from experiments.options import plain_data
 from experiments.options.plain_data import as_plain
 from experiments.settings import Settings
 from experiments.training import checkpoints, logs
@@ -20,9 +21,10 @@ from vars_dyn.recording.provenance import first_difference
 
 __all__ = ["FREE", "Resumed", "begin", "restore"]
 
-#: Settings that may differ between a run and its resumption, because they do not change what is computed.
-FREE = ("out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress", "data.workers",
-        "data.root", "data.in_memory", "data.download")  # fmt: skip
+#: Settings that may differ between a run and its resumption. All but `epochs`, which may be raised, do not change what
+#: is computed.
+FREE = ("epochs", "out", "resume", "stop_after", "devices", "nodes", "accelerator", "tensorboard", "progress",
+        "data.workers", "data.root", "data.in_memory", "data.download")  # fmt: skip
 
 
 class Resumed(Protocol):
@@ -59,10 +61,19 @@ def begin(settings: Settings, folder: Path) -> Checkpoint | None:
         missing.append("accuracy in best")
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)} in state.json; a checkpoint of a training run is wanted")
-    difference = first_difference(*(_fixed(config) for config in (start.state["config"], as_plain(settings))))
+    try:
+        before = as_plain(plain_data.read(Settings, start.state["config"], ""))
+    except ValueError as error:
+        raise ValueError(f"{path} has settings that cannot be read: {error}") from None
+    if settings.epochs < before["epochs"]:
+        raise ValueError(
+            f"epochs is {settings.epochs}, but the run in {folder} has {before['epochs']}; a run may be made longer, "
+            "not shorter"
+        )
+    difference = first_difference(*(_fixed(config) for config in (before, as_plain(settings))))
     if difference is not None:
-        name, before, now = difference
-        raise ValueError(f"{name} is {now!r}, but the run in {folder} has {before!r}; a run is resumed as it was begun")
+        name, then, now = difference
+        raise ValueError(f"{name} is {now!r}, but the run in {folder} has {then!r}; a run is resumed as it was begun")
     return start
 
 

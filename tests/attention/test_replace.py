@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import pickle
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import VisionTransformer as TorchvisionViT
 
 from vars_dyn.attention import KINDS, SoftmaxAttention, VarsAttention, replace_attention
@@ -222,15 +224,23 @@ def test_a_projection_that_is_more_than_a_linear_layer_is_left_alone() -> None:
 
 
 class ViTSelfAttention(nn.Module):
-    """A module with the attributes and the class name of a Hugging Face attention."""
+    """The attention of transformers 4, which has its output projection beside it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_attention_heads = 2
+        self.num_attention_heads, self.dropout = 2, nn.Dropout(0.1)
         self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
 
+    def forward(self, x: Tensor, head_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        heads = lambda layer: layer(x).unflatten(-1, (2, 4)).transpose(1, 2)  # noqa: E731
+        q, k, v = heads(self.query), heads(self.key), heads(self.value)
+        return ((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2).flatten(2), None
 
-ViTSelfAttention.__module__ = "transformers.models.vit.modeling_vit"
+
+class ViTSelfOutput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(8, 8)
 
 
 class ViTAttention(nn.Module):
@@ -238,22 +248,134 @@ class ViTAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.output = ViTSelfAttention(), nn.Linear(8, 8)
+        self.attention, self.output = ViTSelfAttention(), ViTSelfOutput()
+
+    def forward(self, x: Tensor, head_mask: Tensor | None = None) -> Tensor:
+        y, _ = self.attention(x, head_mask)
+        return self.output.dense(y)
+
+
+class BeitAttention(ViTSelfAttention):
+    """One of which nothing says that it is plain."""
+
+
+for each in (ViTSelfAttention, BeitAttention):
+    each.__module__ = "transformers.models.vit.modeling_vit"
+
+
+def torchvisions() -> nn.Module:
+    torch.manual_seed(0)
+    model = TorchvisionViT(16, 4, 2, 2, 8, 16, num_classes=5).double().eval()
+    nn.init.normal_(model.heads.head.weight)
+    return model
+
+
+def encoder(batch_first: bool) -> nn.Module:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (torchvisions, (2, 3, 16, 16)),
+        (functools.partial(encoder, True), (2, 5, 8)),
+        (functools.partial(encoder, False), (5, 2, 8)),
+        (lambda: nn.Sequential(ViTAttention()).double().eval(), (2, 5, 8)),
+    ],
+    ids=["torchvision", "torch", "torch, tokens first", "transformers 4"],
+)
+def test_attention_of_other_libraries_is_replaced_with_its_weights(make: Callable, shape: tuple[int, ...]) -> None:
+    model, x = make(), torch.randn(shape, dtype=torch.float64)
+    expected = model(x).detach()
+    calls: list[int] = []
+    first = next(
+        name for name, m in model.named_modules() if type(m).__name__ in ("MultiheadAttention", "ViTSelfAttention")
+    )
+    model.get_submodule(first).register_forward_hook(lambda *given: calls.append(1))
+    replace_attention(model, "softmax")  # which is what they have
+    with torch.no_grad():  # where PyTorch's encoder layers would take their fast path
+        torch.testing.assert_close(model(x), expected)
+    assert (calls, model.attention_report.replaced[0], model.attention_report.left) == ([1], first, {})
+    before = [layer for layer in model.modules() if isinstance(layer, SoftmaxAttention)]
+    for kind in ("vars_d", "performer", "vars_d"):
+        replace_attention(model, kind)
+        assert model(x).shape == expected.shape
+    layers = [layer for layer in model.modules() if isinstance(layer, VarsAttention)]
+    assert len(layers) == len(before)
+    for old, new in zip(before, layers, strict=True):
+        assert new.proj is old.proj
+        torch.testing.assert_close(new.qkv.weight, torch.cat([old.qkv.weight[:8], old.qkv.weight[16:]]))
+    model(x).sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_the_token_grid_of_torchvisions_model_is_told() -> None:
+    model = replace_attention(torchvisions(), "vars_s", variant="released")
+    layers = [layer for layer in model.modules() if isinstance(layer, VarsAttention)]
+    assert [(layer.grid_size, layer.num_prefix_tokens) for layer in layers] == [((4, 4), 1)] * 2
+    told: list[object] = []
+    layers[1].register_forward_hook(lambda layer, *given: told.append(layer.token_grid.present()))
+    assert model(torch.randn(2, 3, 16, 16, dtype=torch.float64)).shape == (2, 5)
+    assert told == [(4, 4)]
+    assert copy.deepcopy(model).attention_report == model.attention_report
+
+
+def test_masks_and_cross_attention_are_refused_and_decoders_keep_theirs() -> None:
+    model, x = replace_attention(encoder(True), "vars_d"), torch.randn(2, 5, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="VarsAttention got attn_mask; as it stands in for another attention"):
+        model(x, mask=torch.zeros(5, 5, dtype=torch.float64))
+    attention = model.layers[0].self_attn
+    with pytest.raises(ValueError, match=r"keys or values that are not its queries \(cross-attention\)"):
+        attention(x, x.clone(), x)
+    tokens = x[0]
+    torch.testing.assert_close(attention(tokens, tokens, tokens)[0], attention(x, x, x)[0][0])
+    report = replace_attention(nn.TransformerDecoderLayer(8, 2), "vars_d").attention_report
+    assert report.replaced == ("self_attn",)
+    assert "(cross-attention)" in report.left["multihead_attn"]
+
+
+@pytest.mark.parametrize("family", ["ViT", "DeiT", "Dinov2WithRegisters"])
+def test_the_vits_of_transformers(family: str) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{family}Config")(**sizes, image_size=16, patch_size=4)
+    model = getattr(transformers, f"{family}Model")(config).double().eval()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    expected = model(x)[0]
+    torch.testing.assert_close(replace_attention(model, "softmax")(x)[0], expected)
+    (layer,) = (each for each in replace_attention(model, "vars_s").modules() if isinstance(each, VarsAttention))
+    assert model(x)[0].shape == expected.shape
+    assert (layer.grid_size, layer.num_prefix_tokens) == ((4, 4), expected.shape[1] - 16)
 
 
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (TorchvisionViT(16, 4, 1, 2, 8, 16), "whose MultiheadAttention is torch.nn.MultiheadAttention, which is not"),
-        (nn.TransformerEncoderLayer(8, 2), "whose MultiheadAttention is torch.nn.MultiheadAttention, which is not"),
-        (nn.MultiheadAttention(8, 2), "whose MultiheadAttention is torch.nn.MultiheadAttention, which is not"),
-        (nn.Sequential(ViTAttention()), "whose ViTSelfAttention is Hugging Face's, which is not replaced"),
+        (nn.MultiheadAttention(8, 2), "^model is a MultiheadAttention layer itself, which cannot be replaced in place"),
+        (nn.ModuleDict({"cross": nn.MultiheadAttention(8, 2)}), "attends from one sequence to another"),
+        (nn.Sequential(nn.MultiheadAttention(8, 2, kdim=4)), "takes keys or values of another width"),
+        (nn.Sequential(nn.MultiheadAttention(8, 2, add_bias_kv=True)), "adds a key that no token gave"),
+        (nn.Sequential(BeitAttention()), "whose BeitAttention is Hugging Face's, and not one of the ViTs"),
+        (nn.ModuleDict({"attention": ViTSelfAttention()}), "has no output projection that is known"),
         (timm.models.vision_transformer.ParallelScalingBlock(8, 2), "whose ParallelScalingBlock is not timm's"),
         (timm.create_model("seresnet18"), "which has no attention layers"),
         (timm.create_model("mixer_s32_224", img_size=64), "which has no attention layers"),
     ],
-    ids=["torchvision", "torch", "bare", "hugging face", "parallel scaling", "squeeze and excite", "mixer"],
+    ids=[
+        "bare",
+        "cross",
+        "narrow keys",
+        "added key",
+        "BEiT",
+        "no projection",
+        "parallel scaling",
+        "squeeze and excite",
+        "mixer",
+    ],
 )
 def test_attention_of_others_is_named_and_absence_said_only_where_true(model: nn.Module, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"{reason}.*; its attention cannot be replaced$"):
+    with pytest.raises(ValueError, match=reason):
         replace_attention(model, "vars_d")

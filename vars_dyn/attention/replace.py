@@ -1,4 +1,4 @@
-"""Swap the attention of a timm vision transformer."""
+"""Swap the attention of a vision transformer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vars_dyn import _checks
+from vars_dyn.attention import interfaces
 from vars_dyn.attention.base import TokenMixer
 from vars_dyn.attention.dictionaries.tokens import grid_pair
 from vars_dyn.attention.kinds import KINDS, attention_class
@@ -68,7 +69,9 @@ class Replacement:
 
 
 def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
-    """Put attention of a `kind` in place of every self-attention layer of a timm transformer; returns the same model.
+    """Put attention of a `kind` in place of every self-attention layer of a transformer; returns the same model.
+
+    The model is timm's, torchvision's (or any with `nn.MultiheadAttention`), or a ViT of Hugging Face's transformers.
 
     The new layers keep the weights of values and output projections, those of queries and keys if they have them, and
     norms. They also keep device, dtype, training mode, hooks, and which parameters are frozen. An input projection that
@@ -77,7 +80,9 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
     (`follow_grid`).
 
     Args:
-        model: any model whose attention layers have timm's interface (timm.layers.Attention), or this package's.
+        model: any model whose attention layers are timm's (timm.layers.Attention), this package's,
+            `nn.MultiheadAttention` used as self-attention, or those of Hugging Face's ViT, DeiT, DINOv2, ViT-MAE,
+            ViT-MSN or I-JEPA. Cross-attention is left alone.
         kind: "softmax", "performer", "crate", "vars_s", "vars_d" or "vars_sd".
         kwargs: arguments of the attention class, such as lam=0.1 or variant="released".
 
@@ -87,22 +92,34 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
             unchanged.
     """
     _checks.choice("kind", kind, tuple(KINDS))
-    if _is_ours_or_timms(model):
+    if _is_ours_or_timms(model) or interfaces.is_foreign(model):
         raise ValueError(
             f"model is a {type(model).__name__} layer itself, which cannot be replaced in place; give the model that "
             "holds it, such as torch.nn.Sequential(layer)"
         )
-    found = {name: layer for name, layer in model.named_modules() if _is_ours_or_timms(layer) and not _more(layer)}
+    found = {name: layer for name, layer in model.named_modules() if _replaceable(model, name, layer)}
     left = _left_alone(model, found)
     if not found:
         why = next(iter(left.values()), None)
         does = f"whose {why}" if why else "which has no attention layers"
         raise ValueError(f"model is {type(model).__name__}, {does}; its attention cannot be replaced")
     cls = attention_class(kind, **kwargs)
-    new = {name: _converted(layer, _on_grid(cls, kwargs, model, name, layer)) for name, layer in found.items()}
+    new: dict[str, TokenMixer] = {}
+    around: dict[str, interfaces.Interface] = {}
+    for name, layer in found.items():
+        target = _on_grid(cls, kwargs, model, name, layer)
+        if interfaces.is_foreign(layer):
+            around[name] = interfaces.as_softmax(model, name)
+            new[name] = around[name].layer = _converted(around[name].layer, target)
+            _keep_hooks(layer, around[name])
+        else:
+            new[name] = _converted(layer, target)
+            _keep_hooks(layer, new[name])
     for name, layer in new.items():
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
+        if name in around:
+            interfaces.take_over(model, name)
+        setattr(model.get_submodule(parent), child, around.get(name, layer))
     for name, old in found.items():
         lost = [f"{name}.{each}" for each in ("qkv", "v") if _hooked_in_vain(getattr(old, each, None), new[name])]
         if lost:
@@ -111,10 +128,19 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
     model.attention_report = report  # type: ignore[assignment]
     _logger.log(logging.WARNING if left else logging.INFO, "%s", report)
     follow_grid(model)
+    _whole_in_traces()
     for layer in new.values():
         # A layer in a model must be told its grid. Only a layer that stands alone assumes that its grid is a square.
         layer.token_grid = layer.token_grid or TokenGrid()
     return model
+
+
+def _whole_in_traces() -> None:
+    """Let timm's tools for torch.fx take the layers whole, as their choices by shape cannot be traced."""
+    from timm.models import register_notrace_module  # deferred: timm takes a second to import
+
+    register_notrace_module(TokenMixer)
+    register_notrace_module(interfaces.Interface)
 
 
 def _is_ours_or_timms(layer: nn.Module) -> bool:
@@ -122,6 +148,12 @@ def _is_ours_or_timms(layer: nn.Module) -> bool:
     from timm.layers.attention import Attention  # deferred: timm takes a second to import
 
     return isinstance(layer, TokenMixer) or type(layer) is Attention
+
+
+def _replaceable(model: nn.Module, name: str, layer: nn.Module) -> bool:
+    if interfaces.is_foreign(layer):
+        return interfaces.what_hinders(model, name) is None
+    return _is_ours_or_timms(layer) and not _more(layer)
 
 
 def _more(layer: Any) -> str | None:
@@ -149,7 +181,7 @@ def _left_alone(model: nn.Module, found: dict[str, nn.Module]) -> dict[str, str]
     }
     inner = [*named, *found]
     return {
-        name: f"{type(layer).__name__} {_why(layer)}"
+        name: f"{type(layer).__name__} {_why(model, name, layer)}"
         for name, layer in named.items()
         if not any(other.startswith(f"{name}." if name else "") and other != name for other in inner)
         and not any(name.startswith(f"{other}.") for other in found)
@@ -166,16 +198,14 @@ def _attends(name: str, layer: nn.Module) -> bool:
     )
 
 
-def _why(layer: nn.Module) -> str:
-    if isinstance(layer, nn.MultiheadAttention):
-        return "is torch.nn.MultiheadAttention, which is not replaced: it takes queries, keys and values apart"
+def _why(model: nn.Module, name: str, layer: nn.Module) -> str:
+    if interfaces.is_foreign(layer):
+        return str(interfaces.what_hinders(model, name))
     if _is_ours_or_timms(layer):
         return str(_more(layer))
     for attribute, why in _REFUSALS.items():
         if getattr(layer, attribute, None) is not None:
             return why
-    if type(layer).__module__.startswith("transformers."):
-        return "is Hugging Face's, which is not replaced: its queries, keys and values are projected apart"
     return "is not timm's Attention (a fused qkv and a proj of the model's width)"
 
 
@@ -221,9 +251,13 @@ def _converted(old: Any, cls: type[TokenMixer]) -> TokenMixer:
     for name in ("proj", "proj_drop", "attn_drop", "norm", "q_norm", "k_norm"):
         if hasattr(new, name) and hasattr(old, name):
             setattr(new, name, getattr(old, name))
-    for name in _HOOKS:  # the old layer's own dictionaries, so that the handles of hooks can still remove them
-        new.__dict__[name] = old.__dict__[name]
     return new
+
+
+def _keep_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Give `new` the dictionaries of hooks of `old` themselves, so that the handles of hooks can still remove them."""
+    for name in _HOOKS:
+        new.__dict__[name] = old.__dict__[name]
 
 
 def _hooked_in_vain(projection: nn.Module | None, new: nn.Module) -> bool:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from vars_dyn.attention.autograd import plain_tensors
 
-__all__ = ["largest_eigenpair", "largest_eigenvalue"]
+__all__ = ["Eigenvalue", "largest_eigenpair", "largest_eigenvalue", "power_iteration"]
+
+#: A function of symmetric matrices (*batch, d, d) to their largest eigenvalues.
+Eigenvalue = Callable[[Tensor], Tensor]
 
 #: The number of iterations between two checks, the most iterations, and the residual at which the iteration may stop,
 #: in units of the eigenvalue's rounding.
 _CHECK_EVERY, _MOST, _TOLERANCE = 5, 30, 200
+#: The least squared norm that a power iteration divides by.
+_LEAST = 1e-30
 
 
 def largest_eigenpair(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,3 +76,20 @@ def largest_eigenvalue(gram: Tensor) -> Tensor:
     moved = vector + vectors @ (inverse * (vectors.mT @ (image - image.detach())))
     ratio = (moved * (gram @ moved)).sum((-2, -1)) / moved.square().sum((-2, -1))
     return torch.where(finite, ratio, torch.nan)
+
+
+def power_iteration(gram: Tensor) -> Tensor:
+    """The Rayleigh quotient (*batch) of positive semi-definite matrices (*batch, d, d) after 32 power iterations.
+
+    It is made of products alone, so it can be exported and compiled, and it is differentiable. It starts at the sum of
+    the columns and is never above the largest eigenvalue. It converges the faster the further the second one lies
+    below. Gram matrices of random features have entries above zero only, and there it reaches rounding.
+    """
+    power = gram
+    for _ in range(2):  # eight steps with G^4 are fewer operations than 32 with G
+        power = power @ power
+        power = power / power.square().sum((-2, -1), keepdim=True).clamp(min=_LEAST).sqrt()
+    vector = gram.sum(-1, keepdim=True)
+    for _ in range(8):
+        vector = power @ (vector / vector.square().sum(-2, keepdim=True).clamp(min=_LEAST).sqrt())
+    return (vector * (gram @ vector)).sum((-2, -1)) / vector.square().sum((-2, -1)).clamp(min=_LEAST)

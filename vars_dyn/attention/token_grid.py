@@ -33,6 +33,12 @@ class OnTokenGrid:
     num_prefix_tokens: int | None = None
     token_grid: TokenGrid | None = None
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Called by `torch.jit.script`, which cannot compile the layers: raises ValueError."""
+        raise ValueError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script; torch.compile or torch.export is wanted"
+        )
+
     def layout(self, tokens: int, grid_size: int | Grid | None = None) -> tuple[int, Grid]:
         """(number of prefix tokens, (H, W)) for a call with this number of `tokens`.
 
@@ -118,8 +124,9 @@ class TokenGrid:
         state.block, state.around = block, tuple(around)
 
     def embedded(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After the patch embedding."""
-        self._set(_embedded_grid(module, args, output))
+        """After the patch embedding. A symbolic trace (torch.fx) has no grid to tell."""
+        if isinstance(output, Tensor | tuple | list):
+            self._set(_embedded_grid(module, args, output))
 
     def entered_stage(self, module: nn.Module, args: Any) -> None:
         """Before a stage that is called with (map, prefix tokens)."""
@@ -182,7 +189,8 @@ def follow_grid(model: nn.Module) -> nn.Module:
 
     `replace_attention` and the models of this project call it themselves. Call it for a model that was built with an
     attention class, such as timm's `VisionTransformer(attn_layer=...)`. The grid comes from the module that embeds the
-    patches: `patch_embed`, `embeds` in timm's NaFlexVit, the stages of PiT, or the blocks of MobileViT. A layer that no
+    patches: `patch_embed`, `embeds` in timm's NaFlexVit, the stages of PiT, the blocks of MobileViT, `conv_proj` of
+    torchvision's ViT, or `embeddings.patch_embeddings.projection` of transformers' ViTs. A layer that no
     such module serves uses its own `grid_size`. So does a layer of a model that passes the grid to every call
     (`passes_grid`). Calling the function again is harmless.
     """
@@ -198,9 +206,11 @@ def follow_grid(model: nn.Module) -> nn.Module:
         if state is None:
             continue
         layer.token_grid = state
-        if around[0].__dict__.get("token_grid") is not state:
-            _hook(around[0], state, before=TokenGrid.enter, always=TokenGrid.leave)
-            last[id(state)] = (state, around[0])
+        # An interface is called inside a block, with tensors that checkpointing makes anew.
+        holder = next(each for each in around if not getattr(each, "is_interface", False))
+        if holder.__dict__.get("token_grid") is not state:
+            _hook(holder, state, before=TokenGrid.enter, always=TokenGrid.leave)
+            last[id(state)] = (state, holder)
     for state, holder in last.values():
         _hook(holder, state, after=TokenGrid.finish)
     return model
@@ -211,12 +221,43 @@ def grid_of(model: nn.Module, name: str) -> tuple[Grid | None, int | None]:
     for path in _ancestors(name):
         module: Any = model.get_submodule(path)
         grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
-        prefix = getattr(module, "num_prefix_tokens", None)
+        prefix = _prefix(module)
         if _stage(module) is not None:
             return None, prefix
+        if grid is None and _convolution(module) is not None:
+            sizes = getattr(getattr(module, "embeddings", None), "patch_embeddings", module)
+            height, width = (
+                whole // part for whole, part in zip(_pair(sizes.image_size), _pair(sizes.patch_size), strict=True)
+            )
+            return (height, width), prefix
         if grid is not None or prefix is not None:
             return (None if grid is None else tuple(grid)), prefix
     return None, None
+
+
+def _convolution(module: Any) -> nn.Module | None:
+    """The convolution onto patches of a ViT of torchvision or transformers, whose output is a map."""
+    embeddings = getattr(getattr(module, "embeddings", None), "patch_embeddings", None)
+    found = getattr(embeddings, "projection", None) if embeddings is not None else getattr(module, "conv_proj", None)
+    sizes = module if embeddings is None else embeddings
+    known = all(hasattr(sizes, name) for name in ("image_size", "patch_size"))
+    return found if known and isinstance(found, nn.Module) else None
+
+
+def _prefix(module: Any) -> int | None:
+    """The number of class and register tokens of a model; None if nothing says."""
+    if _convolution(module) is None:
+        return getattr(module, "num_prefix_tokens", None)
+    holder = getattr(module, "embeddings", module)
+    single = ("class_token", "cls_token", "distillation_token")
+    registers = getattr(holder, "register_tokens", None)
+    return sum(getattr(holder, name, None) is not None for name in single) + (
+        0 if registers is None else registers.shape[1]
+    )
+
+
+def _pair(size: Any) -> Grid:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _ancestors(name: str) -> Iterator[str]:
@@ -242,12 +283,12 @@ def _follow(module: Any, root: nn.Module) -> TokenGrid | None:
     stage = _stage(module)
     embed = getattr(module, "patch_embed", None)
     if not isinstance(embed, nn.Module):
-        embed = getattr(module, "embeds", None)
+        embed = getattr(module, "embeds", None) or _convolution(module)
     if stage is None and not isinstance(embed, nn.Module):
         return None
     state: TokenGrid | None = module.__dict__.get("token_grid")
     if state is None:
-        prefix = 0 if stage == "mobilevit" else getattr(module, "num_prefix_tokens", None)
+        prefix = 0 if stage == "mobilevit" else _prefix(module)
         state = module.token_grid = TokenGrid(prefix)
     for each in (module, root):
         _hook(each, state, before=TokenGrid.begin, always=TokenGrid.end)

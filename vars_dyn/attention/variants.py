@@ -16,7 +16,7 @@ DICTIONARIES = ("dynamic", "static", "static+dynamic")
 _OPTIONS = {
     "threshold": ("soft", "gelu"),
     "start": ("encode", "threshold"),
-    "bound": ("spectral", "row_sum", "row_sum_plus_one", "stored"),
+    "bound": ("spectral", "power_iteration", "row_sum", "row_sum_plus_one", "stored"),
     "static": ("conv", "full"),
 }
 
@@ -29,8 +29,9 @@ class Variant:
         threshold: the gate. "soft" is Eq. 9's; "gelu" is sgn(u) gelu(|u| - theta), which belongs to no penalty.
         start: where the iteration starts. "encode": at P^T x (Sec. 3.3); "threshold": at its threshold.
         bound: L of the step 1/L. "spectral": the largest eigenvalue of P^T P (Eq. 12; for a convolution, a tight bound
-            on it); "row_sum": max_i sum_j |G_ij|, which needs no eigenvalues and so can be exported;
-            "row_sum_plus_one": that plus 1; "stored": a buffer, refreshed by `VarsAttention.update_bound`.
+            on it); "power_iteration": the same by 32 power iterations, which can be exported; "row_sum":
+            max_i sum_j |G_ij|, which needs no eigenvalues; "row_sum_plus_one": that plus 1; "stored": a buffer,
+            refreshed by `VarsAttention.update_bound`.
         differentiate_bound: whether gradients flow through L.
         learned_metric: learned scalars on lam and L, and a learned matrix K in K G K, as in LISTA.
         static: the learned dictionary. "conv": a convolution with small kernels; "full": templates as large as the
@@ -45,7 +46,7 @@ class Variant:
 
     threshold: Literal["soft", "gelu"] = "soft"
     start: Literal["encode", "threshold"] = "encode"
-    bound: Literal["spectral", "row_sum", "row_sum_plus_one", "stored"] = "spectral"
+    bound: Literal["spectral", "power_iteration", "row_sum", "row_sum_plus_one", "stored"] = "spectral"
     differentiate_bound: bool = True
     learned_metric: bool = False
     static: Literal["conv", "full"] = "conv"

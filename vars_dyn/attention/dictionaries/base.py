@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
+from vars_dyn.attention.spectral import Eigenvalue, largest_eigenvalue
 from vars_dyn.dictionaries.base import Dictionary
 
 __all__ = ["TokenDictionary"]
@@ -18,10 +19,11 @@ class TokenDictionary(Dictionary):
     """
 
     @abstractmethod
-    def differentiable_lipschitz(self) -> Tensor:
+    def differentiable_lipschitz(self, largest: Eigenvalue = largest_eigenvalue) -> Tensor:
         """L, the largest eigenvalue of P^T P or a tight bound on it, of shape `batch_shape`.
 
-        Unlike `lipschitz`, it is part of the autograd graph, and it has no margin added for rounding.
+        `largest` finds the largest eigenvalues of matrices. Unlike `lipschitz`, the result is part of the autograd
+        graph, and it has no margin added for rounding.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn.attention.dictionaries.base import TokenDictionary
-from vars_dyn.attention.spectral import largest_eigenvalue
+from vars_dyn.attention.spectral import Eigenvalue, largest_eigenvalue
 from vars_dyn.dictionaries import DenseDictionary
 from vars_dyn.dictionaries.base import Dictionary, Rounding, atom_norms, rounded_up
 
@@ -91,9 +91,9 @@ class FeatureDictionary(TokenDictionary, DenseDictionary):
             return super().gram(a)
         return a @ self.gram_matrix()
 
-    def differentiable_lipschitz(self) -> Tensor:
+    def differentiable_lipschitz(self, largest: Eigenvalue = largest_eigenvalue) -> Tensor:
         """The largest eigenvalue of G, of shape `batch_shape`; differentiable. It is NaN if G is not finite."""
-        return self._per_element(largest_eigenvalue(self.gram_matrix()))
+        return self._per_element(largest(self.gram_matrix()))
 
     def row_sum(self) -> Tensor:
         """max_i sum_j |G_ij|, a bound on `differentiable_lipschitz` without eigenvalues; differentiable."""

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn.attention.dictionaries.base import TokenDictionary
-from vars_dyn.attention.spectral import largest_eigenvalue
+from vars_dyn.attention.spectral import Eigenvalue, largest_eigenvalue
 from vars_dyn.dictionaries.base import Rounding, rounded_up
 
 __all__ = ["GridDictionary", "TokenConvDictionary", "TokenFourierDictionary"]
@@ -108,14 +108,14 @@ class GridDictionary(TokenDictionary):
         """One value per channel as one per batch element, of shape `batch_shape`."""
         return value.expand(math.prod(self.batch_shape) // self.channels, -1).reshape(self.batch_shape)
 
-    def differentiable_lipschitz(self) -> Tensor:
+    def differentiable_lipschitz(self, largest: Eigenvalue = largest_eigenvalue) -> Tensor:
         """A tight bound on the largest eigenvalue of P^T P, of shape `batch_shape`; differentiable.
 
         It is the sum of the bounds for the grid and for the prefix rows: |P|^2 <= |P_grid|^2 + |R|^2 / (H W).
         """
         value = self._lipschitz_grid()
         if self.rows is not None:
-            value = value + largest_eigenvalue(self.rows.mT @ self.rows) / math.prod(self.grid_size)
+            value = value + largest(self.rows.mT @ self.rows) / math.prod(self.grid_size)
         return self.per_element(value)
 
     def row_sum(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vars_dyn.attention.dictionaries.base import TokenDictionary
 from vars_dyn.attention.dictionaries.features import FeatureDictionary
 from vars_dyn.attention.dictionaries.grid import GridDictionary
+from vars_dyn.attention.spectral import Eigenvalue, largest_eigenvalue
 from vars_dyn.dictionaries import UnionDictionary
 
 __all__ = ["TokenUnion"]
@@ -28,9 +29,9 @@ class TokenUnion(TokenDictionary, UnionDictionary):
         self.signal_shape, self.batch_shape = static.signal_shape, static.batch_shape
         self.code_shape = (features.code_size + static.code_size,)
 
-    def differentiable_lipschitz(self) -> Tensor:
+    def differentiable_lipschitz(self, largest: Eigenvalue = largest_eigenvalue) -> Tensor:
         """The sum of the parts' values, a bound because |P|^2 <= |Phi|^2 + |S|^2; differentiable."""
-        return self.parts[0].differentiable_lipschitz() + self.parts[1].differentiable_lipschitz()
+        return self.parts[0].differentiable_lipschitz(largest) + self.parts[1].differentiable_lipschitz(largest)
 
     def row_sum(self) -> Tensor:
         """The sum of the parts' row-sum bounds; differentiable."""

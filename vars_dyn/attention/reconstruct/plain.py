@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
+import torch
 from torch import Tensor
 
 from vars_dyn.attention.dictionaries.base import TokenDictionary
@@ -11,11 +14,14 @@ from vars_dyn.attention.dictionaries.tokens import Grid
 from vars_dyn.attention.dictionaries.union import TokenUnion
 from vars_dyn.attention.precision import full_precision, working
 from vars_dyn.attention.reconstruct.values import FeatureInputs, Inputs, Steps
+from vars_dyn.attention.spectral import largest_eigenvalue, power_iteration
 from vars_dyn.attention.unrolled import GATES, UNROLLED, Map, ista
 from vars_dyn.problems import SparseProblem
 from vars_dyn.thresholds import soft_threshold
 
 __all__ = ["by_head", "codes", "lipschitz", "on_grid", "on_tokens", "on_union", "reconstruct"]
+
+_logger = logging.getLogger(__name__)
 
 
 def reconstruct(inputs: Inputs, steps: Steps) -> Tensor:
@@ -100,9 +106,24 @@ def lipschitz(dictionary: TokenDictionary, steps: Steps) -> Tensor:
     variant = steps.variant
     if steps.stored is not None and isinstance(dictionary, GridDictionary):
         return dictionary.per_element(working(steps.stored))
-    norm = dictionary.differentiable_lipschitz() if variant.bound == "spectral" else dictionary.row_sum()
+    if variant.bound in ("spectral", "power_iteration"):
+        by_powers = variant.bound == "power_iteration" or _in_onnx_export()
+        norm = dictionary.differentiable_lipschitz(power_iteration if by_powers else largest_eigenvalue)
+    else:
+        norm = dictionary.row_sum()
     norm = norm if variant.differentiate_bound else norm.detach()
     return norm + 1 if variant.bound == "row_sum_plus_one" else norm
+
+
+def _in_onnx_export() -> bool:
+    """Whether the layer is traced for ONNX, which has no eigenvalues; said once for each layer."""
+    if not (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()):
+        return False
+    _logger.warning(
+        "ONNX has no eigenvalues: L of the step 1/L is exported as 32 power iterations, which agree with it to "
+        'rounding; Variant(bound="row_sum") exports a bound that is cheaper and larger'
+    )
+    return True
 
 
 def _gram(dictionary: TokenDictionary, steps: Steps) -> Map:

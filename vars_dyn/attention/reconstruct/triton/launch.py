@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vars_dyn.attention.reconstruct.triton import backward, forward
 from vars_dyn.attention.reconstruct.triton.device import Kept, Rows, Sizes
-from vars_dyn.attention.reconstruct.triton.limits import NARROW
+from vars_dyn.attention.reconstruct.triton.limits import NARROW, padded
 
 __all__ = ["Kept", "LaunchPlan", "derivatives", "launch_plan", "reconstruction"]
 
@@ -73,11 +73,6 @@ class LaunchPlan(NamedTuple):
 #: One stage, because the matrices leave no shared memory for loads ahead of their use. A product and a sum may be fused
 #: into one operation with one rounding.
 _COMPILER = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
-
-
-def padded(size: int) -> int:
-    """`size` rounded up to a power of two that is at least 16, as matrix products on the device require."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 def launch_plan(q: Tensor, m: int, processors: int | None = None) -> LaunchPlan:

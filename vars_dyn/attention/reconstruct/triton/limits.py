@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NARROW", "SHARED", "WIDEST"]
+__all__ = ["NARROW", "SHARED", "WIDEST", "padded"]
 
 #: The widest head and the most features that the kernels take.
 WIDEST = (64, 128)
@@ -10,3 +10,8 @@ WIDEST = (64, 128)
 SHARED = 144 << 10
 #: The widest head and the most features for which half of `SHARED` holds all matrices at once.
 NARROW = (32, 64)
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to a power of two that is at least 16, as matrix products on the device require."""
+    return max(16, 1 << (size - 1).bit_length())
