@@ -5,6 +5,7 @@ it takes: the simulator without timm, the dictionaries without zarr.
 """
 
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 from vars_dyn._version import __version__ as __version__
@@ -157,7 +158,7 @@ def __getattr__(name: str) -> Any:
     elif not name.startswith("_") and importlib.util.find_spec(f"vars_dyn.{name}"):
         found = importlib.import_module(f"vars_dyn.{name}")
     else:
-        raise AttributeError(f"module 'vars_dyn' has no attribute {name!r}")
+        raise AttributeError(f"module 'vars_dyn' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     globals()[name] = found
     return found
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vars_dyn._suggestions import meant
+
 
 def describe(value: Any) -> str:
     """A short description of `value` for an error message."""
@@ -68,7 +70,7 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
 def choice(name: str, value: Any, options: Sequence[str]) -> str:
     """`value` if it is one of `options`; ValueError otherwise."""
     if value not in options:
-        raise ValueError(f"{name} is {describe(value)}; one of {', '.join(options)} is wanted")
+        raise ValueError(f"{name} is {describe(value)}; one of {', '.join(options)} is wanted{meant(value, options)}")
     return value
 
 

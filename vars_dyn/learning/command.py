@@ -149,7 +149,7 @@ def _parser() -> CommandParser:
     )  # fmt: skip
     parser.add_class_arguments(LearnOptions, None)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its options")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     return parser
 
 
@@ -209,8 +209,8 @@ def _run(words: Sequence[str], begun: list[Path]) -> int:
         with replacing(figure) as partial:
             summary(learned.history).savefig(partial, dpi=100, metadata={mark: f"vars_dyn {__version__}"})
     told = _report(learned, figure)
-    text = "\n".join(f"{name:<18} {value}" for name, value in told.items())
-    _process.tell(f"{text}\n{json.dumps(told)}" if found.json else text)
+    table = "\n".join(f"{name:<18} {value}" for name, value in told.items())
+    _process.tell(json.dumps(told) if found.json else table)
     return 0
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vars_dyn._suggestions import meant
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration import Monitor, Snapshot, method_for, start_of
 from vars_dyn.integration.integrate import stream
@@ -194,7 +195,8 @@ def _integrator_options(given: Mapping[str, Any]) -> dict[str, Any]:
     }
     for name in given:
         if name not in known:
-            raise ValueError(f"{name} is no option of the integrator; one of {', '.join(known)} is wanted")
+            wanted = f"one of {', '.join(known)} is wanted{meant(name, known)}"
+            raise ValueError(f"{name} is no option of the integrator; {wanted}")
     return known | dict(given)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from vars_dyn import _yaml
 from vars_dyn._command import CommandParser
+from vars_dyn._suggestions import meant
 from vars_dyn.simulate.options import Option, Options, groups, options_of
 from vars_dyn.simulate.values import shown
 
@@ -165,7 +166,8 @@ def _from_yaml(file: Path) -> dict[str, Any]:
     for key, value in document.items():
         name = key.replace("-", "_").replace(".", "_")
         if name not in _OPTIONS or name == "config":
-            raise ValueError(f"--config {file} holds the unknown option {shown(key)}; --help lists the options")
+            close = meant(key, [*_OPTIONS])
+            raise ValueError(f"--config {file} holds the unknown option {shown(key)}; --help lists the options{close}")
         if name in found:
             raise ValueError(f"--config {file} holds {name} twice, as {name.replace('_', '-')} too; once is wanted")
         found[name] = value

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vars_dyn._suggestions import meant
 from vars_dyn.recording import VARIABLES
 
 __all__ = [
@@ -146,7 +147,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in names:
-            raise ValueError(f"{shown(text)}; one of {', '.join(names)} is wanted")
+            raise ValueError(f"{shown(text)}; one of {', '.join(names)} is wanted{meant(text, names)}")
         return text
 
     return read
@@ -182,7 +183,7 @@ def names(text: str) -> list[str]:
     for name in found:
         if name not in VARIABLES or found.count(name) > 1:
             wanted = f"names of {', '.join(VARIABLES)}, each once, separated by commas,"
-            raise ValueError(f"{shown(text)}; {wanted} are wanted")
+            raise ValueError(f"{shown(text)}; {wanted} are wanted{meant(name, VARIABLES)}")
     return found
 
 

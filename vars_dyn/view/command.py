@@ -18,25 +18,17 @@ from vars_dyn.recording import open_dataset
 __all__ = ["ViewOptions", "main"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class ViewOptions:
-    """How the run is shown.
+    """How the run is shown; `--help` says what each option is."""
 
-    Attributes:
-        html: write the page to this file, which needs neither network nor Python, and end.
-        max_mb: the most megabytes of that file. Of a larger run it holds fewer recorded times and signals.
-        signals: the signals in that file, by number; by default the first ones.
-        port: the port to serve at, on this machine only; 0 takes a free one.
-        browser: open the page in the default browser.
-        overwrite: replace the file if it is a page that this command wrote.
-    """
-
-    html: str | None = None
-    max_mb: float = 20.0
-    signals: list[int] | None = None
-    port: int = 0
-    browser: bool = False
-    overwrite: bool = False
+    store: str
+    html: str | None
+    max_mb: float
+    signals: list[int] | None
+    port: int
+    browser: bool
+    overwrite: bool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,9 +54,17 @@ def _run(words: Sequence[str]) -> int:
         "--html writes it to a file.",
     )
     parser.add_argument("store", type=str, metavar="STORE", help="the store of a run, such as run-0001.zarr")
-    parser.add_dataclass_arguments(ViewOptions, "view", as_group=False)
-    given = parser.instantiate_classes(parser.parse_args(words))
-    options, store = given.view, Path(given.store)
+    parser.add_argument("--html", type=str, metavar="FILE", help="write the page to a file, which needs no network and "
+                        "no Python, and end")  # fmt: skip
+    parser.add_argument("--max-mb", type=float, default=20.0, metavar="NUMBER", help="with --html: the most megabytes. "
+                        "Of a larger run the file holds fewer recorded times and signals")  # fmt: skip
+    parser.add_argument("--signals", type=int, nargs="+", metavar="SIGNAL", help="with --html: the signals in the "
+                        "file, by number (default: the first ones)")  # fmt: skip
+    parser.add_argument("--port", type=int, default=0, help="the port to serve at, on this machine only; 0: a free one")
+    parser.add_argument("--browser", action="store_true", help="open the page in the default browser")
+    parser.add_argument("--overwrite", action="store_true", help="with --html: replace a page that this command wrote")
+    options = ViewOptions(**vars(parser.parse_args(words)))
+    store = Path(options.store)
     dataset = open_dataset(store)
     _need_bokeh()
     if options.html is not None:
