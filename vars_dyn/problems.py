@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, Self
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks, _scaling
+from vars_dyn._showing import Shown, spread
 from vars_dyn.certificates import Certificate, Evaluated, Shifted, Sums, certify, improved, least_pull
 from vars_dyn.dictionaries.base import Dictionary, Rounding
 from vars_dyn.penalties import L1, NonNegativeL1, Penalty
@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
     rounding: Rounding
 
 
-class SparseProblem(RawProblem):
+class SparseProblem(Shown, RawProblem):
     """minimise over a:  E(a) = 1/2 |P a - x|^2 + lam sum_i w_i |a_i| - q.a + ridge/2 |a|^2, a >= 0 if `nonnegative`.
 
     LASSO, elastic net (ridge > 0) and their non-negative forms, one problem per signal, with weights w and a bias q
@@ -96,10 +96,11 @@ class SparseProblem(RawProblem):
         if bias is not None:
             self.bias = per_atom("bias", bias, code_shape, self.batch_shape, x)
 
-    def __repr__(self) -> str:
+    def described(self) -> dict[str, object]:
         name = "elastic net" if _checks.plain(self.ridge) else "LASSO"
-        sign = "non-negative " if self.nonnegative else ""
-        return f"SparseProblem({sign}{name} of {math.prod(self.batch_shape)} signals with {self.dictionary})"
+        ridge = {"ridge": _checks.plain(self.ridge)} if _checks.plain(self.ridge) else {}
+        kind = f"{'non-negative ' if self.nonnegative else ''}{name}"
+        return {"kind": kind, "lam": spread(self.lam), **ridge, "x": tuple(self.x.shape), "dictionary": self.dictionary}
 
     def critical_lam(self) -> Tensor:
         """The smallest lam at which the code is zero: max_i |P^T x + q|_i / w_i; for a >= 0 without the modulus.

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from bokeh.embed import file_html
-from bokeh.models import CustomJS, IndexFilter, MultiChoice, Select, UIElement
-from bokeh.models.sources import CDSView
+from bokeh.models import ColumnDataSource, CustomJS, MultiChoice, Select, UIElement
 from bokeh.resources import INLINE
 
 from vars_dyn._version import __version__
-from vars_dyn.view.panels import Chosen, Panels, Payload
+from vars_dyn.view.panels import COLOURS, Chosen, Panels, Payload
 from vars_dyn.view.scene import STYLE, WIDGET_STYLE, Scene
 
 __all__ = ["MARK", "TEMPLATE", "Page", "page_of"]
@@ -21,12 +20,14 @@ __all__ = ["MARK", "TEMPLATE", "Page", "page_of"]
 MARK = f'<meta name="generator" content="vars_dyn {__version__}">'
 #: The frame of a page, for Bokeh to fill in; what it fills in is escaped.
 TEMPLATE = (
-    "{% extends base %}{% block inner_head %}"
+    "{% block inner_head %}"
     f'{MARK}<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>'
     "{{ super() }}{% endblock %}{% block inner_body %}<main><h1>{{ title | e }}</h1>{{ super() }}</main>{% endblock %}"
 )
 #: Bytes of the page without data: BokehJS and the figures. Numbers take 4/3 of their bytes.
 _FIXED, _ENCODED = 2_500_000, 4 / 3
+#: What does not change with time if the input does not.
+_STILL = ("input", "patch")
 #: The most signals and neurons that are kept.
 _SIGNALS, _NEURONS = 8, 24
 
@@ -48,9 +49,10 @@ def page_of(panels: Panels, title: str, limit: float, signals: list[int] | None 
     run = panels.run
     count = len(run.times)
     first = Chosen(0 if signals is None else signals[0])
-    per_time = _bytes(panels.frame(first, count - 1)) * _ENCODED
-    more = _chosen(panels, first.signal)
-    per_signal = _bytes(panels.courses(more)) * _ENCODED
+    frame = panels.frame(first, count - 1)
+    still = {} if run.moves else {name: frame.pop(name) for name in _STILL}
+    per_time = _bytes(frame) * _ENCODED
+    per_signal = _bytes(panels.courses(_chosen(panels, first.signal)) | still) * _ENCODED
     room = limit - _FIXED
     if signals is None:
         able = int(room / (per_signal + min(count, 50) * per_time))
@@ -76,22 +78,28 @@ def _chosen(panels: Panels, signal: int) -> Chosen:
 
 
 def _controls(panels: Panels, scene: Scene, signals: list[int], indices: list[int]) -> list[UIElement]:
-    kept: list[dict[str, Any]] = []
+    run, kept = panels.run, list[dict[str, Any]]()
     for signal in signals:
         chosen = _chosen(panels, signal)
         frames = [panels.frame(chosen, index) for index in indices]
         limits = {name: list(pair) for name, pair in panels.limits(chosen).items()}
-        kept.append({"frames": frames, "courses": panels.courses(chosen), "limits": limits})
+        courses = panels.courses(chosen)
+        if not run.moves:  # what stays the same is kept once
+            courses |= {name: frames[-1][name] for name in _STILL}
+            frames = [{name: data for name, data in frame.items() if name not in _STILL} for frame in frames]
+        kept.append({"frames": frames, "courses": courses, "limits": limits})
     scene.apply(kept[0]["frames"][-1] | kept[0]["courses"], kept[0]["limits"])
     scene.slider.value = len(indices) - 1
     scene.offer(indices)
-    choices = {name: _lines(scene, name) for name in ("u", "z") if name in scene.sources}
+    lines = {name: _lines(scene, name) for name in ("u", "z") if name in scene.sources}
+    choices = {name: choice for name, (choice, _) in lines.items()}
+    sources = scene.sources | {name: full for name, (_, full) in lines.items()}
     select = Select(title="signal", options=[(str(k), str(s)) for k, s in enumerate(signals)], value="0",
                     width=120, stylesheets=[WIDGET_STYLE])  # fmt: skip
     show = CustomJS(
         args={
-            "kept": kept, "sources": scene.sources, "mappers": scene.mappers, "slider": scene.slider,
-            "ranges": {name: list(pair) for name, pair in scene.ranges.items()}, "select": select, "choices": choices,
+            "kept": kept, "sources": sources, "mappers": scene.mappers, "slider": scene.slider,
+            "select": select, "choices": choices,
         },
         code=_SHOW,
     )  # fmt: skip
@@ -100,22 +108,18 @@ def _controls(panels: Panels, scene: Scene, signals: list[int], indices: list[in
     return [*([select] if len(signals) > 1 else []), *choices.values()]
 
 
-def _lines(scene: Scene, name: str) -> MultiChoice:
-    """A choice among the curves of a panel."""
-    names = list(dict.fromkeys(scene.sources[name].data["name"]))
-    shown = [k for k, line in enumerate(scene.sources[name].data["name"]) if line in _first(names)]
-    filter_ = IndexFilter(shown)
-    scene.figures[name].renderers[0].view = CDSView(filter=filter_)
-    choice = MultiChoice(title=f"curves of {name}", options=names, value=_first(names), width=330,
+def _lines(scene: Scene, name: str) -> tuple[MultiChoice, ColumnDataSource]:
+    """A choice among the curves of a panel, and the source that holds all of them."""
+    shown = scene.sources[name]
+    full = ColumnDataSource(dict(shown.data))
+    names = list(dict.fromkeys(full.data["name"]))
+    choice = MultiChoice(title=f"curves of {name}", options=names, value=_first(names), width=332,
                          stylesheets=[WIDGET_STYLE])  # fmt: skip
-    code = """
-const names = Array.from(source.data.name);
-filter.indices = names.map((n, k) => k).filter((k) => choice.value.includes(names[k]));
-source.change.emit();
-"""
-    args = {"choice": choice, "source": scene.sources[name], "filter": filter_}
-    choice.js_on_change("value", CustomJS(args=args, code=code))
-    return choice
+    picked = [k for k, line in enumerate(full.data["name"]) if line in choice.value]
+    shown.data = {column: [values[k] for k in picked] for column, values in full.data.items()}
+    args = {"choice": choice, "shown": shown, "full": full, "colours": list(COLOURS)}
+    choice.js_on_change("value", CustomJS(args=args, code=_PICK))
+    return choice, full
 
 
 def _first(names: list[str]) -> list[str]:
@@ -132,6 +136,14 @@ def _bytes(payload: Payload) -> int:
     return total
 
 
+#: Show the chosen ones of all curves, in colours that differ.
+_PICK = """
+const names = Array.from(full.data.name);
+const picked = names.map((n, k) => k).filter((k) => choice.value.includes(names[k]));
+const colour = picked.map((k, n) => (names[k] === 'threshold' ? full.data.colour[k] : colours[n % colours.length]));
+const take = (column) => picked.map((k) => full.data[column][k]);
+shown.data = {xs: take('xs'), ys: take('ys'), name: take('name'), colour: colour};
+"""
 #: Show what is kept of the chosen signal and time.
 _SHOW = """
 const get = (o, k) => (o instanceof Map ? o.get(k) : o[k]);
@@ -142,8 +154,6 @@ const fill = (payload) => {
     const source = get(sources, name);
     if (source === undefined) continue;
     source.data = Object.fromEntries(pairs(columns));
-    const range = get(ranges, name);
-    if (range !== undefined) { range[0].end = get(columns, 'dw')[0]; range[1].end = get(columns, 'dh')[0]; }
   }
 };
 if (cb_obj === select) {
@@ -156,6 +166,7 @@ if (cb_obj === select) {
   for (const [name, choice] of pairs(choices)) {
     const names = Array.from(new Set(get(get(get(signal, 'courses'), name), 'name')));
     choice.options = names;
+    choice.value = [];
     choice.value = names.filter((n, k) => k < 8 || n === 'threshold');
   }
 }

@@ -175,6 +175,7 @@ class Panels:
             if chosen.layer is not None and layers is not None:
                 values, numbers = values[layers == chosen.layer], numbers[layers == chosen.layer]
             places, kept = thinned(values, _MARKS)
+            places, kept = places[kept != 0], kept[kept != 0]
             found["code"] = {"x": numbers[places], "y": kept, "zero": np.zeros(len(kept))}
         size = np.nan_to_num(np.abs(values.astype(np.float64)))
         order = np.argsort(-size, kind="stable")[:_ATOMS]
@@ -184,7 +185,7 @@ class Panels:
             found["atoms"] = {"x": np.arange(1, len(order) + 1), "y": values[order], "zero": np.zeros(len(order))}
             found["atom_names"] = {"x": np.arange(1, len(order) + 1), "y": values[order], "text": texts}
             return found
-        blank = np.full((_ATOMS, *self._tiles.shape[1:]), np.nan)
+        blank = np.zeros((_ATOMS, *self._tiles.shape[1:]))
         blank[: len(order)] = self._tiles[numbers[order]]
         drawn = mosaic(blank.mean(axis=1, keepdims=True), across=_ACROSS)
         empty = np.arange(_ATOMS) >= len(order)

@@ -56,6 +56,11 @@ class Recorded:
             return None
 
     @property
+    def moves(self) -> bool:
+        """Whether the input is recorded as it moves."""
+        return "x" in self.dataset and self.dataset["x"].dims[1:] == self.dataset["signals"].dims
+
+    @property
     def rebuilds(self) -> bool:
         """Whether the reconstruction is known at every recorded time."""
         return self._rebuild is not None
@@ -87,9 +92,7 @@ class Recorded:
 
     def input_at(self, index: int) -> NDArray[Any]:
         """The signals (signal, *signal_shape) at a recorded time."""
-        if "x" in self.dataset and self.dataset["x"].dims[1:] == self.dataset["signals"].dims:
-            return self.at("x", index)
-        return self._given
+        return self.at("x", index) if self.moves else self._given
 
     def rebuilt_at(self, index: int, chosen: NDArray[np.int64]) -> NDArray[Any] | None:
         """The reconstruction of the chosen signals at a recorded time; None where it is not known."""

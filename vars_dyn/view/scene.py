@@ -11,6 +11,7 @@ from bokeh.models import (
     ColumnDataSource,
     CustomJS,
     CustomJSTickFormatter,
+    DataRange1d,
     Div,
     FixedTicker,
     HoverTool,
@@ -27,15 +28,15 @@ from vars_dyn.view.panels import Panel, Panels, Payload
 
 __all__ = ["STYLE", "Scene"]
 
-#: Widths and heights of a panel, in pixels of the page: a phone of 400 pixels shows one beside the other's edge.
-_WIDTH, _HEIGHT, _TALL = 350, 300, 330
+#: The width of a panel in pixels of the page, and the heights of pictures and curves. A phone shows one in a line.
+_WIDTH, _HEIGHT, _TALL = 332, 300, 330
 _GREY = [f"#{k:02x}{k:02x}{k:02x}" for k in range(256)]
 _BLUE, _INK, _RED = "#1f5fa8", "#222222", "#b71c1c"
 
 #: The page's own style: readable sizes, and a frame around what has the focus of the keyboard.
 STYLE = """
-body { margin: 0 auto; padding: 12px; max-width: 1500px; box-sizing: border-box; background: #ffffff;
-       color: #222222; font-family: system-ui, sans-serif; }
+body { background: #ffffff; color: #222222; font-family: system-ui, sans-serif; }
+main { display: block; margin: 0 auto; padding: 12px; max-width: 1500px; box-sizing: border-box; }
 h1 { font-size: 1.3rem; margin: 0 0 8px 0; overflow-wrap: anywhere; }
 """
 #: The style inside widgets, which stylesheets of the page do not reach.
@@ -70,7 +71,6 @@ class Scene:
         self.panels, self.run = panels, panels.run
         self.sources: dict[str, ColumnDataSource] = {}
         self.mappers: dict[str, LinearColorMapper] = {}
-        self.ranges: dict[str, tuple[Range1d, Range1d]] = {}
         self.cursors: list[Span] = []
         self.figures = {panel.name: self._figure(panel) for panel in panels.panels}
         self.clock = ColumnDataSource({"at": [], "time": []})
@@ -115,9 +115,6 @@ class Scene:
         for name, data in payload.items():
             if name in self.sources:
                 self.sources[name].data = data
-            if name in self.ranges:
-                across, up = self.ranges[name]
-                across.end, up.end = data["dw"][0], data["dh"][0]
         for name, (low, high) in (limits or {}).items():
             self.mappers[name].low, self.mappers[name].high = low, high
 
@@ -141,6 +138,7 @@ class Scene:
             width=_WIDTH,
             height=_TALL if panel.kind == "curves" else _HEIGHT,
             tools="pan,wheel_zoom,box_zoom,reset,save",
+            toolbar_location="above",
             y_axis_type="log" if panel.log else "linear",
             x_axis_label=panel.x_label or None,
             y_axis_label=panel.y_label or None,
@@ -161,16 +159,14 @@ class Scene:
 
     def _raster(self, plot: figure, panel: Panel, palette: list[str]) -> LinearColorMapper:
         mapper = LinearColorMapper(palette=palette, low=-1, high=1, nan_color="rgba(0, 0, 0, 0)")
-        self.ranges[panel.name] = (Range1d(0, 1), Range1d(0, 1))
-        plot.x_range, plot.y_range = self.ranges[panel.name]
+        plot.x_range, plot.y_range = DataRange1d(range_padding=0), DataRange1d(range_padding=0)
         source = self._source(panel.name, "image", "dw", "dh")
         drawn = plot.image("image", x=0, y=0, dw="dw", dh="dh", color_mapper=mapper, source=source)
         if panel.kind == "image":
             plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("value", "@image"), ("place", "$x{0}, $y{0}")]))
         plot.grid.visible = False
-        if not panel.x_label:
-            plot.axis.visible = False
-            plot.match_aspect = True
+        plot.match_aspect = not panel.x_label  # pixels are squares
+        plot.axis.visible = bool(panel.x_label)
         return mapper
 
     def _image(self, plot: figure, panel: Panel) -> None:
@@ -197,6 +193,10 @@ class Scene:
         plot.segment("x", "zero", "x", "y", source=source, color=_BLUE, line_width=2)
         drawn = plot.scatter("x", "y", source=source, color=_BLUE, size=4)
         plot.add_tools(HoverTool(renderers=[drawn], tooltips=[(panel.x_label, "@x"), ("output", "@y")]))
+        plot.add_layout(Span(dimension="width", location=0, line_color=_INK, line_width=1))
+        if panel.name == "code":
+            numbers = self.run.numbers("code")
+            plot.x_range = Range1d(int(numbers.min()) - 1, int(numbers.max()) + 1)
         if panel.name == "atoms":
             names = self._source("atom_names", "x", "y", "text")
             plot.text("x", "y", "text", source=names, text_font_size="10px", text_color=_INK, angle=0.6)
