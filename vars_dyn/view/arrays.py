@@ -66,8 +66,8 @@ def places_of(text: str, numbers: NDArray[np.int64], name: str) -> tuple[int, ..
     for part in text.replace(" ", "").split(","):
         if not part:
             continue
-        low, _, high = part.partition("-")
-        if not low.isdecimal() or (high and not high.isdecimal()):
+        low, dash, high = part.partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
             raise ValueError(f"{name} holds {part!r}; numbers and ranges such as 3, 10-14 are wanted")
         first, last = int(low), int(high or low)
         if last < first or last - first >= 100:

@@ -134,6 +134,7 @@ class Scene:
 
     def _figure(self, panel: Panel) -> figure:
         plot = figure(
+            name=panel.name,
             title=panel.title,
             width=_WIDTH,
             height=_TALL if panel.kind == "curves" else _HEIGHT,
@@ -212,7 +213,7 @@ class Scene:
         self.cursors.append(cursor)
         legend = plot.legend[0]
         legend.label_text_font_size, legend.label_height, legend.glyph_height = "10px", 12, 12
-        legend.spacing, legend.padding, legend.margin, legend.background_fill_alpha = 0, 3, 4, 0.8
+        legend.spacing, legend.padding, legend.margin, legend.background_fill_alpha = 8, 3, 4, 0.8
         plot.add_layout(legend, "below")
         legend.orientation, legend.ncols, legend.border_line_alpha = "horizontal", 4, 0.0
 

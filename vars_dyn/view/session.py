@@ -73,7 +73,7 @@ class Session:
         chosen = self._chosen()
         scene.apply(panels.frame(chosen, scene.slider.value) | panels.courses(chosen), panels.limits(chosen))
         self._shown = chosen
-        scene.slider.on_change("value", lambda *_: self._want(False))
+        scene.slider.on_change("value", self._moved)
 
     def _say(self, text: str) -> None:
         self._scene = None
@@ -145,7 +145,7 @@ class Session:
         ):
             if there:
                 controls.append(widget)
-                widget.on_change("value", lambda *_: self._want(True))
+                widget.on_change("value", self._changed)
         return [*controls, self._error]
 
     def _chosen(self) -> Chosen:
@@ -169,6 +169,12 @@ class Session:
         )
 
     # -- reading beside the server's own work
+
+    def _changed(self, attr: str, old: object, new: object) -> None:
+        self._want(True)
+
+    def _moved(self, attr: str, old: object, new: object) -> None:
+        self._want(False)
 
     def _want(self, all_: bool) -> None:
         """Show what is chosen now; the curves too if `all_`."""
