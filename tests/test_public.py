@@ -38,7 +38,7 @@ def test_each_name_is_the_one_that_type_checkers_see() -> None:
         if isinstance(block, ast.If):
             seen = {each.name: node.module for node in block.body if isinstance(node, ast.ImportFrom)
                     for each in node.names}  # fmt: skip
-    assert set(seen) == {*vd.__all__, "stimuli"}
+    assert set(seen) == {*vd.__all__, "plot", "stimuli"}
     for name in vd.__all__:
         assert getattr(vd, name) is getattr(importlib.import_module(seen[name]), name)
     assert set(dir(vd)) >= set(seen)

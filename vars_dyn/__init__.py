@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vars_dyn._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from vars_dyn import plot as plot
     from vars_dyn import stimuli as stimuli
     from vars_dyn.attention import PerformerAttention, SoftmaxAttention, VarsAttention, replace_attention
     from vars_dyn.dictionaries import (
@@ -164,4 +165,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "stimuli"})
+    return sorted({*globals(), *__all__, "plot", "stimuli"})

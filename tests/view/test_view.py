@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import http.client
+import itertools
 import json
 import os
 import re
@@ -89,7 +90,7 @@ def test_places_of_finds_what_was_typed(recorded: list[int], data: st.DataObject
 
 @pytest.mark.parametrize("text", ["a", "1-", "-1", "5-2", "1.5", "0-100000"])
 def test_places_of_refuses_other_texts(text: str) -> None:
-    with pytest.raises(ValueError, match="is wanted|are wanted"):
+    with pytest.raises(ValueError, match=r"is wanted|are wanted"):
         places_of(text, np.arange(10), "u")
 
 
@@ -145,7 +146,7 @@ def test_layers_of_a_hierarchy_can_be_chosen() -> None:
     generator = torch.Generator().manual_seed(1)
     sizes = (8, 12, 6)
     parts = [vd.DenseDictionary(torch.randn(m, n, generator=generator, dtype=torch.float64) / 4)
-             for m, n in zip(sizes, sizes[1:], strict=False)]  # fmt: skip
+             for m, n in itertools.pairwise(sizes)]  # fmt: skip
     x = torch.randn(2, 8, generator=generator, dtype=torch.float64)
     problem = vd.hierarchy_problem(x, parts, lam=[0.1, 0.1], coupling=[1.0])
     field = vd.SparseRecurrent(problem.dictionary, problem.x, lam=problem.lam, weights=problem.weights)
@@ -375,7 +376,7 @@ TIME, ATOMS = "time (membrane time constants)", "atoms u, such as 3, 10-14"
 
 
 class Page:
-    """A page of the server, as a client without a browser sees it: one session that writes, and fresh ones that read."""
+    """A page of the server, as a client without a browser sees it. One session writes, and fresh ones read."""
 
     def __init__(self, address: str) -> None:
         self.address, self.session = address, pull_session(url=address)

@@ -68,6 +68,8 @@ def _run(words: Sequence[str]) -> int:
         raise ValueError(f"--out is {file}; a name ending in {suffix} is wanted")
     if options.tau_ms is not None and options.to != "nwb":
         raise ValueError("--tau-ms does nothing with --to netcdf, whose times stay in time constants; leave it out")
+    if options.tau_ms is not None and not options.tau_ms > 0:
+        raise ValueError(f"--tau-ms is {options.tau_ms:g}; a number above zero is wanted")
     check_place("--out", file, [store])
     try:
         # deferred: of the extras nwb and netcdf

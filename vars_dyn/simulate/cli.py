@@ -15,7 +15,7 @@ from vars_dyn._suggestions import meant
 from vars_dyn.simulate.options import Option, Options, groups, options_of
 from vars_dyn.simulate.values import shown
 
-__all__ = ["FREE", "parse", "stored"]
+__all__ = ["FREE", "parse", "parser_of", "stored"]
 
 #: Options that may differ when a run is resumed, since they do not change what was computed before.
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "workers", "json", "config")
@@ -115,7 +115,7 @@ def stored(options: Options) -> str:
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """The options that the command line and its YAML file give, by name."""
-    namespace = vars(_parser().parse_args(arguments, defaults=False))
+    namespace = vars(parser_of().parse_args(arguments, defaults=False))
     line = {}
     for name, value in namespace.items():
         if _OPTIONS[name].flag:
@@ -126,7 +126,8 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
     return line if config is None else _from_yaml(config) | line
 
 
-def _parser() -> CommandParser:
+def parser_of() -> CommandParser:
+    """The parser of the command. shtab makes completions for shells from it."""
     parser = CommandParser(
         prog="python -m vars_dyn.simulate",
         description="Simulate recurrent sparse-coding neurons on signals until every signal is proven to have settled.",
