@@ -50,6 +50,8 @@ class SparseProblem(Shown, RawProblem):
             linearly independent. An infinite weight silences an atom. None: ones.
         bias: q, one per atom, or one per signal and atom. None: zeros.
 
+    In place of tensors, arrays are taken in their own dtype, and lists of numbers as float64.
+
     Every method takes codes of shape (*any, *code_shape) and returns one value per signal. Raises ValueError for
     signals that do not fit the dictionary, NaN or infinity, a negative lam or ridge, and `nonnegative` with a penalty
     that allows negative codes. Certificates and `solve` raise it for atoms without a penalty that are dependent.
@@ -69,16 +71,16 @@ class SparseProblem(Shown, RawProblem):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Tensor,
-        lam: float | Tensor,
+        x: Tensor | _checks.Numbers,
+        lam: float | Tensor | _checks.Numbers,
         ridge: float | Tensor = 0.0,
         nonnegative: bool = False,
         *,
         penalty: Penalty | None = None,
-        weights: Tensor | None = None,
-        bias: Tensor | None = None,
+        weights: Tensor | _checks.Numbers | None = None,
+        bias: Tensor | _checks.Numbers | None = None,
     ) -> None:
-        _checks.floating_tensor("x", x)
+        x = _checks.floating_tensor("x", x)
         _checks.trailing("x", x, dictionary.signal_shape, dictionary.batch_shape)
         _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
         self.dictionary = dictionary
@@ -312,9 +314,11 @@ class SparseProblem(Shown, RawProblem):
         return some
 
 
-def checked_weights(weights: Tensor, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor) -> Tensor:
+def checked_weights(
+    given: Tensor | _checks.Numbers, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor
+) -> Tensor:
     """`weights` as `per_atom` expands them; ValueError where they are negative, or zero for some signals only."""
-    weights, dims = per_atom("weights", weights, code_shape, batch, like, finite=False), len(code_shape)
+    weights, dims = per_atom("weights", given, code_shape, batch, like, finite=False), len(code_shape)
     if bool((weights.detach() < 0).any()):
         raise ValueError("weights holds negative entries; numbers of at least zero are wanted")
     if weights.ndim > dims:

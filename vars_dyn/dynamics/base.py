@@ -51,8 +51,8 @@ class Field(_showing.Shown, ABC):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Tensor | Stimulus,
-        lam: float | Tensor,
+        x: Tensor | Stimulus | _checks.Numbers,
+        lam: float | Tensor | _checks.Numbers,
         positive: dict[str, float | Tensor],
         **other: float | Tensor,
     ) -> None:
@@ -63,7 +63,7 @@ class Field(_showing.Shown, ABC):
             self.shown, self.tau_ms = x.parameters(), x.tau_ms
             given = fitted(x, dictionary.signal_shape)
             self.stimulus, x = given if given.moves else None, given(0.0)
-        _checks.floating_tensor("x", x)
+        x = _checks.floating_tensor("x", x)
         _checks.trailing("x", x, dictionary.signal_shape, dictionary.batch_shape)
         _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
         self.dictionary = dictionary
