@@ -50,7 +50,7 @@ def test_the_guides_to_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_guide_to_notebooks_runs() -> None:
     names: dict[str, Any] = {}
     exec(python_of("docs/howto/notebooks.md"), names)
-    assert repr(names["field"]).startswith("SparseRecurrent(lam=0.5, alpha=1, beta=2, gamma=2, ")
+    assert repr(names["field"]).startswith("SparseRecurrent(lam=0.5, alpha=1, beta=2, tau_z=1, tau_u=1, gamma=2, ")
     assert repr(names["trajectory"]).startswith(
         "Trajectory(field=SparseRecurrent, times=81 from 0 to 40, z=(81, 3, 16)"
     )

@@ -72,11 +72,10 @@ def _run(words: Sequence[str]) -> int:
         raise ValueError(f"--tau-ms is {options.tau_ms:g}; a number above zero is wanted")
     check_place("--out", file, [store])
     try:
-        # deferred: of the extras nwb and netcdf
         if options.to == "nwb":
-            from vars_dyn.export.nwb import is_our_nwb, write_nwb
+            from vars_dyn.export.nwb import is_our_nwb, write_nwb  # deferred: pynwb, of the extra nwb
         else:
-            from vars_dyn.export.netcdf import is_our_netcdf, write_netcdf
+            from vars_dyn.export.netcdf import is_our_netcdf, write_netcdf  # deferred: h5netcdf, of the extra netcdf
     except ImportError as error:
         extra = f'pip install "vars_dyn[{options.to}]"'
         raise ValueError(f"{error.name or _PACKAGES[options.to]} is not installed; {extra} gets it") from None

@@ -14,6 +14,8 @@ from vars_dyn import _process
 from vars_dyn._command import CommandParser
 from vars_dyn._files import StoreError, check_place, replacing
 from vars_dyn.recording import open_dataset
+from vars_dyn.view.panels import Panels
+from vars_dyn.view.reading import Recorded
 
 __all__ = ["ViewOptions", "main"]
 
@@ -68,10 +70,7 @@ def _run(words: Sequence[str]) -> int:
     dataset = open_dataset(store)
     _need_bokeh()
     if options.html is not None:
-        # deferred: bokeh, of the extra view
-        from vars_dyn.view.page import page_of
-        from vars_dyn.view.panels import Panels
-        from vars_dyn.view.reading import Recorded
+        from vars_dyn.view.page import page_of  # deferred: bokeh, of the extra view
 
         run, file = Recorded(dataset), Path(options.html)
         _check_file(file, store, options)
@@ -90,9 +89,7 @@ def _run(words: Sequence[str]) -> int:
     for name in ("signals", "overwrite"):
         if getattr(options, name):
             raise ValueError(f"--{name} does nothing without --html; leave it out")
-    # deferred: bokeh, of the extra view
-    from vars_dyn.view.reading import Recorded
-    from vars_dyn.view.server import serve
+    from vars_dyn.view.server import serve  # deferred: bokeh, of the extra view
 
     Recorded(dataset)  # refuses what is no trajectory before a page is served
 
@@ -107,8 +104,7 @@ def _run(words: Sequence[str]) -> int:
 
 def _need_bokeh() -> None:
     try:
-        # deferred: of the extra view
-        import bokeh  # noqa: F401
+        import bokeh  # noqa: F401  # deferred: of the extra view
     except ImportError:
         raise ValueError('bokeh is not installed; pip install "vars_dyn[view]" gets it') from None
 
