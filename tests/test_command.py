@@ -42,3 +42,11 @@ def test_words_after_two_dashes_are_left_alone() -> None:
 def test_bad_arguments_do_not_end_the_process(words: list[str]) -> None:
     with pytest.raises(ArgumentError):
         parser().parse_args(words)
+
+
+def test_an_option_that_is_nearly_right_is_suggested() -> None:
+    with pytest.raises(ArgumentError, match=r"did you mean --name\?"):
+        parser().parse_args(["--nmae", "b"])
+    with pytest.raises(ArgumentError, match=r"--zzzzzz") as error:
+        parser().parse_args(["--zzzzzz"])
+    assert "did you mean" not in str(error.value)

@@ -62,7 +62,8 @@ class Command(Work):
             if plain in own:
                 raise ValueError(f"the design sets {name} of {self.name}, which the ensemble sets itself")
             if self.options is not None and plain not in self.options:
-                raise ValueError(f"{self.name} has no option {name}; of {', '.join(sorted(self.options))} is wanted")
+                wanted = f"of {', '.join(sorted(self.options))} is wanted{meant(plain, self.options)}"
+                raise ValueError(f"{self.name} has no option {name}; {wanted}")
 
     def ragged(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The dimensions whose size differs between members."""
