@@ -55,6 +55,8 @@ def test_the_guide_to_notebooks_runs() -> None:
         "Trajectory(field=SparseRecurrent, times=81 from 0 to 40, z=(81, 3, 16)"
     )
     assert all(ax.has_data() for ax in names["figure"].axes)
+    code = vd.solve(names["problem"]).code
+    torch.testing.assert_close(code, torch.tensor([[0.5, 0.0, -1.5]], dtype=torch.float64))
     names["plt"].close(names["figure"])
 
 

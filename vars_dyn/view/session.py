@@ -210,7 +210,7 @@ class Session:
         shown: Callable[[], Any]
         try:
             payload, limits = await asyncio.to_thread(work)
-        except StoreError as error:
+        except Exception as error:  # whatever a read raises, the page says so and goes on
             text = str(error)
             shown = lambda: self._failed(text)  # noqa: E731
         else:
