@@ -35,9 +35,8 @@ def tensor(name: str, value: Any) -> Tensor:
     try:
         if isinstance(value, (list, tuple)):
             return torch.tensor(value, dtype=torch.float64)
-        if hasattr(value, "__array__"):
-            found = np.asarray(value)
-            return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), order="C", copy=True))
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C", copy=True))
     except (TypeError, ValueError, RuntimeError):
         kind = f" of dtype {value.dtype}" if hasattr(value, "dtype") else ""
         wanted = "numbers in equal rows, or a tensor of them, are wanted"

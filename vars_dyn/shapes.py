@@ -37,7 +37,7 @@ def per_signal(name: str, value: float | Tensor | _checks.Numbers, batch: tuple[
         if not bool((value.detach() >= 0).all()):
             raise ValueError(f"{name} holds negative entries; numbers of at least zero are wanted")
         return value
-    _checks.number(name, value, nonnegative=True)
+    _checks.number(name, value, nonnegative=True)  # type: ignore[arg-type]  # it refuses a text
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(batch)
 
 

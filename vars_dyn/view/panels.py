@@ -231,7 +231,8 @@ class Panels:
 
     def courses(self, chosen: Chosen) -> Payload:
         """The curves over time of the chosen signal."""
-        run, signal, found = self.run, chosen.signal, {}
+        run, signal = self.run, chosen.signal
+        found: Payload = {}
         for name, places in (("u", chosen.atoms), ("z", chosen.neurons)):
             if name not in run.dataset:
                 continue
