@@ -68,3 +68,11 @@ assert main(["--lam", "many", "--help"]) == 2
     assert "--forgetting" in done.stdout
     assert done.stderr.startswith("error: --lam is 'many'")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_option_that_is_nearly_right_is_suggested() -> None:
+    with pytest.raises(ArgumentError, match=r"did you mean --name\?"):
+        parser().parse_args(["--nmae", "b"])
+    with pytest.raises(ArgumentError, match=r"--zzzzzz") as error:
+        parser().parse_args(["--zzzzzz"])
+    assert "did you mean" not in str(error.value)

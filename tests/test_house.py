@@ -42,6 +42,7 @@ ORDER = (
     ("vars_dyn.recording",),
     ("vars_dyn.sweeping",),
     ("vars_dyn.attention", "vars_dyn.plotting", "vars_dyn.spiking"),
+    ("vars_dyn.export", "vars_dyn.plot", "vars_dyn.view"),
     ("vars_dyn.simulate",),
     ("vars_dyn.learning",),
     ("vars_dyn.learn",),

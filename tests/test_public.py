@@ -38,7 +38,7 @@ def test_each_name_is_the_one_that_type_checkers_see() -> None:
         if isinstance(block, ast.If):
             seen = {each.name: node.module for node in block.body if isinstance(node, ast.ImportFrom)
                     for each in node.names}  # fmt: skip
-    assert set(seen) == {*vd.__all__, "stimuli"}
+    assert set(seen) == {*vd.__all__, "plot", "stimuli"}
     for name in vd.__all__:
         assert getattr(vd, name) is getattr(importlib.import_module(seen[name]), name)
     assert set(dir(vd)) >= set(seen)
@@ -94,7 +94,7 @@ def test_docstrings_say_what_is_raised_and_the_shapes(name: str) -> None:
 REFUSED = {
     "vd.SoftThreshold('big')": "theta is 'big'; a number is wanted",
     "vd.SoftThreshold(True)": "theta is True; a number is wanted",
-    "vd.DenseDictionary([[1.0]])": "weight is a list; a torch.Tensor is wanted",
+    "vd.DenseDictionary([[1.0, 'a']])": "weight is a list; numbers in equal rows, or a tensor of them, are wanted",
     "vd.DenseDictionary(torch.ones(3))": "weight has shape (3,); (*batch, d, d') with d, d' >= 1 is wanted",
     "vd.DenseDictionary(torch.ones(3, 2, dtype=torch.int64))": "weight is a int64 tensor of shape (3, 2)",
     "vd.DenseDictionary(torch.ones(3, 2, dtype=torch.complex64))": "weight is a complex64 tensor",
@@ -107,7 +107,7 @@ REFUSED = {
     "vd.RandomFeatureDictionary(torch.ones(4), torch.ones(3, 2))": "tokens have shape (4,)",
     "vd.RandomFeatureDictionary(torch.ones(4, 2), torch.ones(3, 5))": "tokens have shape (4, 2) and projection (3, 5)",
     "vd.SparseProblem(P, x, 'some')": "lam is 'some'; a number is wanted",
-    "vd.SparseProblem(P, None, 0.1)": "x is a NoneType; a torch.Tensor is wanted",
+    "vd.SparseProblem(P, None, 0.1)": "x is a NoneType; a torch.Tensor, or an array of numbers, is wanted",
     "vd.solve(vd.SparseProblem(P, x, 0.1), max_iterations=2.5)": "max_iterations is 2.5; an integer",
     "vd.solve(field)": "problem is a SparseRecurrent; a SparseProblem is wanted (for a field call "
     "vars_dyn.equilibrium(field) or vars_dyn.solve(field.problem()))",
@@ -115,7 +115,7 @@ REFUSED = {
     "vd.Recurrent(torch.ones(3, 2), x)": "feedback has shape (3, 2); a square matrix (d, d) is wanted",
     "vd.Attention(x, x)": "dictionary is a Tensor; a Dictionary is wanted",
     "vd.SparseRecurrent(P, x, alpha='one')": "alpha is 'one'; a number is wanted",
-    "vd.integrate(field, field.initial_state(), [0.0, 1.0])": "times are [0.0, 1.0]; a one-dimensional tensor",
+    "vd.integrate(field, field.initial_state(), 1.0)": "times are 1.0; a one-dimensional tensor",
     "vd.integrate(field, list(field.initial_state()), t)": "the state is a list; a tuple (z, u) is wanted",
     "vd.integrate(field, field.initial_state(), t, rtol='tight')": "rtol is 'tight'; a number is wanted",
     "vd.integrate(field, field.initial_state(), t, gradient=None)": "gradient is None; one of",

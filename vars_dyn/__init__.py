@@ -5,11 +5,13 @@ it takes: the simulator without timm, the dictionaries without zarr.
 """
 
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 from vars_dyn._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from vars_dyn import plot as plot
     from vars_dyn import stimuli as stimuli
     from vars_dyn.attention import PerformerAttention, SoftmaxAttention, VarsAttention, replace_attention
     from vars_dyn.dictionaries import (
@@ -162,10 +164,10 @@ def __getattr__(name: str) -> Any:
     elif not name.startswith("_") and importlib.util.find_spec(f"vars_dyn.{name}"):
         found = importlib.import_module(f"vars_dyn.{name}")
     else:
-        raise AttributeError(f"module 'vars_dyn' has no attribute {name!r}")
+        raise AttributeError(f"module 'vars_dyn' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     globals()[name] = found
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "stimuli"})
+    return sorted({*globals(), *__all__, "plot", "stimuli"})

@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from vars_dyn._suggestions import meant
 
 #: The most characters of a value in an error message.
 _LONGEST = 200
@@ -24,10 +28,32 @@ def describe(value: Any) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 
+#: What public functions take in place of a tensor: arrays in their own dtype, and lists of numbers as float64.
+Numbers = NDArray[Any] | Sequence[Any]
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    """`value` as a tensor: itself, a copy of an array in its own dtype, or numbers in lists as float64; on the CPU.
+
+    ValueError for anything else.
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        if isinstance(value, (list, tuple)):
+            return torch.tensor(value, dtype=torch.float64)
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C", copy=True))
+    except (TypeError, ValueError, RuntimeError):
+        kind = f" of dtype {value.dtype}" if hasattr(value, "dtype") else ""
+        wanted = "numbers in equal rows, or a tensor of them, are wanted"
+        raise ValueError(f"{name} is a {type(value).__name__}{kind}; {wanted}") from None
+    raise ValueError(f"{name} is a {type(value).__name__}; a torch.Tensor, or an array of numbers, is wanted")
+
+
 def floating_tensor(name: str, value: Any) -> Tensor:
-    """`value` if it is a real floating-point tensor of finite numbers; ValueError otherwise."""
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{name} is a {type(value).__name__}; a torch.Tensor is wanted")
+    """`value` as a real floating-point tensor of finite numbers, as by `tensor`; ValueError where it is none."""
+    value = tensor(name, value)
     if not value.is_floating_point():
         raise ValueError(f"{name} is {describe(value)}; a real floating-point dtype is wanted")
     # If the sum is finite, so is every entry, and a sum is much faster than a look at each. A sum may overflow, though.
@@ -82,7 +108,7 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
 def choice(name: str, value: Any, options: Sequence[str]) -> str:
     """`value` if it is one of `options`; ValueError otherwise."""
     if value not in options:
-        raise ValueError(f"{name} is {describe(value)}; one of {', '.join(options)} is wanted")
+        raise ValueError(f"{name} is {describe(value)}; one of {', '.join(options)} is wanted{meant(value, options)}")
     return value
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_loader
 
 from vars_dyn import _yaml
+from vars_dyn._suggestions import meant
 
 __all__ = ["CommandParser", "asks_for_help"]
 
@@ -35,7 +37,22 @@ class CommandParser(ArgumentParser):
     ) -> Any:
         """As jsonargparse's."""
         words = _config_first(_joined(sys.argv[1:] if args is None else args))
-        return super().parse_args(words, namespace, **keywords)
+        try:
+            return super().parse_args(words, namespace, **keywords)
+        except ArgumentError as error:
+            close = self._meant(words)
+            if not close:
+                raise
+            raise ArgumentError(None, f"{' '.join(str(error).split())}{close}") from None
+
+    def _meant(self, words: Sequence[str]) -> str:
+        """What was meant by the first option that this parser does not have; empty if it has all, or none is close."""
+        known = self._option_string_actions
+        before = words[: words.index("--")] if "--" in words else words
+        for word in (word.partition("=")[0] for word in before if word.startswith("--")):
+            if word not in known:
+                return meant(word, [name for name in known if name.startswith("--")])
+        return ""
 
 
 def asks_for_help(words: Sequence[str]) -> bool:

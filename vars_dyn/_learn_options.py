@@ -89,5 +89,5 @@ def parser() -> CommandParser:
     )  # fmt: skip
     made.add_class_arguments(LearnOptions, None)
     made.add_argument("--resume", action="store_true", help="go on with the run in --out, with its options")
-    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    made.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     return made

@@ -90,18 +90,20 @@ class Hierarchy:
             raise ValueError(f"{name} has {len(value)} entries; one for each of {len(self.layers)} layers is wanted")
         return tuple(value)
 
-    def problem(self, x: Float[Tensor, "*shape"]) -> SparseProblem:
+    def problem(self, x: Float[Tensor, "*shape"] | _checks.Numbers) -> SparseProblem:
         """The problem over the joined code for signals x, (*any, *signal_shape) of the first layer."""
+        x = _checks.floating_tensor("x", x)
         lam, weights, bias = self._joined(x)
         joined = self.dictionary.joined(x)
         return SparseProblem(self.dictionary, joined, lam, nonnegative=self.nonnegative, weights=weights, bias=bias)
 
-    def field(self, x: Float[Tensor, "*shape"], **constants: float | Tensor) -> SparseRecurrent:
+    def field(self, x: Float[Tensor, "*shape"] | _checks.Numbers, **constants: float | Tensor) -> SparseRecurrent:
         """The neurons of all layers, whose equilibrium solves `problem(x)` with the paper's constants.
 
         Their z has a part for every layer: the neurons of the signal, and neurons with the error of each layer's
         prediction. `constants` are alpha, beta, gamma, tau_z and tau_u of `SparseRecurrent`.
         """
+        x = _checks.floating_tensor("x", x)
         lam, weights, bias = self._joined(x)
         threshold = "nonnegative" if self.nonnegative else "soft"
         more: dict[str, Any] = {**constants, "threshold": threshold, "weights": weights, "bias": bias}
@@ -201,7 +203,7 @@ def _side_by_side(parts: list[Tensor], batch: tuple[int, ...]) -> Tensor:
 
 
 def hierarchy_problem(
-    x: Float[Tensor, "*shape"],
+    x: Float[Tensor, "*shape"] | _checks.Numbers,
     layers: Sequence[Dictionary],
     lam: Numbers,
     coupling: Numbers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, Self
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vars_dyn import _checks, _scaling
+from vars_dyn._showing import Shown, spread
 from vars_dyn._versions import unchanged, versions
 from vars_dyn.certificates import Certificate, Evaluated, Shifted, Sums, certify, improved, least_pull
 from vars_dyn.dictionaries.base import Dictionary, Rounding
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
     rounding: Rounding
 
 
-class SparseProblem(RawProblem):
+class SparseProblem(Shown, RawProblem):
     """minimise over a:  E(a) = 1/2 |P a - x|^2 + lam sum_i w_i |a_i| - q.a + ridge/2 |a|^2, a >= 0 if `nonnegative`.
 
     LASSO, elastic net (ridge > 0) and their non-negative forms, one problem per signal, with weights w and a bias q
@@ -51,6 +51,8 @@ class SparseProblem(RawProblem):
             An atom of weight zero bears no penalty; which atoms these are is the same for all signals, and they must be
             linearly independent. An infinite weight silences an atom. None: ones.
         bias: q, one per atom, or one per signal and atom. None: zeros.
+
+    In place of tensors, arrays are taken in their own dtype, and lists of numbers as float64.
 
     Every method takes codes of shape (*any, *code_shape) and returns one value per signal. Raises ValueError for
     signals that do not fit the dictionary, NaN or infinity, a negative lam or ridge, and `nonnegative` with a penalty
@@ -71,16 +73,16 @@ class SparseProblem(RawProblem):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Tensor,
-        lam: float | Tensor,
+        x: Tensor | _checks.Numbers,
+        lam: float | Tensor | _checks.Numbers,
         ridge: float | Tensor = 0.0,
         nonnegative: bool = False,
         *,
         penalty: Penalty | None = None,
-        weights: Tensor | None = None,
-        bias: Tensor | None = None,
+        weights: Tensor | _checks.Numbers | None = None,
+        bias: Tensor | _checks.Numbers | None = None,
     ) -> None:
-        _checks.floating_tensor("x", x)
+        x = _checks.floating_tensor("x", x)
         _checks.trailing("x", x, dictionary.signal_shape, dictionary.batch_shape)
         _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
         self.dictionary = dictionary
@@ -98,11 +100,11 @@ class SparseProblem(RawProblem):
         if bias is not None:
             self.bias = per_atom("bias", bias, code_shape, self.batch_shape, x)
 
-    def __repr__(self) -> str:
-        ridged = bool((self.ridge > 0).any()) if isinstance(self.ridge, Tensor) else self.ridge > 0
-        name = "elastic net" if ridged else "LASSO"
-        sign = "non-negative " if self.nonnegative else ""
-        return f"SparseProblem({sign}{name} of {math.prod(self.batch_shape)} signals with {self.dictionary})"
+    def described(self) -> dict[str, object]:
+        ridged = bool(torch.as_tensor(self.ridge).any())
+        ridge = {"ridge": spread(torch.as_tensor(self.ridge))} if ridged else {}
+        kind = f"{'non-negative ' if self.nonnegative else ''}{'elastic net' if ridged else 'LASSO'}"
+        return {"kind": kind, "lam": spread(self.lam), **ridge, "x": tuple(self.x.shape), "dictionary": self.dictionary}
 
     def critical_lam(self) -> Tensor:
         """The smallest lam at which the code is zero: max_i |P^T x + q|_i / w_i; for a >= 0 without the modulus.
@@ -315,9 +317,11 @@ class SparseProblem(RawProblem):
         return some
 
 
-def checked_weights(weights: Tensor, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor) -> Tensor:
+def checked_weights(
+    given: Tensor | _checks.Numbers, code_shape: tuple[int, ...], batch: tuple[int, ...], like: Tensor
+) -> Tensor:
     """`weights` as `per_atom` expands them; ValueError where they are negative, or zero for some signals only."""
-    weights, dims = per_atom("weights", weights, code_shape, batch, like, finite=False), len(code_shape)
+    weights, dims = per_atom("weights", given, code_shape, batch, like, finite=False), len(code_shape)
     if bool((weights.detach() < 0).any()):
         raise ValueError("weights holds negative entries; numbers of at least zero are wanted")
     if weights.ndim > dims:

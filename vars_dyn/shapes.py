@@ -32,20 +32,22 @@ def flat_lead(dictionary: Dictionary, batch: tuple[int, ...]) -> tuple[tuple[int
     return (elements, batch[-1]), flat
 
 
-def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: Tensor) -> Tensor:
+def per_signal(name: str, value: float | Tensor | _checks.Numbers, batch: tuple[int, ...], like: Tensor) -> Tensor:
     """`value` as a tensor of shape `batch`.
 
     `value` is a number of at least zero, or a tensor with one per signal; anything else raises ValueError.
     """
+    if not isinstance(value, (str, int, float, Tensor)) and value is not None:
+        value = _checks.floating_tensor(name, value)
     if isinstance(value, Tensor) and value.ndim:
-        _checks.floating_tensor(name, value)
+        value = _checks.floating_tensor(name, value)
         _checks.same_kind(name, value, like, "x")
         if tuple(value.shape) != batch:
             raise ValueError(f"{name} has shape {tuple(value.shape)}; a number or one per signal, {batch}, is wanted")
         if not bool((value.detach() >= 0).all()):
             raise ValueError(f"{name} holds negative entries; numbers of at least zero are wanted")
         return value
-    _checks.number(name, value, nonnegative=True)
+    _checks.number(name, value, nonnegative=True)  # type: ignore[arg-type]  # it refuses a text
     if not isinstance(value, Tensor):
         return like.new_full((), value).expand(batch)
     return value.to(dtype=like.dtype, device=like.device).expand(batch)
@@ -53,7 +55,7 @@ def per_signal(name: str, value: float | Tensor, batch: tuple[int, ...], like: T
 
 def per_atom(
     name: str,
-    value: Tensor,
+    value: Tensor | _checks.Numbers,
     code_shape: tuple[int, ...],
     batch: tuple[int, ...],
     like: Tensor,
@@ -66,6 +68,8 @@ def per_atom(
     Anything else raises ValueError. Where `finite` is False, entries may be infinite, but not NaN. Units of another
     kind than atoms are named by `unit`, and have their own shape in place of `code_shape`.
     """
+    if not isinstance(value, (str, int, float)) and value is not None:
+        value = _checks.tensor(name, value)
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise ValueError(f"{name} is {_checks.describe(value)}; a floating tensor with one number per {unit} is wanted")
     _checks.same_kind(name, value, like, "x")

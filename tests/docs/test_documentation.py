@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,19 @@ def test_the_guides_to_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert dict(names["small"].sizes)["time"] == 21
     assert names["run"].equilibrium
     assert float(names["decay"][-1]) <= 1e-6
+
+
+def test_the_guide_to_notebooks_runs() -> None:
+    names: dict[str, Any] = {}
+    exec(python_of("docs/howto/notebooks.md"), names)
+    assert repr(names["field"]).startswith("SparseRecurrent(lam=0.5, alpha=1, beta=2, tau_z=1, tau_u=1, gamma=2, ")
+    assert repr(names["trajectory"]).startswith(
+        "Trajectory(field=SparseRecurrent, times=81 from 0 to 40, z=(81, 3, 16)"
+    )
+    assert all(ax.has_data() for ax in names["figure"].axes)
+    code = vd.solve(names["problem"]).code
+    torch.testing.assert_close(code, torch.tensor([[0.5, 0.0, -1.5]], dtype=torch.float64))
+    names["plt"].close(names["figure"])
 
 
 def test_the_guide_to_interventions_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

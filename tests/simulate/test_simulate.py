@@ -56,7 +56,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[
     status = main([*arguments, "--json", *(() if "--figure" in arguments else ("--figure", "none"))])
     printed = capsys.readouterr()
     assert printed.out, printed.err
-    found = json.loads(printed.out.splitlines()[-1])
+    found = json.loads(printed.out)  # nothing else is printed there
     return status, found, xr.open_zarr(found["store"])
 
 
@@ -533,6 +533,10 @@ BAD_INPUTS: dict[str, tuple[Callable[[], Any] | None, tuple[str, ...], str]] = {
     },
     "unknown method": (None, ("signals.npy", *SMALL, "--method", "dopri6"), "--method is 'dopri6'; one of dopri5"),
     "unknown option": (None, ("signals.npy", *SMALL, "--speed", "1"), "--speed"),
+    "nearly an option": (None, ("signals.npy", *SMALL, "--tmax", "1"), "did you mean --t-max?"),
+    "nearly a method": (None, ("signals.npy", *SMALL, "--method", "dopri"), "did you mean dopri5 or dopri8?"),
+    "nearly a variable": (None, ("signals.npy", *SMALL, "--record", "relative-gap"), "did you mean relative_gap?"),
+    "nearly a bank": (None, ("signals.npy", "--dictionary", "gabr"), "did you mean gabor?"),
     "an abbreviated option": (None, ("signals.npy", *SMALL, "--meth", "rk4"), "--meth"),
     "an option without a value": (None, ("signals.npy", "--lam"), "--lam"),
     "unknown variable": (None, ("signals.npy", *SMALL, "--record", "z,energy"), "--record is 'z,energy'"),
@@ -542,7 +546,11 @@ BAD_INPUTS: dict[str, tuple[Callable[[], Any] | None, tuple[str, ...], str]] = {
     "unknown dtype": (None, ("signals.npy", *SMALL, "--dtype", "int8"), "--dtype is 'int8'"),
     "too many times": (None, ("signals.npy", *SMALL, "--times", "even", "--dt", "1e-12"), "at most 1e8"),
     "no such configuration": (None, ("--config", "none.yaml"), "none.yaml cannot be read"),
-    "unknown option in it": (_text("c.yaml", "lamda: 1"), ("--config", "c.yaml"), "unknown option 'lamda'"),
+    "unknown option in it": (
+        _text("c.yaml", "lamda: 1"),
+        ("--config", "c.yaml"),
+        "the options; did you mean lam",
+    ),
     "bad value in it": (_text("c.yaml", "rtol: -1"), ("--config", "c.yaml"), "--rtol is '-1'"),
     "no YAML": (_text("c.yaml", "a: [1"), ("--config", "c.yaml"), "c.yaml is no YAML"),
     "YAML that is a list": (_text("c.yaml", "- 1"), ("--config", "c.yaml"), "holds a list"),

@@ -28,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_runs_spikes_and_certifies_their_average(capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--threshold", "nonnegative", "--quantum", "0.5", "--t-max", "60")
     assert main([*SMALL, *given, "--out", "a.zarr", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = json.loads(capsys.readouterr().out)
     x, P = (torch.from_numpy(np.load(f"{name}.npy")) for name in ("signals", "atoms"))
     units = vd.SpikingLCA(vd.DenseDictionary(P), x, 0.2, nonnegative=True, quantum=0.5)
     wanted, run = vd.spike(units, 60.0, every=10.0), vd.spiking.open_spikes("a.zarr")

@@ -91,22 +91,22 @@ class Dictionary(ABC):
         """d', the number of atoms (for a convolution: templates times positions)."""
         return math.prod(self.code_shape)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor | _checks.Numbers) -> Tensor:
         """P^T x, of shape (*any, *code_shape), for x of shape (*any, *signal_shape).
 
         A batched dictionary takes (*batch_shape, n, *signal_shape). Raises ValueError for any other shape and for a
         dtype or device that is not the dictionary's.
         """
-        _checks.trailing("x", x, self.signal_shape, self.batch_shape)
+        x = _checks.trailing("x", _checks.tensor("x", x), self.signal_shape, self.batch_shape)
         _checks.same_kind("x", x, self.tensors()[0], "the dictionary")
         return self._encode(x)
 
-    def decode(self, a: Tensor) -> Tensor:
+    def decode(self, a: Tensor | _checks.Numbers) -> Tensor:
         """P a, of shape (*any, *signal_shape), for a of shape (*any, *code_shape); the exact adjoint of `encode`.
 
         A batched dictionary takes (*batch_shape, n, *code_shape). Raises ValueError as `encode` does.
         """
-        _checks.trailing("a", a, self.code_shape, self.batch_shape)
+        a = _checks.trailing("a", _checks.tensor("a", a), self.code_shape, self.batch_shape)
         _checks.same_kind("a", a, self.tensors()[0], "the dictionary")
         return self._decode(a)
 

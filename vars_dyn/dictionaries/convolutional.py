@@ -49,7 +49,7 @@ class ConvDictionary(Dictionary):
 
     def __init__(
         self,
-        weight: Float[Tensor, "m c *k"],
+        weight: Float[Tensor, "m c *k"] | _checks.Numbers,
         signal_shape: tuple[int, ...],
         *,
         stride: PerDimension = 1,
@@ -57,7 +57,7 @@ class ConvDictionary(Dictionary):
         dilation: PerDimension = 1,
         groups: int = 1,
     ) -> None:
-        _checks.floating_tensor("weight", weight)
+        weight = _checks.floating_tensor("weight", weight)
         if weight.ndim not in (3, 4, 5) or not all(weight.shape):
             raise ValueError(
                 f"weight has shape {tuple(weight.shape)}; (M, C / groups, *k) with 1 to 3 dimensions k, none of them "

@@ -21,8 +21,8 @@ class DenseDictionary(Dictionary):
     Raises ValueError for a weight that is not a finite floating tensor of at least two dimensions, or is empty.
     """
 
-    def __init__(self, weight: Float[Tensor, "*batch d m"]) -> None:
-        _checks.floating_tensor("weight", weight)
+    def __init__(self, weight: Float[Tensor, "*batch d m"] | _checks.Numbers) -> None:
+        weight = _checks.floating_tensor("weight", weight)
         if weight.ndim < 2 or not all(weight.shape[-2:]):
             raise ValueError(f"weight has shape {tuple(weight.shape)}; (*batch, d, d') with d, d' >= 1 is wanted")
         self._assign((weight,))

@@ -24,8 +24,8 @@ class FourierDictionary(Dictionary):
     Raises ValueError for another shape or dtype.
     """
 
-    def __init__(self, weight: Float[Tensor, "m c *n"], *, groups: int = 1) -> None:
-        _checks.floating_tensor("weight", weight)
+    def __init__(self, weight: Float[Tensor, "m c *n"] | _checks.Numbers, *, groups: int = 1) -> None:
+        weight = _checks.floating_tensor("weight", weight)
         _checks.count("groups", groups)
         if weight.ndim not in (3, 4, 5) or not all(weight.shape) or weight.shape[0] % groups:
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from vars_dyn import _checks, _scaling
+from vars_dyn import _checks, _scaling, _showing
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.dynamics.constants import checked_constants, flat_constants, selected_constants
 from vars_dyn.problems import SparseProblem
@@ -23,7 +23,7 @@ __all__ = ["Field", "State"]
 State = tuple[Tensor, ...]
 
 
-class Field(ABC):
+class Field(_showing.Shown, ABC):
     """The right-hand side f of  d state / dt = f(t, state), for a batch of signals at once.
 
     A state is a tuple of tensors, named by `state_names`: z, the neurons of the layer, has the signals' shape, and u,
@@ -51,8 +51,8 @@ class Field(ABC):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Tensor | Stimulus,
-        lam: float | Tensor,
+        x: Tensor | Stimulus | _checks.Numbers,
+        lam: float | Tensor | _checks.Numbers,
         positive: dict[str, float | Tensor],
         **other: float | Tensor,
     ) -> None:
@@ -63,7 +63,7 @@ class Field(ABC):
             self.shown, self.tau_ms = x.parameters(), x.tau_ms
             given = fitted(x, dictionary.signal_shape)
             self.stimulus, x = given if given.moves else None, given(0.0)
-        _checks.floating_tensor("x", x)
+        x = _checks.floating_tensor("x", x)
         _checks.trailing("x", x, dictionary.signal_shape, dictionary.batch_shape)
         _checks.same_kind("x", x, dictionary.tensors()[0], "the dictionary")
         self.dictionary = dictionary
@@ -330,9 +330,9 @@ class Field(ABC):
         # What stands for x's shape, dtype and device wherever these are asked for.
         self._x = stimulus.size()
 
-    def __repr__(self) -> str:
-        constants = ", ".join(f"{k}={v}" for k, v in self.parameters().items() if k != "field")
-        return f"{type(self).__name__}({self.dictionary}, x of shape {tuple(self._x.shape)}, {constants})"
+    def described(self) -> dict[str, object]:
+        known = {name: value for name, value in self.parameters().items() if name != "field"}
+        return {"lam": _showing.spread(self.lam), **known, "x": tuple(self._x.shape), "dictionary": self.dictionary}
 
 
 def _describe_state(state: object) -> str:

@@ -62,7 +62,7 @@ class Gated(Field):
         """lam w_i, the weight of |a_i| in the objective, shaped to broadcast against codes."""
         return weight_of(self.per_code(self.lam), self.weights)
 
-    def _with_atoms(self, weights: Tensor | None, bias: Tensor | None) -> None:
+    def _with_atoms(self, weights: Tensor | _checks.Numbers | None, bias: Tensor | _checks.Numbers | None) -> None:
         """Take the weights and the bias; ValueError as in `SparseProblem`."""
         shapes = self.dictionary.code_shape, self.signal_batch
         if weights is not None:

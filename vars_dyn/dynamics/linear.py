@@ -69,13 +69,13 @@ class FeedForward(_Linear):
 
     def __init__(
         self,
-        x: Float[Tensor, "*shape"] | Stimulus,
+        x: Float[Tensor, "*shape"] | Stimulus | _checks.Numbers,
         alpha: float | Tensor = 1.0,
         tau_z: float | Tensor = 1.0,
         signal_shape: tuple[int, ...] | None = None,
     ) -> None:
         if not isinstance(x, Stimulus):
-            _checks.floating_tensor("x", x)
+            x = _checks.floating_tensor("x", x)
         last = x.event_dims if isinstance(x, Stimulus) else 1
         shape = tuple(x.shape[len(x.shape) - last :]) if signal_shape is None else tuple(signal_shape)
         one = torch.ones((), dtype=x.dtype, device=x.device)
@@ -111,7 +111,7 @@ class Recurrent(_Linear):
     def __init__(
         self,
         feedback: Float[Tensor, "d d"] | Dictionary,
-        x: Float[Tensor, "*shape"] | Stimulus,
+        x: Float[Tensor, "*shape"] | Stimulus | _checks.Numbers,
         alpha: float | Tensor = 1.0,
         tau_z: float | Tensor = 1.0,
     ) -> None:
@@ -210,7 +210,7 @@ class Attention(Recurrent):
     and do not integrate it. `from_tokens` builds it from tokens in the layout that layers use.
     """
 
-    def __init__(self, dictionary: Dictionary, x: Float[Tensor, "*shape"] | Stimulus) -> None:
+    def __init__(self, dictionary: Dictionary, x: Float[Tensor, "*shape"] | Stimulus | _checks.Numbers) -> None:
         if not isinstance(dictionary, Dictionary):
             raise ValueError(f"dictionary is a {type(dictionary).__name__}; a Dictionary is wanted")
         super().__init__(dictionary, x)

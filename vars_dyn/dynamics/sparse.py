@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vars_dyn import _checks
 from vars_dyn.dictionaries.base import Dictionary, rounded_up
 from vars_dyn.dynamics.base import State, half_square
 from vars_dyn.dynamics.constants import extreme, over_signals
@@ -53,16 +54,16 @@ class SparseRecurrent(Gated):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Float[Tensor, "*shape"] | Stimulus,
-        lam: float | Tensor = 0.3,
+        x: Float[Tensor, "*shape"] | Stimulus | _checks.Numbers,
+        lam: float | Tensor | _checks.Numbers = 0.3,
         alpha: float | Tensor = 1.0,
         beta: float | Tensor = 2.0,
         gamma: float | Tensor = 2.0,
         tau_z: float | Tensor = 1.0,
         tau_u: float | Tensor = 1.0,
         threshold: str | Penalty = "soft",
-        weights: Tensor | None = None,
-        bias: Tensor | None = None,
+        weights: Tensor | _checks.Numbers | None = None,
+        bias: Tensor | _checks.Numbers | None = None,
     ) -> None:
         positive = {"alpha": alpha, "beta": beta, "tau_z": tau_z, "tau_u": tau_u}
         super().__init__(dictionary, x, lam, positive, gamma=gamma)
@@ -140,7 +141,7 @@ class EncoderDecoder(SparseRecurrent):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Float[Tensor, "*shape"] | Stimulus,
+        x: Float[Tensor, "*shape"] | Stimulus | _checks.Numbers,
         alpha: float | Tensor = 1.0,
         beta: float | Tensor = 1.0,
         tau_z: float | Tensor = 1.0,
@@ -166,15 +167,15 @@ class Reduced(Gated):
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Float[Tensor, "*shape"] | Stimulus,
-        lam: float | Tensor = 0.3,
+        x: Float[Tensor, "*shape"] | Stimulus | _checks.Numbers,
+        lam: float | Tensor | _checks.Numbers = 0.3,
         alpha: float | Tensor = 1.0,
         beta: float | Tensor = 2.0,
         gamma: float | Tensor = 2.0,
         tau_u: float | Tensor = 1.0,
         threshold: str | Penalty = "soft",
-        weights: Tensor | None = None,
-        bias: Tensor | None = None,
+        weights: Tensor | _checks.Numbers | None = None,
+        bias: Tensor | _checks.Numbers | None = None,
     ) -> None:
         super().__init__(dictionary, x, lam, {"alpha": alpha, "beta": beta, "tau_u": tau_u}, gamma=gamma)
         self.penalty = penalty_of("threshold", threshold)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vars_dyn import _checks
 from vars_dyn._compile import uncompiled
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration.gradients import Adjoint, Mode, is_wanted, through_time
@@ -27,7 +28,7 @@ __all__ = ["integrate", "stream"]
 def integrate(
     field: Field,
     state: State,
-    times: Tensor,
+    times: Tensor | _checks.Numbers,
     method: str = "dopri5",
     rtol: float = 1e-6,
     atol: float = 1e-8,

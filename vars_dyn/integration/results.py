@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vars_dyn._showing import as_line, as_table, largest
 from vars_dyn.dynamics.base import Field, State
 
 __all__ = ["IntegrationError", "Monitor", "Snapshot", "Statistics", "Trajectory", "start_of", "verdict"]
@@ -67,6 +69,7 @@ class Trajectory(NamedTuple):
         settled_at: per signal, the time at which it was found settled; NaN where no gap was asked for or reached.
         stopped: the reason for which a monitor stopped the run; None where none did. A run that was stopped has the
             times up to there.
+        field: the field that was integrated, with its interventions.
     """
 
     times: Tensor
@@ -75,6 +78,43 @@ class Trajectory(NamedTuple):
     relative_gap: Tensor
     settled_at: Tensor
     stopped: str | None = None
+    field: Field | None = None
+
+    def to_dataset(self, field: Field | None = None, **keywords: Any) -> Any:
+        """The trajectory as an `xarray.Dataset` with labels and units, like that of a store.
+
+        Args:
+            field: the field that was integrated; by default the one that the trajectory knows.
+            keywords: those of `vars_dyn.to_dataset`, such as `variables`, `every` and `atoms`.
+
+        Raises ValueError for a trajectory without a field.
+        """
+        field = self.field if field is None else field
+        if field is None:
+            raise ValueError("the trajectory has no field; the field that was integrated is wanted as an argument")
+        # A shortcut for notebooks, which is looked up by name since recordings are built on trajectories.
+        return importlib.import_module("vars_dyn.recording").to_dataset(field, self, **keywords)
+
+    def described(self) -> dict[str, object]:
+        """What notebooks and `repr` show: times, shapes, the certificate at the end, and the work."""
+        times = self.times
+        span = f"{len(times)} from {float(times[0]):.4g} to {float(times[-1]):.4g}" if len(times) else "0"
+        field = {} if self.field is None else {"field": type(self.field).__name__}
+        names = self.field.state_names if self.field is not None else [f"state_{k}" for k in range(len(self.states))]
+        return {
+            **field,
+            "times": span,
+            **{name: tuple(part.shape) for name, part in zip(names, self.states, strict=True)},
+            "relative_gap": f"at most {largest(self.relative_gap)}",
+            "evaluations": self.statistics.evaluations,
+            **({} if self.stopped is None else {"stopped": self.stopped}),
+        }
+
+    def __repr__(self) -> str:
+        return as_line("Trajectory", self.described())
+
+    def _repr_html_(self) -> str:
+        return as_table("Trajectory", self.described())
 
 
 class IntegrationError(RuntimeError):

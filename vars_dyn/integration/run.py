@@ -91,7 +91,7 @@ class Run:
                 fixed = self.field.detach().at(float(times[count - 1]))
                 if fixed.instability() is None:
                     gap = fixed.problem().relative_gap(fixed.unknowns(tuple(part[-1].detach() for part in states)))
-        return Trajectory(times[:count], states, snapshot.statistics, gap, snapshot.settled_at)
+        return Trajectory(times[:count], states, snapshot.statistics, gap, snapshot.settled_at, field=self.field)
 
     def _check_range(self, rows: list[State], time: float) -> None:
         """IntegrationError where states that were scaled down are beyond the dtype once they are scaled back."""

@@ -23,7 +23,7 @@ __all__ = ["stream"]
 def stream(
     field: Field,
     snapshot: Snapshot,
-    times: Tensor,
+    times: Tensor | _checks.Numbers,
     *,
     method: str = "dopri5",
     rtol: float = 1e-6,

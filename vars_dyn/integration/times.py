@@ -17,8 +17,10 @@ from vars_dyn.integration.plan import Plan
 __all__ = ["Cut", "Spacing", "checked_times", "cuts", "earliest_end", "looks_at_gap"]
 
 
-def checked_times(times: Tensor) -> Tensor:
+def checked_times(times: Tensor | _checks.Numbers) -> Tensor:
     """The times as float64 on the CPU; ValueError unless they are finite and increasing, and at least one."""
+    if not isinstance(times, (str, int, float)) and times is not None:
+        times = _checks.tensor("times", times)
     if not isinstance(times, Tensor) or times.ndim != 1 or not len(times):
         raise ValueError(
             f"times are {_checks.describe(times)}; a one-dimensional tensor of at least one time is wanted"

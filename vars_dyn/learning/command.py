@@ -118,8 +118,8 @@ def _run(words: Sequence[str], begun: list[Path]) -> int:
         with replacing(figure) as partial:
             summary(learned.history).savefig(partial, dpi=100, metadata={mark: f"vars_dyn {__version__}"})
     told = _report(learned, figure)
-    text = "\n".join(f"{name:<18} {value}" for name, value in told.items())
-    _process.tell(f"{text}\n{json.dumps(told)}" if found.json else text)
+    table = "\n".join(f"{name:<18} {value}" for name, value in told.items())
+    _process.tell(json.dumps(told) if found.json else table)
     return 0
 
 

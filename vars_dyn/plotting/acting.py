@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 from matplotlib.axes import Axes
 
-from vars_dyn.plotting.style import INK, ORANGE, clock
+from vars_dyn.plotting.style import clock, palette
 from vars_dyn.recording import facts
 
 __all__ = ["shade_interventions"]
@@ -29,7 +29,7 @@ def shade_interventions(ax: Axes, dataset: xr.Dataset, *, named: bool = True) ->
     shown = [(act, *_span(act, first, last)) for act in acts]
     shown = [(act, start, stop) for act, start, stop in shown if start < stop]
     for number, (act, start, stop) in enumerate(shown):
-        ax.axvspan(start * unit, stop * unit, color=ORANGE, alpha=0.12, linewidth=0, zorder=0)
+        ax.axvspan(start * unit, stop * unit, color=palette(ax).orange, alpha=0.12, linewidth=0, zorder=0)
         if named and number < _NAMED:
             more = f" and {len(shown) - _NAMED} more" if number == _NAMED - 1 and len(shown) > _NAMED else ""
             place = 0.98 - 0.07 * number
@@ -38,11 +38,11 @@ def shade_interventions(ax: Axes, dataset: xr.Dataset, *, named: bool = True) ->
                 place,
                 f" {_named(act)}{more}",
                 transform=ax.get_xaxis_transform(),
-                fontsize=7,
+                fontsize="x-small",
                 va="top",
-                color=INK,
+                color=palette(ax).ink,
                 clip_on=True,
-                bbox={"facecolor": "white", "alpha": 0.6, "linewidth": 0, "pad": 0.5},
+                bbox={"facecolor": ax.get_facecolor(), "alpha": 0.6, "linewidth": 0, "pad": 0.5},
             )
 
 

@@ -20,7 +20,7 @@ from vars_dyn.plotting.pictures import (
     mosaic,
     patch_shape,
 )
-from vars_dyn.plotting.style import BLUE, FAINT, INK, ORANGE, bare_axes, clock, colours, marker, tidy_axes, time_axis
+from vars_dyn.plotting.style import bare_axes, clock, colours, marker, palette, tidy_axes, time_axis
 from vars_dyn.recording import facts
 
 __all__ = [
@@ -55,10 +55,10 @@ def plot_encoders(ax: Axes, dataset: xr.Dataset, signal: int | None = None) -> N
     beta = dataset["beta"] if "beta" in dataset and dataset["beta"].dims in ((), ("signal",)) else None
     if beta is not None and "threshold" in known:  # one per atom has no line
         theta = float(dataset["lam"][number]) / float(beta[number] if beta.ndim else beta)
-        ax.axhline(theta, color=INK, linewidth=0.8, linestyle="--", label="threshold")
+        ax.axhline(theta, color=palette(ax).ink, linewidth=0.8, linestyle="--", label="threshold")
         if known["threshold"] != "nonnegative" and theta > 0:
-            ax.axhline(-theta, color=INK, linewidth=0.8, linestyle="--")
-        ax.legend(loc="best", frameon=False, fontsize=8)
+            ax.axhline(-theta, color=palette(ax).ink, linewidth=0.8, linestyle="--")
+        ax.legend(loc="best", frameon=False, fontsize="small")
 
 
 def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
@@ -72,14 +72,16 @@ def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
     if "relative_gap" in dataset:
         gap = dataset["relative_gap"].to_numpy()
         gap = np.where(np.isfinite(gap), gap, np.nan)  # where x is zero and the code is not yet
-        lines.append((np.nanmax(gap, axis=1, initial=0.0), {"color": BLUE, "label": "relative gap, largest"}))
+        lines.append(
+            (np.nanmax(gap, axis=1, initial=0.0), {"color": palette(ax).blue, "label": "relative gap, largest"})
+        )
         if gap.shape[1] > 1:
-            median = {"color": BLUE, "alpha": 0.5, "linestyle": ":", "label": "relative gap, median"}
+            median = {"color": palette(ax).blue, "alpha": 0.5, "linestyle": ":", "label": "relative gap, median"}
             lines.append((np.nanmedian(gap, axis=1), median))
     if "lyapunov" in dataset and not moving:
         v = dataset["lyapunov"].to_numpy().sum(axis=1)
         half = 0.5 * float((dataset["signals"].to_numpy() ** 2).sum()) or 1.0
-        lines.append(((v - v[-1]) / half, {"color": ORANGE, "label": "V - V(end)"}))
+        lines.append(((v - v[-1]) / half, {"color": palette(ax).orange, "label": "V - V(end)"}))
     for values, style in lines:
         ax.plot(time, np.where(values > 0, values, np.nan), **style, **marker(time))
     time_axis(ax, time, unit)
@@ -88,15 +90,15 @@ def plot_convergence(ax: Axes, dataset: xr.Dataset) -> None:
     largest = max((float(values.max()) for values, _ in lines), default=0.0)
     if not largest > 0:
         ax.set_yticks([])
-        ax.text(0.5, 0.5, "zero throughout", transform=ax.transAxes, ha="center", color=INK)
+        ax.text(0.5, 0.5, "zero throughout", transform=ax.transAxes, ha="center", color=palette(ax).ink)
         return
     asked = facts(dataset).get("stop_gap")
     if isinstance(asked, float):
-        ax.axhline(asked, color=INK, linewidth=0.8, linestyle="--", label="gap to reach")
+        ax.axhline(asked, color=palette(ax).ink, linewidth=0.8, linestyle="--", label="gap to reach")
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, 1e-16 * largest), high)
-    ax.legend(loc="best", frameon=False, fontsize=8)
+    ax.legend(loc="best", frameon=False, fontsize="small")
 
 
 def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
@@ -105,15 +107,17 @@ def plot_active(ax: Axes, dataset: xr.Dataset) -> None:
     atoms = math.prod(facts(dataset).get("code_shape", [0]))
     if active.shape[1] > 1:
         low, high = np.percentile(active, [10, 90], axis=1)
-        ax.fill_between(time, active.min(axis=1), active.max(axis=1), color=BLUE, alpha=0.12, linewidth=0, label="all")
-        ax.fill_between(time, low, high, color=BLUE, alpha=0.3, linewidth=0, label="middle 80 %")
-    ax.plot(time, np.median(active, axis=1), color=BLUE, label="median", **marker(time))
+        ax.fill_between(
+            time, active.min(axis=1), active.max(axis=1), color=palette(ax).blue, alpha=0.12, linewidth=0, label="all"
+        )
+        ax.fill_between(time, low, high, color=palette(ax).blue, alpha=0.3, linewidth=0, label="middle 80 %")
+    ax.plot(time, np.median(active, axis=1), color=palette(ax).blue, label="median", **marker(time))
     time_axis(ax, time, unit)
     ax.set_ylim(0, max(1.0, 1.3 * float(active.max())))  # room for the legend above the curves
     ax.set_ylabel(f"active atoms per signal{f', of {atoms}' if atoms else ''}")
     ax.set_title("active atoms")
     if active.shape[1] > 1:
-        ax.legend(loc="upper right", ncols=3, columnspacing=1.0, handlelength=1.5, frameon=False, fontsize=8)
+        ax.legend(loc="upper right", ncols=3, columnspacing=1.0, handlelength=1.5, frameon=False, fontsize="small")
 
 
 def plot_input(ax: Axes, dataset: xr.Dataset) -> None:
@@ -159,7 +163,7 @@ def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
     shape = patch_shape(dataset)
     ax.set_title("most active atoms")
     if not len(order):
-        ax.text(0.5, 0.5, "no atom is active", transform=ax.transAxes, ha="center", color=INK)
+        ax.text(0.5, 0.5, "no atom is active", transform=ax.transAxes, ha="center", color=palette(ax).ink)
         bare_axes(ax)
         return
     if is_sound(dataset) and templates:
@@ -177,8 +181,8 @@ def plot_atoms(ax: Axes, dataset: xr.Dataset) -> None:
         ax.imshow(mosaic(images), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         bare_axes(ax)
         return
-    ax.bar(np.arange(len(order)), activity[order], color=BLUE)
-    ax.set_xticks(np.arange(len(order)), [str(k) for k in order], rotation=90, fontsize=7)
+    ax.bar(np.arange(len(order)), activity[order], color=palette(ax).blue)
+    ax.set_xticks(np.arange(len(order)), [str(k) for k in order], rotation=90, fontsize="x-small")
     ax.set_xlabel("atom")
     ax.set_ylabel("activity, sum of |a|")
     tidy_axes(ax)
@@ -189,7 +193,7 @@ def _tones(ax: Axes, dataset: xr.Dataset, tones: NDArray[Any], numbers: NDArray[
     rate = dataset.attrs.get("sample_rate")
     time = np.arange(tones.shape[-1]) * (1.0 if rate is None else 1000.0 / float(rate))
     for line, tone in enumerate(tones):
-        ax.plot(time, (0.45 * tone / (np.abs(tone).max() or 1.0) - line).T, color=BLUE, linewidth=0.7)
+        ax.plot(time, (0.45 * tone / (np.abs(tone).max() or 1.0) - line).T, color=palette(ax).blue, linewidth=0.7)
     ax.set_yticks(-np.arange(len(tones)), [str(k) for k in numbers])
     ax.set_ylabel("template")
     ax.set_xlabel("sample" if rate is None else "ms")
@@ -216,8 +220,8 @@ def _potentials(ax: Axes, dataset: xr.Dataset, name: str, signal: int | None) ->
     order = np.argsort(-np.abs(values[-1]), kind="stable")
     bold, rest = order[:_COLOURED], order[_COLOURED:]
     rest = rest[:: max(1, -(-len(rest) // _LINES))]
-    ax.plot(time, values[:, rest], color=FAINT, linewidth=0.6, **marker(time))
-    shades = colours(len(bold))
+    ax.plot(time, values[:, rest], color=palette(ax).faint, linewidth=0.6, **marker(time))
+    shades = colours(len(bold), ax)
     for line, shade in zip(bold, shades, strict=True):
         ax.plot(time, values[:, line], color=shade, linewidth=1.3, **marker(time))
     time_axis(ax, time, unit)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vars_dyn.images import assemble
-from vars_dyn.plotting.style import BLUE, FAINT, bare_axes, colour_bar, tidy_axes
+from vars_dyn.plotting.style import bare_axes, colour_bar, palette, tidy_axes
 
 __all__ = [
     "draw_signals",
@@ -124,8 +124,8 @@ def _wave(ax: Axes, dataset: xr.Dataset, values: NDArray[Any], behind: int | Non
     limit = float(np.abs(restored(dataset, x) if behind is not None else values).max()) or 1.0
     lift = -2.1 * limit * np.arange(len(values))
     if behind is not None:
-        ax.plot(time, (restored(dataset, x)[behind] + lift[:, None]).T, color=FAINT, linewidth=2.0)
-    ax.plot(time, (values + lift[:, None]).T, color=BLUE, linewidth=0.7)
+        ax.plot(time, (restored(dataset, x)[behind] + lift[:, None]).T, color=palette(ax).faint, linewidth=2.0)
+    ax.plot(time, (values + lift[:, None]).T, color=palette(ax).blue, linewidth=0.7)
     ax.set_ylim(float(lift[-1]) - 1.1 * limit, 1.1 * limit)
     ax.set_xlim(0, float(time[-1]) or 1.0)
     ax.set_xlabel("sample" if rate is None else "ms")
@@ -137,7 +137,7 @@ def _rows(ax: Axes, values: NDArray[Any], *, limit: float, bar: bool) -> None:
     """Draw signals that are no images, one per row. Only the first 256 are drawn, since more rows would merge."""
     flat = values.reshape(len(values), -1)
     if len(flat) == 1:
-        ax.plot(flat[0], color=BLUE, linewidth=1.0)
+        ax.plot(flat[0], color=palette(ax).blue, linewidth=1.0)
         ax.set_ylabel("value")
     else:
         drawn = ax.imshow(flat[:256], aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")

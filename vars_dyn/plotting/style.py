@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
 from vars_dyn.recording import facts
@@ -18,11 +19,13 @@ __all__ = [
     "FAINT",
     "INK",
     "ORANGE",
+    "Palette",
     "bare_axes",
     "clock",
     "colour_bar",
     "colours",
     "marker",
+    "palette",
     "tidy_axes",
     "time_axis",
 ]
@@ -31,14 +34,41 @@ _TAU, _MS = "time (membrane time constants)", "time (ms)"
 INK, FAINT, BLUE, ORANGE = "#222222", "#c4c4c4", "#1f5fa8", "#d1661a"
 
 
+class Palette(NamedTuple):
+    """Colours that can be seen on a background: of text, of what stands behind, of a grid, and of lines."""
+
+    ink: str
+    faint: str
+    grid: str
+    blue: str
+    orange: str
+
+
+_LIGHT = Palette(INK, FAINT, "#ececec", BLUE, ORANGE)
+_DARK = Palette("#e8e8e8", "#6e6e6e", "#3a3a3a", "#6fa8ec", "#f0954f")
+
+
+def palette(ax: Axes) -> Palette:
+    """The colours for axes, by the brightness of their background."""
+    return _DARK if _is_dark(ax) else _LIGHT
+
+
+def _is_dark(ax: Axes) -> bool:
+    red, green, blue, opacity = to_rgba(ax.get_facecolor())
+    behind = to_rgba(ax.figure.get_facecolor())
+    seen = [opacity * own + (1 - opacity) * far for own, far in zip((red, green, blue), behind, strict=False)]
+    return 0.299 * seen[0] + 0.587 * seen[1] + 0.114 * seen[2] < 0.5
+
+
 def marker(time: NDArray[Any]) -> dict[str, Any]:
     """The style of a marker if there is only one time, since a single point makes no line."""
     return {"marker": "o", "markersize": 3} if len(time) == 1 else {}
 
 
-def colours(count: int) -> list[Any]:
-    """`count` colours that can be told apart."""
-    return list(colormaps["viridis"](np.linspace(0.0, 0.85, max(count, 1))))[:count]
+def colours(count: int, ax: Axes | None = None) -> list[Any]:
+    """`count` colours that can be told apart, and seen on the background of the axes."""
+    low, high = (0.3, 1.0) if ax is not None and _is_dark(ax) else (0.0, 0.85)
+    return list(colormaps["viridis"](np.linspace(low, high, max(count, 1))))[:count]
 
 
 def clock(dataset: xr.Dataset) -> tuple[NDArray[Any], str]:
@@ -65,7 +95,7 @@ def time_axis(ax: Axes, time: NDArray[Any], unit: str) -> None:
 def tidy_axes(ax: Axes) -> None:
     """Draw a faint grid, and no frame above and on the right."""
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(visible=True, color="#ececec", linewidth=0.6)
+    ax.grid(visible=True, color=palette(ax).grid, linewidth=0.6)
     ax.set_axisbelow(True)
 
 

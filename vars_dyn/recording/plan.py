@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vars_dyn import _checks
+from vars_dyn._suggestions import meant
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration import Monitor, Snapshot, method_for, start_of
 from vars_dyn.integration.integrate import stream
@@ -119,7 +120,7 @@ class RecordingPlan:
 
 def plan_recording(
     field: Field,
-    times: Tensor | Sequence[float] | NDArray[np.floating],
+    times: Tensor | _checks.Numbers,
     state: State | None,
     selection: Selection,
     integration: Mapping[str, Any],
@@ -132,7 +133,7 @@ def plan_recording(
     """The plan of a recording; `record` explains the arguments. Raises ValueError for those that do not fit."""
     options = _integrator_options(integration)
     field = with_interventions(field.detach(), options.pop("interventions"))
-    instants = checked_times(torch.as_tensor(times, dtype=torch.float64, device="cpu"))
+    instants = checked_times(times)
     start = field.checked(field.initial_state() if state is None else state)
     layout, problem = Layout(field, selection.neurons, selection.atoms), certified_problem(field)
     chunk = selection.chunk_for(start)
@@ -194,7 +195,8 @@ def _integrator_options(given: Mapping[str, Any]) -> dict[str, Any]:
     }
     for name in given:
         if name not in known:
-            raise ValueError(f"{name} is no option of the integrator; one of {', '.join(known)} is wanted")
+            wanted = f"one of {', '.join(known)} is wanted{meant(name, known)}"
+            raise ValueError(f"{name} is no option of the integrator; {wanted}")
     return known | dict(given)
 
 

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vars_dyn import _checks
 from vars_dyn._files import Workplace, check_place, explained, lock, tidy
 from vars_dyn.dynamics.base import Field, State
 from vars_dyn.integration import Monitor
@@ -32,7 +33,7 @@ __all__ = ["begin_store", "permit_store", "record", "record_plan"]
 def record(
     field: Field,
     store: str | os.PathLike[str],
-    times: Tensor | Sequence[float] | NDArray[np.floating],
+    times: Tensor | _checks.Numbers,
     state: State | None = None,
     *,
     variables: Sequence[str] | None = None,

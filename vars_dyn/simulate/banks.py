@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vars_dyn._suggestions import meant
 from vars_dyn.dictionaries.drifting import DriftingGaborBank
 from vars_dyn.dictionaries.gabor import GaborBank
 from vars_dyn.dictionaries.tones import ToneBank
@@ -27,6 +28,10 @@ _WANTED = {
     3: "(templates, colours, side, side)",
     4: "(templates, colours, frames, side, side)",
 }
+
+
+#: The dictionaries that have a name.
+_NAMES = ("gabor", "gammatone", "random:M")
 
 
 def sides_of(name: str, asked: tuple[int, ...] | None, dimensions: int) -> tuple[int, ...]:
@@ -52,6 +57,8 @@ def bank_of(options: DictionaryOptions, signals: Signals, *, seed: int) -> Tenso
         raise ValueError("--dictionary gammatone is for sounds, and INPUT is none; gabor, random:M or a file is wanted")
     if options.dictionary in ("gabor", "gammatone"):
         return {0: _patches, 1: _sound, 2: _image, 3: _movie}[len(sides)](options, signals, sides)
+    if close := meant(options.dictionary, _NAMES) if not Path(options.dictionary).exists() else "":
+        raise ValueError(f"--dictionary {options.dictionary} is no file{close}")
     weight = torch.from_numpy(real_array(Path(options.dictionary), "--dictionary"))
     if weight.ndim != (len(shape) + 1 if whole else 2):
         wanted = _WANTED[len(shape)] if whole else "(d, d'), an atom a column,"

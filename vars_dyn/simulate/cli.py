@@ -11,10 +11,11 @@ from typing import Any
 
 from vars_dyn import _yaml
 from vars_dyn._command import CommandParser
+from vars_dyn._suggestions import meant
 from vars_dyn.simulate.options import Option, Options, groups, options_of
 from vars_dyn.simulate.values import shown
 
-__all__ = ["FREE", "parse", "stored"]
+__all__ = ["FREE", "parse", "parser_of", "stored"]
 
 #: Options that may differ when a run is resumed, since they do not change what was computed before.
 FREE = ("t_max", "max_steps", "threads", "out", "figure", "animate", "resume", "overwrite", "workers", "json", "config")
@@ -114,7 +115,7 @@ def stored(options: Options) -> str:
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """The options that the command line and its YAML file give, by name."""
-    namespace = vars(_parser().parse_args(arguments, defaults=False))
+    namespace = vars(parser_of().parse_args(arguments, defaults=False))
     line = {}
     for name, value in namespace.items():
         if _OPTIONS[name].flag:
@@ -125,7 +126,8 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
     return line if config is None else _from_yaml(config) | line
 
 
-def _parser() -> CommandParser:
+def parser_of() -> CommandParser:
+    """The parser of the command. shtab makes completions for shells from it."""
     parser = CommandParser(
         prog="python -m vars_dyn.simulate",
         description="Simulate recurrent sparse-coding neurons on signals until every signal is proven to have settled.",
@@ -165,7 +167,8 @@ def _from_yaml(file: Path) -> dict[str, Any]:
     for key, value in document.items():
         name = key.replace("-", "_").replace(".", "_")
         if name not in _OPTIONS or name == "config":
-            raise ValueError(f"--config {file} holds the unknown option {shown(key)}; --help lists the options")
+            close = meant(key, [*_OPTIONS])
+            raise ValueError(f"--config {file} holds the unknown option {shown(key)}; --help lists the options{close}")
         if name in found:
             raise ValueError(f"--config {file} holds {name} twice, as {name.replace('_', '-')} too; once is wanted")
         found[name] = value

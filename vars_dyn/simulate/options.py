@@ -257,7 +257,7 @@ class RunOptions:
         "not depend on the number (default: all signals together)",
         "COUNT",
     )
-    json: bool = flag("print the result as a JSON object, in the last line of standard output")
+    json: bool = flag("print the result as a JSON object, alone on standard output")
     config: Path | None = option(
         "none",
         read.or_none(read.path),

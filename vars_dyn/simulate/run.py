@@ -161,10 +161,9 @@ def _run(options: Options, begun: _Begun) -> int:
     if recording.animate is not None:
         save_animation(dataset, recording.animate, neurons.stimulus)
     found = report.report_of(dataset, None if figure is None else str(figure))
-    text = report.as_table(found, facts(dataset)["stop_gap"])
-    if options.run.json:
-        text += "\n" + json.dumps(found.as_json(), allow_nan=False)
-    _told(text, store)
+    as_json = options.run.json
+    table = report.as_table(found, facts(dataset)["stop_gap"])
+    _told(json.dumps(found.as_json(), allow_nan=False) if as_json else table, store)
     return _DONE if report.is_done(dataset) else _NOT_REACHED
 
 

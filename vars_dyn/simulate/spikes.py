@@ -57,8 +57,10 @@ def spiking_of(options: Options, signals: Signals, dictionary: Dictionary) -> Sp
 
 
 def spikes_as_text(dataset: xr.Dataset, scaling: str, figure: str | None, *, as_json: bool) -> str:
-    """The report of the run: a table, and a JSON object in the last line if it is wanted."""
+    """The report of the run: a table, or a JSON object in its place."""
     found = _report(dataset, scaling, figure)
+    if as_json:
+        return json.dumps(found, allow_nan=False)
     bound = found["bound_max"]
     rows = {
         "input": found["input_scaling"],
@@ -72,8 +74,7 @@ def spikes_as_text(dataset: xr.Dataset, scaling: str, figure: str | None, *, as_
         "store": found["store"],
         "figure": figure or "none",
     }
-    text = "\n".join(f"{name:<14}{value}" for name, value in rows.items())
-    return f"{text}\n{json.dumps(found, allow_nan=False)}" if as_json else text
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 
 
 def _report(dataset: xr.Dataset, scaling: str, figure: str | None) -> dict[str, Any]:

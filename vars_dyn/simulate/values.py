@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vars_dyn._names import VARIABLES
+from vars_dyn._suggestions import meant
 
 __all__ = [
     "Clip",
@@ -158,7 +159,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in names:
-            raise ValueError(f"{shown(text)}; one of {', '.join(names)} is wanted")
+            raise ValueError(f"{shown(text)}; one of {', '.join(names)} is wanted{meant(text, names)}")
         return text
 
     return read
@@ -194,7 +195,7 @@ def names(text: str) -> list[str]:
     for name in found:
         if name not in VARIABLES or found.count(name) > 1:
             wanted = f"names of {', '.join(VARIABLES)}, each once, separated by commas,"
-            raise ValueError(f"{shown(text)}; {wanted} are wanted")
+            raise ValueError(f"{shown(text)}; {wanted} are wanted{meant(name, VARIABLES)}")
     return found
 
 

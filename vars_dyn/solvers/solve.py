@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vars_dyn import _checks
 from vars_dyn._compile import uncompiled
+from vars_dyn._showing import as_line, as_table, largest
 from vars_dyn.problems import SparseProblem
 from vars_dyn.shapes import refuse_negative
 from vars_dyn.solvers.compiled.active_set import CompiledActiveSet
@@ -69,6 +70,23 @@ class Solution(NamedTuple):
     iterations: Tensor
     converged: Tensor
     state: tuple[Tensor, ...] | None = None
+
+    def described(self) -> dict[str, object]:
+        """What notebooks and `repr` show: the code's shape and activity, and the largest of each certificate."""
+        active = float((self.code.detach() != 0).double().mean()) if self.code.numel() else 0.0
+        return {
+            "code": tuple(self.code.shape),
+            "active": f"{100 * active:.3g} %",
+            "relative_gap": f"at most {largest(self.relative_gap)}",
+            "kkt_residual": f"at most {largest(self.kkt_residual)}",
+            "converged": f"{int(self.converged.sum())} of {self.converged.numel()}",
+        }
+
+    def __repr__(self) -> str:
+        return as_line("Solution", self.described())
+
+    def _repr_html_(self) -> str:
+        return as_table("Solution", self.described())
 
 
 @uncompiled

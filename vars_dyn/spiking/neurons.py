@@ -53,8 +53,8 @@ class SpikingLCA:
     def __init__(
         self,
         dictionary: Dictionary,
-        x: Float[Tensor, "*shape"],
-        lam: float | Tensor = 0.3,
+        x: Float[Tensor, "*shape"] | _checks.Numbers,
+        lam: float | Tensor | _checks.Numbers = 0.3,
         *,
         nonnegative: bool = False,
         quantum: float | Tensor | None = None,
@@ -62,6 +62,7 @@ class SpikingLCA:
     ) -> None:
         if dictionary.batch_shape:
             raise ValueError(f"dictionary has batch_shape {dictionary.batch_shape}; one dictionary for all is wanted")
+        x = _checks.floating_tensor("x", x)
         self.problem = SparseProblem(dictionary, x, lam, nonnegative=nonnegative)
         if x.dtype != torch.float64:
             raise ValueError(f"x is {x.dtype}; torch.float64 is wanted, since spike times are sums of many intervals")

@@ -20,7 +20,7 @@ class Constant(Stimulus):
         value: the signal, of any shape.
     """
 
-    def __init__(self, value: Float[Tensor, "*shape"]) -> None:
+    def __init__(self, value: Float[Tensor, "*shape"] | _checks.Numbers) -> None:
         self.value = _checks.floating_tensor("value", value)
 
     @property

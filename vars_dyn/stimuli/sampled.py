@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,14 +29,14 @@ class Sampled(Frames):
 
     def __init__(
         self,
-        values: Float[Tensor, "time ..."],
-        times: Sequence[float] | Tensor,
+        values: Float[Tensor, "time ..."] | _checks.Numbers,
+        times: Tensor | _checks.Numbers,
         between: str = "hold",
         *,
         tau_ms: float | None = None,
     ) -> None:
-        _checks.floating_tensor("values", values)
-        instants = torch.as_tensor(times, dtype=torch.float64)
+        values = _checks.floating_tensor("values", values)
+        instants = _checks.tensor("times", times).to("cpu", torch.float64)
         if instants.ndim != 1 or values.ndim < 1 or not len(instants) or len(instants) != len(values):
             raise ValueError(
                 f"values have shape {tuple(values.shape)} and times {tuple(instants.shape)}; one time for every "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vars_dyn._suggestions import meant
 from vars_dyn.sweeping.members import Called, Work
 
 __all__ = ["Command", "CommandError", "as_work", "words_of"]
@@ -61,7 +62,8 @@ class Command(Work):
             if plain in own:
                 raise ValueError(f"the design sets {name} of {self.name}, which the ensemble sets itself")
             if self.options is not None and plain not in self.options:
-                raise ValueError(f"{self.name} has no option {name}; of {', '.join(sorted(self.options))} is wanted")
+                wanted = f"of {', '.join(sorted(self.options))} is wanted{meant(plain, self.options)}"
+                raise ValueError(f"{self.name} has no option {name}; {wanted}")
 
     def ragged(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The dimensions whose size differs between members."""
@@ -91,7 +93,8 @@ def as_work(given: Any) -> Work:
         return given
     if isinstance(given, str):
         if given not in _LIBRARY:
-            raise ValueError(f"there is no command {given!r} to sweep; one of {', '.join(_LIBRARY)} is wanted")
+            wanted = f"one of {', '.join(_LIBRARY)} is wanted{meant(given, _LIBRARY)}"
+            raise ValueError(f"there is no command {given!r} to sweep; {wanted}")
         found: Work = importlib.import_module(_LIBRARY[given]).MEMBER
         return found
     if callable(given):
