@@ -20,9 +20,9 @@ import vars_dyn as vd
 from vars_dyn.dictionaries.gabor import GaborBank
 from vars_dyn.images import read_image, resized
 
-SIZE, LAM = 16, 0.25
-#: The corner of the patch in the photograph, resized to a quarter: the edge of the cap.
-ROW, COLUMN = 22, 34
+SIZE, LAM = 16, 0.1
+#: The corner of the patch in the photograph, resized to a quarter: a part of the collar.
+ROW, COLUMN = 100, 56
 
 
 def patch() -> torch.Tensor:
@@ -35,7 +35,7 @@ def patch() -> torch.Tensor:
 
 def simulate(end: float = 60.0, points: int = 241) -> tuple[vd.SparseRecurrent, vd.Trajectory]:
     """The neurons of a bank of Gabor functions that see the patch, from rest to `end` time constants."""
-    dictionary = vd.DenseDictionary(GaborBank(SIZE, places=3).weight())
+    dictionary = vd.DenseDictionary(GaborBank(SIZE, places=3, wavelength=6.0).weight())
     field = vd.SparseRecurrent(dictionary, patch(), lam=LAM)
     times = torch.linspace(0, end, points, dtype=torch.float64)
     return field, vd.integrate(field, field.initial_state(), times, gap=1e-9)
@@ -56,10 +56,10 @@ def picture(ax, values: torch.Tensor, title: str, limit: float) -> None:
     ax.set_title(title, fontsize=9)
 
 
-def draw_code(field: vd.SparseRecurrent, run: vd.Trajectory) -> Figure:
-    code = field.code(tuple(part[-1] for part in run.states))
+def draw_code(field: vd.SparseRecurrent) -> Figure:
+    code = vd.equilibrium(field).code
     x, largest = field.x, code.abs().argsort(descending=True)[:5]
-    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    figure = Figure(figsize=(11, 1.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 8)
     limit = float(x.abs().max())
@@ -100,7 +100,7 @@ def draw_certificate(field: vd.SparseRecurrent, run: vd.Trajectory) -> Figure:
 def main(folder: str = "docs/_static/concepts") -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     field, run = simulate()
-    draw_code(field, run).savefig(Path(folder) / "code.png", dpi=110)
+    draw_code(field).savefig(Path(folder) / "code.png", dpi=110)
     draw_certificate(field, run).savefig(Path(folder) / "certificate.png", dpi=110)
 
 

@@ -42,8 +42,11 @@ ENTRIES = (
         "_static/settling.gif",
         "Neurons settle on a photograph",
         "What they see, what they reconstruct, and the most active of them.",
-        ("python -m vars_dyn.simulate --overwrite --out settling.zarr --animate docs/_static/settling.gif",),
-        SIMULATE,
+        (
+            "python -m vars_dyn.simulate --overwrite --out settling.zarr",
+            "python docs/examples/settling.py settling.zarr docs/_static/settling.gif",
+        ),
+        "docs/examples/settling.py",
         "howto/movies.md",
     ),
     Entry(

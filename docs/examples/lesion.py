@@ -1,6 +1,6 @@
 """Remove the most active neuron of a running field, and draw who takes over: `python docs/examples/lesion.py [FIGURE]`.
 
-The neurons have Gabor receptive fields and see a bar. The tutorial "Lesion and cue" explains it.
+The neurons have Gabor receptive fields and see stripes. The tutorial "Lesion and cue" explains it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ SIZE, START, END = 12, 40.0, 100.0
 def simulate() -> tuple[vd.SparseRecurrent, vd.Trajectory, int]:
     """The field, its run with the lesion at START, and the number of the neuron that was removed."""
     P = vd.DenseDictionary(GaborBank(SIZE, orientations=8, scales=1, phases=2, places=2).weight())
-    row = torch.arange(SIZE, dtype=torch.float64)[:, None].expand(SIZE, SIZE)
-    bar = torch.exp(-((row - (SIZE - 1) / 2) ** 2) / 4).flatten()
-    field = vd.SparseRecurrent(P, torch.nn.functional.normalize(bar - bar.mean(), dim=0), lam=0.1)
+    row, column = torch.meshgrid(*2 * (torch.arange(SIZE, dtype=torch.float64),), indexing="ij")
+    window = torch.exp(-((row - (SIZE - 1) / 2) ** 2 + (column - (SIZE - 1) / 2) ** 2) / 18)
+    stripes = (window * torch.cos(2 * torch.pi * row / 4.5)).flatten()
+    field = vd.SparseRecurrent(P, torch.nn.functional.normalize(stripes - stripes.mean(), dim=0), lam=0.1)
     strongest = int(vd.equilibrium(field).code.abs().argmax())
     times = torch.linspace(0, END, 401, dtype=torch.float64)
     lesion = vd.Lesion(atoms=[strongest], start=START)
@@ -53,7 +54,7 @@ def draw() -> Figure:
     right.imshow(tiles, cmap="gray")
     right.set(xticks=[SIZE * (k + 0.5) for k in range(4)], yticks=[])
     right.set_xticklabels(["removed", *(f"{float(change[i]):+.2f}" for i in gained)], fontsize=9)
-    right.set_title("Its receptive field, and those that gain most", fontsize=10)
+    right.set_title("Removed, and those that gain most", fontsize=10)
     return figure
 
 
