@@ -101,8 +101,8 @@ class GlobalFilterNetwork(nn.Module):
     Any image size works at run time: positions and global filters are interpolated from those of `img_size`.
 
     Args:
-        img_size, patch_size, in_chans, num_classes, drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate, device,
-            dtype: as in timm's VisionTransformer.
+        img_size, patch_size, in_chans, num_classes, device, dtype: as in timm's VisionTransformer.
+        drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate: as there.
         global_pool: "avg", or "" for none.
         embed_dim: width.
         depth: number of blocks.

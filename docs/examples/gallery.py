@@ -33,7 +33,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return Path(self.picture).stem.replace("_", "-")
+        return str(Path(self.picture.removeprefix("_static/")).with_suffix("")).replace("/", "-")
 
 
 SIMULATE = "vars_dyn/simulate/run.py"
