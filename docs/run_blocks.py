@@ -22,12 +22,14 @@ import io
 import multiprocessing
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -306,14 +308,25 @@ def check_mention(text: str, helps: dict[tuple[str, ...], str]) -> None:
         return
     key = (name, *(w for w in words[3:4] if re.fullmatch(r"[a-z]+", w)))
     if key not in helps:
-        for asked in (key, key[:1]):
-            done = subprocess.run([sys.executable, "-m", *asked, "--help"], cwd=ROOT, capture_output=True, text=True)
-            helps[key] = done.stdout
-            if done.returncode == 0:
-                break
+        helps[key] = help_of(*key) or help_of(name)
     unknown = [each for each in options if each not in helps[key]]
     if unknown:
         raise ValueError(f"{' '.join(key)} --help does not name {', '.join(unknown)}")
+
+
+def help_of(name: str, *arguments: str) -> str:
+    """What `python -m name arguments --help` prints, without a process of its own, which would import torch again."""
+    said, before = io.StringIO(), sys.argv
+    sys.argv = [name, *arguments, "--help"]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return said.getvalue() if not end.code else ""
+    finally:
+        sys.argv = before
+    return said.getvalue()
 
 
 def left_out(block: Block, long: bool) -> str:
@@ -412,7 +425,7 @@ def main(argv: list[str] | None = None) -> int:
             for block in parse(page, (ROOT / page).read_text(encoding="utf-8")):
                 print(f"{block.place}: {block.kind}{f' ({block.note})' if block.note else ''}: {block.first_line}")
         return 0
-    import torch  # noqa: F401  every page's process has it then
+    import timm  # noqa: F401  with torch, for the processes of all pages
 
     counts: Counter[str] = Counter()
     failed = []
