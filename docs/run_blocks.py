@@ -165,7 +165,7 @@ def before(text: str) -> str | None:
 # What a reader brings
 
 
-def photograph(path: Path, size: tuple[int, int] = (64, 48)) -> None:
+def photograph(path: Path, size: tuple[int, int] = (48, 32)) -> None:
     import matplotlib.cbook
     from PIL import Image
 
