@@ -3,8 +3,16 @@
 import importlib.metadata
 import os
 import re
+import sys
 from collections import namedtuple
+from pathlib import Path
 from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import inventories  # noqa: E402
+from offline_math import bundled  # noqa: E402
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -17,12 +25,27 @@ version = release
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build", "gradients/*", "benchmarks/*"]
+bibtex_bibfiles = ["references.bib"]
+
+# Names of other projects. Where their sites cannot be reached, short lists serve.
+inventories.write(HERE / "_build" / "inventories")
+intersphinx_mapping = {
+    "numpy": ("https://numpy.org/doc/stable/", (None, "_build/inventories/numpy.inv")),
+    "python": ("https://docs.python.org/3/", (None, "_build/inventories/python.inv")),
+    "timm": ("https://huggingface.co/docs/timm/", "_build/inventories/timm.inv"),
+    "torch": ("https://docs.pytorch.org/docs/stable/", (None, "_build/inventories/torch.inv")),
+    "xarray": ("https://docs.xarray.dev/en/stable/", (None, "_build/inventories/xarray.inv")),
+}
+intersphinx_timeout = 5
 
 myst_enable_extensions = ["amsmath", "dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
@@ -44,6 +67,9 @@ add_module_names = False
 html_theme = "furo"
 html_title = "vars_dyn"
 html_static_path = ["_static"]
+if MATHJAX := bundled(HERE / "_build" / "mathjax"):
+    html_static_path.append("_build/mathjax")
+    mathjax_path = MATHJAX.name
 html_css_files = ["custom.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_show_sourcelink = False
@@ -59,8 +85,11 @@ def _plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
     """Formulas in docstrings are plain text: |a| and *any are no markup, and indented formulas keep their lines."""
     if what == "module" and options.exclude_members:
         lines.clear()  # a page that documents some of a module by itself has its docstring above
-    verbatim = False
+    verbatim = example = False
     for i, line in enumerate(lines):
+        example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
+        if example:
+            continue
         indented = line.startswith("    ")
         if verbatim and line and not indented:
             verbatim = False

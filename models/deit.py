@@ -25,6 +25,15 @@ class VarsVisionTransformer(VisionTransformer):
         attention: a kind ("softmax", "performer", "crate", "vars_s", ...), an attention class, or its plain data.
         stem: "conv", RVT's convolutional patch embedding (the paper's modified baselines), or "patch", the original.
         options: arguments of VisionTransformer.
+
+    Raises ValueError for arguments that do not fit.
+
+    Examples:
+        >>> network = models.VarsVisionTransformer(
+        ...     img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=10, attention="vars_d"
+        ... )
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

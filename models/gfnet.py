@@ -37,6 +37,10 @@ class GlobalFilter(OnTokenGrid, nn.Module):
 
     It can be used as an attention class, but it has no heads and no projection, and takes no dropout. `grid_size` is
     the grid that it is made for. On another grid the filter is interpolated.
+
+    Examples:
+        >>> models.GlobalFilter(8, grid_size=(4, 4))(torch.randn(2, 16, 8)).shape
+        torch.Size([2, 16, 8])
     """
 
     def __init__(
@@ -113,8 +117,8 @@ class GlobalFilterNetwork(nn.Module):
     Any image size works at run time: positions and global filters are interpolated from those of `img_size`.
 
     Args:
-        img_size, patch_size, in_chans, num_classes, drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate, device,
-            dtype: as in timm's VisionTransformer.
+        img_size, patch_size, in_chans, num_classes, device, dtype: as in timm's VisionTransformer.
+        drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate: as there.
         global_pool: "avg", or "" for none.
         embed_dim: width.
         depth: number of blocks.
@@ -123,6 +127,13 @@ class GlobalFilterNetwork(nn.Module):
         attention: "global_filter" (GFNet's own), a kind of attention, an attention class, or its plain data.
         stem: "conv", RVT's convolutional patch embedding (as in the paper's modified baselines), or "patch", the
             original one.
+
+    Raises ValueError for arguments that do not fit.
+
+    Examples:
+        >>> network = models.GlobalFilterNetwork(img_size=32, patch_size=8, embed_dim=16, depth=1, num_classes=10)
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

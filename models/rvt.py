@@ -139,19 +139,21 @@ class RobustVisionTransformer(nn.Module):
     Any image size works at run time; `img_size` fixes the token grid that full-size static dictionaries are made for.
 
     Args:
-        img_size: image height and width.
-        patch_size: stride of the stem, a multiple of 4.
-        in_chans: channels of an image.
-        num_classes: classes, 0 for no head.
+        img_size, patch_size: image height and width, and the stride of the stem, a multiple of 4.
+        in_chans, num_classes: channels of an image, and classes, 0 for no head.
         global_pool: "avg", or "" for none.
         base_dims: width per head of each stage.
-        depth: blocks of each stage.
-        heads: heads of each stage.
+        depth, heads: blocks and heads of each stage.
         mlp_ratio: hidden width of the MLP over the width.
-        attention: a kind ("softmax", "performer", "crate", "vars_s", ...), an attention class, or its plain data.
+        attention: a kind ("softmax", "crate", "vars_s", ...), a class, or its plain data; ValueError for others.
         conv_mlp: whether the MLP is convolutional; None: only if the width is not 768, as in RVT.
         drop_rate: dropout ahead of the head; proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
         device, dtype: of the parameters.
+
+    Examples:
+        >>> network = models.RobustVisionTransformer(32, 8, base_dims=[16], depth=[1], heads=[2], attention="vars_d")
+        >>> network(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 1000])
     """
 
     def __init__(

@@ -60,6 +60,14 @@ class Hierarchy:
             these atoms predict.
 
     Raises ValueError for layers that do not chain, and for lists that do not have one entry per layer.
+
+    Examples:
+        >>> lower = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> upper = vd.DenseDictionary(torch.ones(3, 1, dtype=torch.float64))
+        >>> layers = vd.Hierarchy([lower, upper], lam=[0.1, 0.1], coupling=[1.0])
+        >>> found = layers.solve(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+        >>> [code.shape for code in found.codes]
+        [torch.Size([3]), torch.Size([1])]
     """
 
     def __init__(
@@ -214,5 +222,14 @@ def hierarchy_problem(
     """The problem of a `Hierarchy` over the joined code, for signals x, (*any, *signal_shape) of the first layer.
 
     Its dictionary is a `HierarchyDictionary`, whose `split` gives the layers' codes. Raises ValueError as `Hierarchy`.
+
+    Examples:
+        >>> lower = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> upper = vd.DenseDictionary(torch.ones(3, 1, dtype=torch.float64))
+        >>> x = torch.ones(3, dtype=torch.float64)
+        >>> problem = vd.hierarchy_problem(x, [lower, upper], lam=[0.1, 0.1], coupling=[1.0])
+        >>> lowest, top = problem.dictionary.split(vd.solve(problem).code)
+        >>> lowest.shape, top.shape
+        (torch.Size([3]), torch.Size([1]))
     """
     return Hierarchy(layers, lam, coupling, nonnegative, weights, bias).problem(x)

@@ -31,6 +31,15 @@ class Noise:
             is run alone with its own number has the noise that it had in the batch.
 
     Raises ValueError for strengths below zero and for unknown kinds and schemes.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> field = vd.SparseRecurrent(P, torch.ones(3, dtype=torch.float64), lam=0.5)
+        >>> times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        >>> start, noise = field.initial_state(), vd.Noise(u=0.1, seed=3)
+        >>> one, other = (vd.integrate(field, start, times, noise=noise).states[1] for _ in range(2))
+        >>> torch.equal(one, other)  # the path depends on the seed alone
+        True
     """
 
     z: float = 0.0

@@ -66,6 +66,16 @@ class SparseProblem(Shown, RawProblem):
     of two bring near one, so that the relative gap does not depend on units, however large or small. A value that
     cannot be computed is NaN or infinite, and so within no tolerance. While they iterate, solvers use `residuals` and
     the methods `raw_...`, whose values are computed in the problem's own dtype and units without a bound on rounding.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> problem = vd.SparseProblem(P, torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64), lam=0.5)
+        >>> best = torch.tensor([1.5, -0.5, 0.0], dtype=torch.float64)
+        >>> round(problem.objective(best).item(), 6), problem.relative_gap(best).item() < 1e-14
+        (1.295, True)
+        >>> zero = torch.zeros(3, dtype=torch.float64)
+        >>> round(problem.relative_gap(zero).item(), 6)  # how far zero may be from the optimum
+        0.5625
     """
 
     _kept: Prepared | None = None

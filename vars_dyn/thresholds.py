@@ -35,7 +35,15 @@ def gelu_threshold(u: Tensor, theta: float | Tensor) -> Tensor:
 
 
 class Threshold(ABC):
-    """A gate g with threshold theta >= 0: a number, or a tensor that broadcasts against the neurons."""
+    """A gate g with threshold theta >= 0: a number, or a tensor that broadcasts against the neurons.
+
+    Raises ValueError for a threshold below zero.
+
+    Examples:
+        >>> gate: vd.Threshold = vd.SoftThreshold(0.5)
+        >>> gate.derivative(torch.tensor([0.2, 2.0], dtype=torch.float64)).tolist()
+        [0.0, 1.0]
+    """
 
     def __init__(self, theta: float | Tensor) -> None:
         if isinstance(theta, Tensor) and theta.ndim:
@@ -81,14 +89,28 @@ class ProximalThreshold(Threshold):
 
 
 class SoftThreshold(ProximalThreshold):
-    """g(u) = sgn(u) max(|u| - theta, 0), the proximal operator of theta |a| (Eq. 9)."""
+    """g(u) = sgn(u) max(|u| - theta, 0), the proximal operator of theta |a| (Eq. 9).
+
+    Raises ValueError for a threshold below zero.
+
+    Examples:
+        >>> vd.SoftThreshold(0.5)(torch.tensor([-2.0, 0.3, 2.0], dtype=torch.float64)).tolist()
+        [-1.5, 0.0, 1.5]
+    """
 
     def __init__(self, theta: float | Tensor) -> None:
         super().__init__(L1(), theta)
 
 
 class NonNegativeSoftThreshold(ProximalThreshold):
-    """g(u) = max(u - theta, 0), the proximal operator of theta a on a >= 0."""
+    """g(u) = max(u - theta, 0), the proximal operator of theta a on a >= 0.
+
+    Raises ValueError for a threshold below zero.
+
+    Examples:
+        >>> vd.NonNegativeSoftThreshold(0.5)(torch.tensor([-2.0, 0.3, 2.0], dtype=torch.float64)).tolist()
+        [0.0, 0.0, 1.5]
+    """
 
     def __init__(self, theta: float | Tensor) -> None:
         super().__init__(NonNegativeL1(), theta)
@@ -99,6 +121,13 @@ class GeluThreshold(Threshold):
 
     It jumps at 0 and falls where |u| < theta - 0.752, so it is the proximal operator of no penalty. Its equilibrium
     therefore solves no problem, and has no certificate. Use it only to reproduce the released layers.
+
+    Raises ValueError for a threshold below zero.
+
+    Examples:
+        >>> u = torch.tensor([-2.0, 0.5, 3.0], dtype=torch.float64)
+        >>> [round(v, 3) for v in vd.GeluThreshold(1.0)(u).tolist()]
+        [-0.841, -0.154, 1.954]
     """
 
     def __call__(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -42,6 +42,13 @@ class LayerView:
         sparsity: share of zeros in the codes, (iterations, B, heads); None for layers that do not reconstruct.
         atoms: atoms of the dynamic dictionary on the grid, (B, heads, m, H, W); None without such a dictionary.
         relative_gap: of the last iterate, (B, heads, channels); None if the layer solves no problem.
+
+    Examples:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=0)
+        >>> view = va.look_inside(vd.replace_attention(vit, "vars_d"), torch.randn(2, 3, 16, 16))["blocks.0.attn"]
+        >>> view.maps.shape, view.sparsity.shape
+        (torch.Size([4, 2, 2, 4, 4]), torch.Size([4, 2, 2]))
     """
 
     maps: Float[Tensor, "iterations b heads h w"]
@@ -66,6 +73,13 @@ def look_inside(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str,
 
     The model runs once in its present mode, so call `model.eval()` first. It is changed only by `follow_grid`. Raises
     ValueError if the model has none of this package's attention layers, or if a layer's token grid is not known.
+
+    Examples:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=0).eval()
+        >>> views = va.look_inside(vd.replace_attention(vit, "vars_d"), torch.randn(1, 3, 16, 16))
+        >>> list(views)
+        ['blocks.0.attn', 'blocks.1.attn']
     """
     return {name: _view(seen) for name, seen in layer_inputs(model, images).items()}
 
@@ -96,6 +110,15 @@ def record_layer(
 
     Raises:
         ValueError: there is no such layer, the layer solves no problem, or arguments do not fit.
+
+    Examples:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=0).eval()
+        >>> images = torch.randn(1, 3, 16, 16)
+        >>> vit = vd.replace_attention(vit, "vars_d")
+        >>> run = va.record_layer(vit, images, "blocks.0.attn", "layer.zarr", times=[0.0, 1.0])
+        >>> dict(run.sizes)["signal"]  # one image, two heads, eight channels
+        16
     """
     seen = layer_inputs(model, images)
     if name not in seen or not isinstance(seen[name].layer, VarsAttention):
@@ -156,7 +179,12 @@ def layer_inputs(model: nn.Module, images: Float[Tensor, "b c h w"]) -> dict[str
 
 
 def upsampled(maps: Float[Tensor, "*lead h w"], size: tuple[int, int]) -> Float[Tensor, "*lead h2 w2"]:
-    """Maps (*lead, H, W), interpolated bilinearly to `size`, the (height, width) of the image."""
+    """Maps (*lead, H, W), interpolated bilinearly to `size`, the (height, width) of the image.
+
+    Examples:
+        >>> va.upsampled(torch.randn(4, 2, 7, 7), (28, 28)).shape
+        torch.Size([4, 2, 28, 28])
+    """
     flat = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), size=size, mode="bilinear", align_corners=False)
     return flat.reshape(*maps.shape[:-2], *size)
 

@@ -25,7 +25,13 @@ KINDS: dict[str, tuple[type[TokenMixer], dict[str, Any]]] = {
 
 
 def attention_class(kind: str, **options: Any) -> type[TokenMixer]:
-    """The class of a `kind` of attention, with `options` as its constructor's defaults; ValueError for other kinds."""
+    """The class of a `kind` of attention, with `options` as its constructor's defaults; ValueError for other kinds.
+
+    Examples:
+        >>> performer = va.attention_class("performer", num_heads=4)
+        >>> performer(16)(torch.randn(1, 9, 16)).shape
+        torch.Size([1, 9, 16])
+    """
     _checks.choice("attention", kind, tuple(KINDS))
     cls, own = KINDS[kind]
     return cls.configured(**own, **options)

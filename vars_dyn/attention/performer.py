@@ -28,6 +28,13 @@ class PerformerAttention(TokenMixer):
         feature_ratio: random features per head and head dimension.
         normalize: divide each row of Phi(Q) Phi(K)^T by its sum.
         options: see `AttentionOptions`. attn_drop drops features of the queries, because no N x N matrix is formed.
+
+    Raises ValueError for a `dim` that the heads do not divide.
+
+    Examples:
+        >>> layer = vd.PerformerAttention(16, num_heads=2)
+        >>> layer(torch.randn(3, 49, 16)).shape
+        torch.Size([3, 49, 16])
     """
 
     rand_matrix: Tensor

@@ -57,6 +57,13 @@ class Replacement:
         kind: the kind of the new attention.
         replaced: names of the layers that it replaced.
         left: names of the attention layers that were left alone, and why.
+
+    Examples:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+        >>> report = va.replace_attention(vit, "performer").attention_report
+        >>> report.kind, report.replaced, report.left
+        ('performer', ('blocks.0.attn', 'blocks.1.attn'), {})
     """
 
     kind: str
@@ -90,6 +97,15 @@ def replace_attention(model: nn.Module, kind: str, **kwargs: Any) -> nn.Module:
         ValueError: the kind is unknown, the model has no such layers (the message says what its attention does
             instead), or the model is itself an attention layer and cannot be replaced in place. The model is then
             unchanged.
+
+    Examples:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=10)
+        >>> _ = vd.replace_attention(vit, "vars_d", lam=0.1)
+        >>> vit.attention_report.replaced
+        ('blocks.0.attn',)
+        >>> vit(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     _checks.choice("kind", kind, tuple(KINDS))
     if _is_ours_or_timms(model) or interfaces.is_foreign(model):

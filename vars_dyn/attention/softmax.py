@@ -16,6 +16,13 @@ class SoftmaxAttention(TokenMixer):
     """Multi-head softmax self-attention by PyTorch's fused kernel (Vaswani et al., 2017).
 
     The arguments are those of `TokenMixer`. Tokens are (B, N, C). Parameters have the names of timm's Attention.
+
+    Raises ValueError for a `dim` that the heads do not divide.
+
+    Examples:
+        >>> layer = vd.SoftmaxAttention(16, num_heads=2)
+        >>> layer(torch.randn(3, 49, 16)).shape
+        torch.Size([3, 49, 16])
     """
 
     def forward(

@@ -30,6 +30,11 @@ class Ode:
         method: a method of `vars_dyn.integrate`; rtol and atol are its tolerances.
         gap: the relative gap at which a signal stops early; None: no signal stops early.
         gradient: "backprop", "checkpoint" or "adjoint", or one of them with its settings.
+
+    Examples:
+        >>> layer = va.VarsAttention(16, 2, solver=va.Ode(horizon=1.0), gradient="checkpoint")
+        >>> layer(torch.randn(1, 9, 16)).shape
+        torch.Size([1, 9, 16])
     """
 
     field: Literal["sparse_recurrent", "reduced"] = "sparse_recurrent"
@@ -71,6 +76,11 @@ class Equilibrium:
         tol: the relative gap to reach; None: 1e-8 in float64 and 1e-5 in float32.
         gradient: "implicit", or "backprop", "checkpoint" or "adjoint" through the integration to the equilibrium, or
             one of these with its settings.
+
+    Examples:
+        >>> layer = va.VarsAttention(16, 2, solver=va.Equilibrium(tol=1e-4))
+        >>> layer(torch.randn(1, 9, 16)).shape
+        torch.Size([1, 9, 16])
     """
 
     tol: float | None = None

@@ -193,6 +193,15 @@ def follow_grid(model: nn.Module) -> nn.Module:
     torchvision's ViT, or `embeddings.patch_embeddings.projection` of transformers' ViTs. A layer that no
     such module serves uses its own `grid_size`. So does a layer of a model that passes the grid to every call
     (`passes_grid`). Calling the function again is harmless.
+
+    Examples:
+        >>> from timm.models.vision_transformer import VisionTransformer
+        >>> attn = va.VarsAttention.configured(dictionary="static")
+        >>> vit = VisionTransformer(
+        ...     img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, attn_layer=attn, dynamic_img_size=True
+        ... )
+        >>> va.follow_grid(vit)(torch.randn(1, 3, 16, 24)).shape  # 4 x 6 tokens
+        torch.Size([1, 1000])
     """
     modules: dict[str, Any] = dict(model.named_modules())
     last: dict[int, tuple[TokenGrid, nn.Module]] = {}

@@ -42,6 +42,13 @@ class Variant:
         normalize_atoms: L2-normalise atoms (features and free matrices over tokens, small kernels over their pixels).
         lam: weight of the penalty, for a layer that is given none.
         num_steps: number of iterations, for a layer that is given none.
+
+    Raises ValueError for names that it does not know.
+
+    Examples:
+        >>> portable = va.Variant(bound="row_sum")
+        >>> va.VarsAttention(16, 2, variant=portable)(torch.randn(1, 9, 16)).shape
+        torch.Size([1, 9, 16])
     """
 
     threshold: Literal["soft", "gelu"] = "soft"

@@ -54,6 +54,13 @@ class VarsAttention(TokenMixer, Holder):
         templates: templates per channel of a static dictionary.
         kernel_size: side of its kernels, odd.
         options: see `AttentionOptions`. attn_drop drops entries of the codes.
+
+    Raises ValueError for arguments that do not fit, and for tokens that do not fill the grid.
+
+    Examples:
+        >>> layer = vd.VarsAttention(16, num_heads=2, dictionary="dynamic", lam=0.3, num_steps=3)
+        >>> layer(torch.randn(3, 49, 16)).shape
+        torch.Size([3, 49, 16])
     """
 
     def __init__(

@@ -48,6 +48,13 @@ class Dictionary(ABC):
         signal_shape: event shape of a signal, such as (d,) or (C, H, W).
         code_shape: event shape of a code, such as (d',) or (M, H', W').
         batch_shape: leading shape of a batched dictionary, () for one that all signals share.
+
+    Raises ValueError where signals or codes of another shape, dtype or device are mapped.
+
+    Examples:
+        >>> P: vd.Dictionary = vd.DenseDictionary(torch.ones(3, 5, dtype=torch.float64))
+        >>> P.signal_shape, P.code_shape, P.batch_shape
+        ((3,), (5,), ())
     """
 
     signal_shape: tuple[int, ...]

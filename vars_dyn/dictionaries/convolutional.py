@@ -45,6 +45,11 @@ class ConvDictionary(Dictionary):
         weight: the templates.
         stride, padding, dilation: one integer where it is the same in all dimensions, else one for each.
         groups: the number of groups.
+
+    Examples:
+        >>> P = vd.ConvDictionary(torch.ones(4, 1, 3, 3) / 3, signal_shape=(1, 8, 8), stride=2, padding=1)
+        >>> P.code_shape, P.encode(torch.zeros(10, 1, 8, 8)).shape
+        ((4, 4, 4), torch.Size([10, 4, 4, 4]))
     """
 
     def __init__(

@@ -19,6 +19,15 @@ class DenseDictionary(Dictionary):
 
     encode(x) = x @ weight and decode(a) = a @ weight.mT. A batched weight takes signals (*batch, n, d).
     Raises ValueError for a weight that is not a finite floating tensor of at least two dimensions, or is empty.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.tensor([[1.0, 0.6], [0.0, 0.8]], dtype=torch.float64))
+        >>> P.encode(torch.tensor([1.0, 1.0], dtype=torch.float64)).tolist()  # P^T x
+        [1.0, 1.4]
+        >>> P.decode(torch.tensor([1.0, 1.0], dtype=torch.float64)).tolist()  # P a
+        [1.6, 0.8]
+        >>> round(P.lipschitz().item(), 6)  # the largest eigenvalue of P^T P, rounded up
+        1.6
     """
 
     def __init__(self, weight: Float[Tensor, "*batch d m"] | _checks.Numbers) -> None:

@@ -22,6 +22,11 @@ class FourierDictionary(Dictionary):
     exact: the largest eigenvalue over all frequencies. Only float32 and float64 are taken, because of the FFT. Each map
     computes the templates' half-spectra, which take as many bytes as `weight`.
     Raises ValueError for another shape or dtype.
+
+    Examples:
+        >>> P = vd.FourierDictionary(torch.randn(5, 1, 8, 8, dtype=torch.float64))
+        >>> P.signal_shape, P.code_shape
+        ((1, 8, 8), (5, 8, 8))
     """
 
     def __init__(self, weight: Float[Tensor, "m c *n"] | _checks.Numbers, *, groups: int = 1) -> None:

@@ -34,6 +34,14 @@ class HierarchyDictionary(Dictionary):
         coupling: mu_2, ..., mu_L, above zero: numbers, or zero-dimensional tensors that may require gradients.
 
     Raises ValueError for layers that do not chain, and for couplings of another number or sign.
+
+    Examples:
+        >>> lower, upper = torch.eye(3, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64)
+        >>> B = vd.HierarchyDictionary(vd.DenseDictionary(lower), vd.DenseDictionary(upper), coupling=(1.0,))
+        >>> B.signal_shape, B.code_shape
+        ((6,), (4,))
+        >>> [code.shape for code in B.split(torch.zeros(10, 4, dtype=torch.float64))]
+        [torch.Size([10, 3]), torch.Size([10, 1])]
     """
 
     def __init__(self, *layers: Dictionary, coupling: Sequence[float | Tensor] = ()) -> None:

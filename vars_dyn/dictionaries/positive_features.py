@@ -36,6 +36,13 @@ class RandomFeatureDictionary(DenseDictionary):
     tokens, L2-normalised over tokens unless `normalize_atoms` is False. `weight` = Phi has shape (*batch, N, m).
     Tokens are L2-normalised first unless `normalize_tokens` is False.
     Once made it is a dense dictionary: gradients reach the tokens and the projection through `weight`.
+
+    Raises ValueError for tokens and a projection that do not fit.
+
+    Examples:
+        >>> phi = vd.RandomFeatureDictionary(torch.randn(2, 49, 8), torch.randn(16, 8))
+        >>> phi.weight.shape, phi.signal_shape, phi.code_shape, phi.batch_shape
+        (torch.Size([2, 49, 16]), (49,), (16,), (2,))
     """
 
     def __init__(

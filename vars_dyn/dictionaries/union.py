@@ -25,6 +25,14 @@ class UnionDictionary(Dictionary):
     convolution on a grid and a matrix on its N = H W tokens can be joined. Parts may be shared or batched; all batched
     ones have the same batch shape. L is exact where P is small enough to be written out. Elsewhere it is the sum of the
     parts' bounds, since |P|^2 <= sum |Pi|^2.
+
+    Raises ValueError for parts whose signals or batches do not fit.
+
+    Examples:
+        >>> parts = torch.eye(3, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
+        >>> P = vd.UnionDictionary(*(vd.DenseDictionary(part) for part in parts))
+        >>> P.signal_shape, P.code_shape
+        ((3,), (5,))
     """
 
     def __init__(self, *parts: Dictionary) -> None:

@@ -65,6 +65,13 @@ class FeedForward(_Linear):
         alpha: leak, above zero; a number, one per signal, or one per neuron.
         tau_z: time constant, above zero; a number, or one per signal, per neuron, or per signal and neuron.
         signal_shape: event shape of a signal; by default the last dimension, or the frame of a spatial stimulus.
+
+    Raises ValueError for constants that are not above zero.
+
+    Examples:
+        >>> field = vd.FeedForward(torch.tensor([4.0, 2.0], dtype=torch.float64), alpha=2.0)
+        >>> [round(v, 6) for v in vd.equilibrium(field).state[0].tolist()]
+        [2.0, 1.0]
     """
 
     def __init__(
@@ -106,6 +113,11 @@ class Recurrent(_Linear):
 
     It rests at z = (alpha I - A)^-1 x. This is stable only if the largest eigenvalue of A (for P P^T, sigma_max^2) is
     below alpha; otherwise z diverges. Raises ValueError for an A that is not symmetric or not positive semi-definite.
+
+    Examples:
+        >>> field = vd.Recurrent(0.5 * torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+        >>> [round(v, 6) for v in vd.equilibrium(field).state[0].tolist()]  # (I - A)^-1 x
+        [2.0, 2.0]
     """
 
     def __init__(
@@ -208,6 +220,17 @@ class Attention(Recurrent):
 
     L2-normalised random features have sigma_max of about 5, so this field nearly always diverges: take one step of it,
     and do not integrate it. `from_tokens` builds it from tokens in the layout that layers use.
+
+    Raises ValueError for what is no dictionary, and for channels that do not fit it.
+
+    Examples:
+        >>> tokens = torch.nn.functional.normalize(torch.randn(1, 5, 2), dim=-1)
+        >>> phi = vd.RandomFeatureDictionary(tokens, torch.randn(4, 2))
+        >>> values = torch.randn(1, 3, 5)  # three channels over five tokens
+        >>> field = vd.Attention(phi, values)
+        >>> (dz,) = field(0.0, (values,))
+        >>> torch.allclose(values + dz, phi.decode(phi.encode(values)) + values, atol=1e-6)
+        True
     """
 
     def __init__(self, dictionary: Dictionary, x: Float[Tensor, "*shape"] | Stimulus | _checks.Numbers) -> None:

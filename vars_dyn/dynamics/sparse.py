@@ -47,6 +47,18 @@ class SparseRecurrent(Gated):
     At the defaults the equilibrium is the LASSO's solution, E(a) = 1/2 |P a - x|^2 + lam |a|_1. The paper's text
     writes the same gate with theta = lam / 2 (Eq. 10). Its appendix writes theta = lam, which means 2 lam in the
     objective.
+
+    Raises ValueError for arguments that do not fit and for constants out of range.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> field = vd.SparseRecurrent(P, x, lam=0.5)
+        >>> dz, du = field(0.0, field.initial_state())
+        >>> du.tolist()
+        [2.0, -1.0, 0.3]
+        >>> vd.equilibrium(field).code.tolist()
+        [1.5, -0.5, 0.0]
     """
 
     state_names = ("z", "u")
@@ -136,6 +148,17 @@ class EncoderDecoder(SparseRecurrent):
 
     It rests at the z of Eq. 5, (alpha beta I - P P^T) z = beta x, and is stable only if sigma_max(P)^2 < alpha beta. It
     is `SparseRecurrent` with gamma = 0 and lam = 0, where g is the identity.
+
+    Raises ValueError for arguments that do not fit, as `SparseRecurrent` does.
+
+    Examples:
+        >>> x = torch.ones(2, dtype=torch.float64)
+        >>> stable = vd.EncoderDecoder(vd.DenseDictionary(0.5 * torch.eye(2, dtype=torch.float64)), x)
+        >>> stable.instability() is None
+        True
+        >>> unstable = vd.EncoderDecoder(vd.DenseDictionary(2 * torch.eye(2, dtype=torch.float64)), x)
+        >>> unstable.instability() is None
+        False
     """
 
     def __init__(
@@ -160,6 +183,14 @@ class Reduced(Gated):
 
     With the defaults u' = -2 (u - a) - G a + b, and one Euler step of length 1/2 is one ISTA step with L = 2. The
     arguments are those of `SparseRecurrent` without tau_z.
+
+    Raises ValueError for arguments that do not fit.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> vd.equilibrium(vd.Reduced(P, x, lam=0.5)).code.tolist()
+        [1.5, -0.5, 0.0]
     """
 
     state_names = ("u",)

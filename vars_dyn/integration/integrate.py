@@ -95,6 +95,16 @@ def integrate(
     With a gap, or a gradient through the steps, the method is restarted at every look, and a fixed-step Adams method
     loses its history there. Autocast is off inside: the solve runs in the field's own dtype. Where only the equilibrium
     is wanted, and not the path to it, `vars_dyn.equilibrium` is faster.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> field = vd.SparseRecurrent(P, x, lam=0.5)
+        >>> times = torch.linspace(0, 100, 11, dtype=torch.float64)  # in membrane time constants
+        >>> trajectory = vd.integrate(field, field.initial_state(), times, gap=1e-6)
+        >>> z, u = trajectory.states
+        >>> z.shape, [round(v, 3) for v in field.code((z[-1], u[-1])).tolist()]
+        (torch.Size([11, 3]), [1.5, -0.5, 0.0])
     """
     options = Options(method, rtol, atol, gap, step, cap_steps, check_every, max_steps, noise)
     times = checked_times(times)

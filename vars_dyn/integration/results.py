@@ -70,6 +70,15 @@ class Trajectory(NamedTuple):
         stopped: the reason for which a monitor stopped the run; None where none did. A run that was stopped has the
             times up to there.
         field: the field that was integrated, with its interventions.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> field = vd.SparseRecurrent(P, x, lam=0.5)
+        >>> times = torch.linspace(0, 100, 5, dtype=torch.float64)
+        >>> trajectory = vd.integrate(field, field.initial_state(), times, gap=1e-6)
+        >>> [part.shape for part in trajectory.states], trajectory.relative_gap.item() <= 1e-6
+        ([torch.Size([5, 3]), torch.Size([5, 3])], True)
     """
 
     times: Tensor
@@ -124,6 +133,16 @@ class IntegrationError(RuntimeError):
         time: when it failed.
         signals: the flat indices of the signals at fault, the worst first.
         trajectory: the states up to there, at the times asked for (None from `stream`, which has yielded them).
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.tensor([[1.0, 0.6], [0.0, 0.8]], dtype=torch.float64))
+        >>> field = vd.SparseRecurrent(P, torch.ones(2, dtype=torch.float64), lam=0.1)
+        >>> times = torch.tensor([0.0, 100.0], dtype=torch.float64)
+        >>> try:
+        ...     vd.integrate(field, field.initial_state(), times, max_steps=3)
+        ... except vd.IntegrationError as error:
+        ...     print(error.time < 100, error.trajectory.times.tolist())
+        True [0.0]
     """
 
     def __init__(self, message: str, time: float, signals: list[int]) -> None:

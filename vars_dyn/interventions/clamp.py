@@ -26,6 +26,14 @@ class Clamp(Intervention):
 
     The problem that is certified is the residual one: the others', given what is held. Raises ValueError for values,
     indices and times that do not fit.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> field = vd.SparseRecurrent(P, torch.ones(3, dtype=torch.float64), lam=0.5)
+        >>> times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        >>> held = vd.Clamp(2.0, neurons=[0])
+        >>> vd.integrate(field, field.initial_state(), times, interventions=[held]).states[0][:, 0].tolist()
+        [2.0, 2.0]
     """
 
     value: Value

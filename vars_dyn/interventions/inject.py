@@ -24,6 +24,14 @@ class Inject(Intervention):
 
     A current into neurons is the same as a change of their x. A current q into atoms adds -q.a to the objective. Raises
     ValueError for values, indices and times that do not fit.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(2, dtype=torch.float64))
+        >>> field = vd.SparseRecurrent(P, torch.ones(2, dtype=torch.float64), lam=5.0)
+        >>> times = torch.tensor([0.0, 40.0], dtype=torch.float64)
+        >>> run = vd.integrate(field, field.initial_state(), times, interventions=[vd.Inject(0.5, neurons=[0])])
+        >>> [round(v, 3) for v in run.states[0][-1].tolist()]
+        [1.5, 1.0]
     """
 
     current: Value

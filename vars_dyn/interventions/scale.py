@@ -35,6 +35,14 @@ class Scale(Intervention):
 
     Factors of several interventions on the same synapses multiply. Raises ValueError for values, indices and times that
     do not fit, and for fields without encoding neurons.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> field = vd.SparseRecurrent(P, torch.ones(3, dtype=torch.float64), lam=0.1)
+        >>> times = torch.tensor([0.0, 60.0], dtype=torch.float64)
+        >>> run = vd.integrate(field, field.initial_state(), times, interventions=[vd.Scale(0.0, atoms=[2])])
+        >>> [round(v, 3) for v in field.code(tuple(part[-1] for part in run.states)).tolist()]
+        [0.9, 0.9, 0.0]
     """
 
     factor: Value

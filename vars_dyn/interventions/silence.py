@@ -18,6 +18,15 @@ class Silence(Intervention):
     that atom. Arguments: `neurons` or `atoms`, `start` and `stop`, as for every `vars_dyn.interventions.Intervention`:
     flat indices or "all", and times in membrane time constants. Raises ValueError for indices and times that do not
     fit.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> field = vd.SparseRecurrent(P, torch.ones(3, dtype=torch.float64), lam=0.1)
+        >>> times = torch.tensor([0.0, 5.0], dtype=torch.float64)
+        >>> silent = vd.Silence(atoms=[0], start=2.0, stop=10.0)
+        >>> run = vd.integrate(field, field.initial_state(), times, interventions=[silent])
+        >>> [round(v, 2) for v in run.states[0][-1].tolist()]  # the first neuron gets no feedback
+        [1.02, 1.74, 1.74]
     """
 
     @property

@@ -198,18 +198,42 @@ class LCALayer(nn.Module):
 
 
 class LCA1d(LCALayer):
-    """Sparse codes of sounds (*n, in_neurons, T); arguments and methods as in its base class."""
+    """Sparse codes of sounds (*n, in_neurons, T); arguments and methods as in its base class.
+
+    Raises ValueError for arguments and inputs that do not fit.
+
+    Examples:
+        >>> layer = vd.LCA1d(out_neurons=4, in_neurons=1, kernel_size=5, lambda_=0.5)
+        >>> layer(torch.randn(2, 1, 16)).shape
+        torch.Size([2, 4, 16])
+    """
 
     dimensions = 1
 
 
 class LCA2d(LCALayer):
-    """Sparse codes of images (*n, in_neurons, H, W); arguments and methods as in its base class."""
+    """Sparse codes of images (*n, in_neurons, H, W); arguments and methods as in its base class.
+
+    Raises ValueError for arguments and inputs that do not fit.
+
+    Examples:
+        >>> layer = vd.LCA2d(out_neurons=4, in_neurons=1, kernel_size=3, lambda_=0.5)
+        >>> layer(torch.randn(2, 1, 8, 8)).shape
+        torch.Size([2, 4, 8, 8])
+    """
 
     dimensions = 2
 
 
 class LCA3d(LCALayer):
-    """Sparse codes of movies (*n, in_neurons, T, H, W); arguments and methods as in its base class."""
+    """Sparse codes of movies (*n, in_neurons, T, H, W); arguments and methods as in its base class.
+
+    Raises ValueError for arguments and inputs that do not fit.
+
+    Examples:
+        >>> layer = vd.LCA3d(out_neurons=2, in_neurons=1, kernel_size=3, lambda_=0.5)
+        >>> layer(torch.randn(1, 1, 4, 4, 4)).shape
+        torch.Size([1, 2, 4, 4, 4])
+    """
 
     dimensions = 3

@@ -50,6 +50,12 @@ class Learned:
             `atoms_1`, `atoms_2`, ... of a hierarchy's layers; its attributes are `facts`.
         facts: every setting of the run, the versions, the seed and the command.
         store: the folder where all this lies, or None.
+
+    Examples:
+        >>> start = vd.DenseDictionary(torch.eye(4, dtype=torch.float64))
+        >>> learned = vd.learn(start, torch.randn(50, 4, dtype=torch.float64), lam=0.1, steps=2, batch_size=8)
+        >>> learned.dictionary.code_shape, dict(learned.history.sizes)["step"]
+        ((4,), 2)
     """
 
     dictionary: Dictionary

@@ -93,6 +93,13 @@ def learn(
 
     A progress bar shows the objective, the largest gap, the share of active neurons, and the dead atoms. It is off
     where standard error is no terminal. SIGKILL at any moment leaves the last checkpoint whole.
+
+    Examples:
+        >>> signals = torch.randn(200, 8, dtype=torch.float64)
+        >>> start = vd.DenseDictionary(torch.eye(8, dtype=torch.float64))
+        >>> learned = vd.learn(start, signals, lam=0.5, steps=3, batch_size=16, seed=1)
+        >>> learned.history["objective"].dims
+        ('step',)
     """
     _checks.count("steps", steps)
     _checks.count("batch_size", batch_size)

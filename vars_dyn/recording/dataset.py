@@ -37,6 +37,16 @@ def to_dataset(
     """Turn a trajectory of `integrate` into a dataset like that of a store; `record` explains the arguments.
 
     A trajectory does not hold the settings of `integrate` (method, tolerances). Pass them in `attributes` to keep them.
+
+    Raises ValueError for arguments that do not fit.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> field = vd.SparseRecurrent(P, x, lam=0.5)
+        >>> trajectory = vd.integrate(field, field.initial_state(), torch.linspace(0, 1, 3, dtype=torch.float64))
+        >>> vd.to_dataset(field, trajectory).u.dims
+        ('time', 'signal', 'atom')
     """
     selection = Selection(variables, every, neurons, atoms)
     layout, problem = Layout(field, selection.neurons, selection.atoms), certified_problem(field)

@@ -38,6 +38,15 @@ def open_dataset(store: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises:
         StoreError: (a ValueError) if there is no store, or a damaged one.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> field = vd.SparseRecurrent(P, x, lam=0.5)
+        >>> _ = vd.record(field, "opened.zarr", torch.linspace(0, 10, 6, dtype=torch.float64))
+        >>> run = vd.open_dataset("opened.zarr")
+        >>> run.z.dims, run.z.shape
+        (('time', 'signal', 'neuron'), (6, 1, 3))
     """
     path = Path(store)
     found = contents(path)

@@ -89,6 +89,14 @@ def record(
         ValueError: for arguments that do not fit, a store that exists, or one that is resumed with other parameters.
         StoreError: (a ValueError) if the store cannot be written. What was committed before stays.
         IntegrationError: if the integration fails. The store keeps the trajectory up to there, and its status says so.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> field = vd.SparseRecurrent(P, x, lam=0.5)
+        >>> run = vd.record(field, "recorded.zarr", torch.linspace(0, 100, 11, dtype=torch.float64), gap=1e-6)
+        >>> run.status.item(), dict(run.sizes)["time"]
+        ('settled', 5)
     """
     plan = plan_recording(
         field,

@@ -96,6 +96,15 @@ def facts(dataset: xr.Dataset) -> Facts:
 
     Raises:
         StoreError: (a ValueError) if the dataset holds several runs.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> field = vd.SparseRecurrent(P, x, lam=0.5)
+        >>> run = vd.record(field, "facts.zarr", torch.linspace(0, 50, 6, dtype=torch.float64), gap=1e-6)
+        >>> known = vd.facts(run)
+        >>> known["lam"], known["method"], known["equilibrium"]
+        (0.5, 'dopri5', True)
     """
     text = dataset.variables.get("provenance")
     if text is None:  # the facts of stores of version 0.1 are attributes

@@ -63,6 +63,14 @@ def equilibrium(
     The implicit gradient is exact for the support found. It does not depend on how the code was found, and it needs no
     trajectory. It cannot be differentiated once more, nor taken under a transform of torch.func: both raise a
     RuntimeError. The time constants do not move the equilibrium, so they get no gradient.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64, requires_grad=True)
+        >>> solution = vd.equilibrium(vd.SparseRecurrent(P, x, lam=0.5))
+        >>> solution.code.sum().backward()
+        >>> x.grad.tolist()  # one where a unit is active
+        [1.0, 1.0, 0.0]
     """
     mode = gradients.mode_for(gradient)
     resting = target.at_rest() if isinstance(target, Field) else target

@@ -93,7 +93,16 @@ class Differentiability(NamedTuple):
 
 
 def differentiability(problem: SparseProblem, code: Tensor) -> Differentiability:
-    """`Differentiability` of a problem's solution `code`, (*any, *code_shape); ValueError for another shape."""
+    """`Differentiability` of a problem's solution `code`, (*any, *code_shape); ValueError for another shape.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> problem = vd.SparseProblem(P, x, lam=0.5)
+        >>> found = vd.differentiability(problem, vd.solve(problem).code)
+        >>> [round(v.item(), 3) for v in found[:2]]
+        [0.5, 0.2]
+    """
     wanted = (*problem.batch_shape, *problem.dictionary.code_shape)
     if tuple(code.shape) != wanted:
         raise ValueError(f"the code has shape {tuple(code.shape)}; {wanted} is wanted")

@@ -62,6 +62,13 @@ class Solution(NamedTuple):
         iterations: steps taken: of the first-order method, or rounds of an active set.
         converged: whether the relative gap is within the tolerance.
         state: the field's state at rest, where a field was solved; None for a problem.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> solution = vd.solve(vd.SparseProblem(P, x, lam=0.5))
+        >>> solution.code.tolist(), solution.converged.item(), solution.relative_gap.item() < 1e-8
+        ([1.5, -0.5, 0.0], True, True)
     """
 
     code: Tensor
@@ -126,6 +133,13 @@ def solve(
     Raises ValueError for a target that is no problem, an unknown method, a tolerance that is not above zero or that the
     dtype cannot verify, a count that is not above zero, a start of another shape, a dictionary that is not finite, a
     bias that may leave the objective unbounded, and atoms of weight zero that are linearly dependent.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> x = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+        >>> solution = vd.solve(vd.SparseProblem(P, x, lam=0.5))
+        >>> solution.code.tolist(), solution.converged.item()
+        ([1.5, -0.5, 0.0], True)
     """
     if not isinstance(problem, SparseProblem):
         raise ValueError(

@@ -48,6 +48,13 @@ class SpikingLCA:
 
     Time is in tau, as everywhere. Raises ValueError for a batched dictionary, other dtypes than float64, and arguments
     out of range.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> neurons = vd.SpikingLCA(P, torch.tensor([[1.0, 0.5, 0.2]], dtype=torch.float64), lam=0.3)
+        >>> run = vd.spike(neurons, 200.0, every=100.0)
+        >>> [round(v, 1) for v in run.code.values[-1, 0].tolist()]
+        [0.7, 0.2, 0.0]
     """
 
     def __init__(

@@ -82,6 +82,13 @@ def spike(
     Raises:
         ValueError: for arguments that do not fit.
         StoreError: (a ValueError) if the store exists, is of another run, or cannot be written.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> neurons = vd.SpikingLCA(P, torch.tensor([[1.0, 0.5, 0.2]], dtype=torch.float64), lam=0.3)
+        >>> run = vd.spike(neurons, 100.0, every=50.0)
+        >>> run.relative_gap.shape  # one certificate per average and signal
+        (2, 1)
     """
     _checks.number("every", every, positive=True)
     _checks.number("t_max", t_max, positive=True)

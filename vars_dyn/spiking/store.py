@@ -152,6 +152,13 @@ def open_spikes(store: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises:
         StoreError: (a ValueError) if there is no such store, or if it cannot be read.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> neurons = vd.SpikingLCA(P, torch.tensor([[1.0, 0.5, 0.2]], dtype=torch.float64), lam=0.3)
+        >>> _ = vd.spike(neurons, 100.0, store="spikes.zarr", every=50.0)
+        >>> vd.open_spikes("spikes.zarr").code.shape  # time, signal, atom
+        (2, 1, 3)
     """
     path = Path(store)
     _check(path)

@@ -94,6 +94,11 @@ def sweep(
         ValueError: for arguments that do not fit, and if none of the first members gives a result.
         StoreError: (a ValueError) if the store cannot be written, is being written, has another design, or exists and
             `resume` is False; and if the scheduler is gone. What was committed stays.
+
+    Examples:
+        >>> found = vd.sweep(lambda lam, seed: lam + seed, {"lam": [0.1, 0.2], "seed": [0, 1]}, "sweep.zarr")
+        >>> dict(found.sizes)["member"]
+        4
     """
     place, work = Place.of(store), as_work(command_or_function)
     members = as_design(design)
