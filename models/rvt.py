@@ -142,13 +142,11 @@ class RobustVisionTransformer(nn.Module):
         img_size, patch_size: image height and width, and the stride of the stem, a multiple of 4.
         in_chans, num_classes: channels of an image, and classes, 0 for no head.
         global_pool: "avg", or "" for none.
-        base_dims: width per head of each stage.
-        depth, heads: blocks and heads of each stage.
-        mlp_ratio: hidden width of the MLP over the width.
+        base_dims, depth, heads: width per head, blocks and heads of each stage.
+        mlp_ratio, conv_mlp: hidden width of the MLP over the width, and whether it is convolutional (None: as in RVT,
+            if the width is not 768).
         attention: a kind ("softmax", "crate", "vars_s", ...), a class, or its plain data; ValueError for others.
-        conv_mlp: whether the MLP is convolutional; None: only if the width is not 768, as in RVT.
-        drop_rate: dropout ahead of the head; proj_drop_rate, attn_drop_rate, drop_path_rate: as in timm.
-        device, dtype: of the parameters.
+        drop_rate: dropout ahead of the head; others are as in timm. `device` and `dtype` are those of the parameters.
 
     Examples:
         >>> network = models.RobustVisionTransformer(32, 8, base_dims=[16], depth=[1], heads=[2], attention="vars_d")

@@ -18,7 +18,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 import vars_dyn as vd
 from experiments.benchmark import report
+from experiments.benchmark.lasso_contenders import PEERS, ours, spams
 from experiments.report import tables
 from experiments.report.outputs import refuse_foreign
 
@@ -44,8 +44,8 @@ _SHORTEST = 0.02
 #: The goals: the geometric mean and the worst ratio.
 _GOALS = {"geometric mean": 0.8, "worst": 1.2}
 _RESAMPLES = 2000
-#: The relative KKT residual that is asked of peers with a tolerance, and the most signals of a cell that peers solve.
-_ASKED, _PEER_SIGNALS = 1e-8, 8
+#: The most signals of a cell that peers solve.
+_PEER_SIGNALS = 8
 
 
 class Cell(NamedTuple):
@@ -112,56 +112,6 @@ def data(cell: Cell, seed: int) -> tuple[Tensor, Tensor]:
     return weight.to(dtype), x.to(dtype)
 
 
-def _ours(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
-    return lambda: vd.solve(vd.SparseProblem(vd.DenseDictionary(weight), x, lam)).code
-
-
-def _spams(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
-    import spams  # deferred: a peer that need not be installed
-
-    signals, atoms = np.asfortranarray(x.numpy().T), np.asfortranarray(weight.numpy())
-    work = partial(spams.lasso, signals, D=atoms, lambda1=lam, mode=2, numThreads=1)
-    return lambda: torch.from_numpy(work().toarray().T)
-
-
-def _sklearn(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
-    from sklearn.decomposition import sparse_encode  # deferred: a peer that need not be installed
-
-    atoms, signals = weight.numpy().T.copy(), x.numpy()
-    # Its Gram matrix is not counted, since it would serve all signals of the cell.
-    work = partial(
-        sparse_encode, signals, atoms, gram=atoms @ atoms.T, algorithm="lasso_lars", alpha=lam, max_iter=10_000
-    )
-    return lambda: torch.from_numpy(work())
-
-
-def _one_by_one(estimator: Any, weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
-    matrix, signals = np.asfortranarray(weight.numpy()), x.numpy()
-    return lambda: torch.from_numpy(np.stack([estimator.fit(matrix, signal).coef_ for signal in signals]))
-
-
-def _celer(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
-    from celer import Lasso  # deferred: a peer that need not be installed
-
-    # Its gap is of the second order in the KKT residual.
-    return _one_by_one(Lasso(alpha=lam / len(weight), fit_intercept=False, tol=1e-14, max_iter=1000), weight, x)
-
-
-def _skglm(weight: Tensor, x: Tensor, lam: float) -> Callable[[], Tensor]:
-    from skglm import Lasso  # deferred: a peer that need not be installed
-
-    tol = _ASKED * float((x @ weight).abs().amax(-1).min()) / len(weight)
-    return _one_by_one(Lasso(alpha=lam / len(weight), fit_intercept=False, tol=tol, max_iter=1000), weight, x)
-
-
-#: The other peers, which need not be installed; they get at most `_PEER_SIGNALS` signals, in double precision.
-PEERS: dict[str, Callable[[Tensor, Tensor, float], Callable[[], Tensor]]] = {
-    "scikit-learn": _sklearn,
-    "celer": _celer,
-    "skglm": _skglm,
-}
-
-
 class Measured(NamedTuple):
     """What was measured of a cell.
 
@@ -186,7 +136,7 @@ def measure(cell: Cell, rounds: int, seed: int, peers: Sequence[str] = ()) -> Me
     """Solve a cell by all contenders in turn; the first run of each is not timed."""
     weight, x = data(cell, seed)
     some = x[:_PEER_SIGNALS].double()
-    works = [make(weight, x, cell.lam) for make in (_ours, _spams)]
+    works = [make(weight, x, cell.lam) for make in (ours, spams)]
     works += [PEERS[name](weight.double(), some, cell.lam) for name in peers]
     problem = vd.SparseProblem(vd.DenseDictionary(weight.double()), x.double(), cell.lam)
     few = vd.SparseProblem(problem.dictionary, some, cell.lam)

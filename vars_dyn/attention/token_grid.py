@@ -6,7 +6,6 @@ so that the module that embeds the patches tells the grid to the layers of the s
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from vars_dyn.attention.dictionaries.tokens import Grid, exact_layout, grid_pair, grid_tokens
+from vars_dyn.attention.embedded_grid import embedded_grid, sides
 
 __all__ = ["OnTokenGrid", "TokenGrid", "follow_grid", "grid_of"]
 
@@ -126,7 +126,7 @@ class TokenGrid:
     def embedded(self, module: nn.Module, args: Any, output: Any) -> None:
         """After the patch embedding. A symbolic trace (torch.fx) has no grid to tell."""
         if isinstance(output, Tensor | tuple | list):
-            self._set(_embedded_grid(module, args, output))
+            self._set(embedded_grid(module, args, output))
 
     def entered_stage(self, module: nn.Module, args: Any) -> None:
         """Before a stage that is called with (map, prefix tokens)."""
@@ -137,12 +137,12 @@ class TokenGrid:
         self._set_pair(output)
 
     def _set_pair(self, pair: Any) -> None:
-        self._set(_sides(pair[0]))
+        self._set(sides(pair[0]))
         self.num_prefix_tokens = pair[1].shape[1]
 
     def entered_mobilevit(self, module: Any, args: Any) -> None:
         """Before a MobileViT block. It cuts its map into patches; equal places in all patches form a sequence."""
-        (height, width), (down, across) = _sides(args[0]), module.patch_size
+        (height, width), (down, across) = sides(args[0]), module.patch_size
         self._set((-(-height // down), -(-width // across)))
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -322,29 +322,6 @@ def _hook(module: Any, state: TokenGrid, before: Any = None, after: Any = None, 
             module.register_forward_pre_hook(method.__get__(state))
         else:
             module.register_forward_hook(method.__get__(state), always_call=method is always)
-
-
-def _sides(image: Tensor, channels_last: bool = False) -> Grid:
-    shape = image.shape[1:3] if channels_last else image.shape[-2:]
-    return shape[0], shape[1]
-
-
-def _embedded_grid(module: Any, args: Any, output: Any) -> Grid | None:
-    """The grid of a patch embedding's output, which is a map or tokens, with or without the grid beside it."""
-    if isinstance(output, (tuple, list)):
-        if len(output) < 2:
-            return _embedded_grid(module, args, output[0]) if output else None
-        size = output[1]
-        return None if size is None or len(size) != 2 else (int(size[0]), int(size[1]))
-    if output.ndim == 4:
-        return _sides(output, str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC"))
-    image = args[0] if args else None
-    grid = getattr(module, "grid_size", None)
-    if isinstance(image, Tensor) and image.ndim == 4 and hasattr(module, "dynamic_feat_size"):
-        grid = module.dynamic_feat_size((image.shape[-2], image.shape[-1]))
-    if grid is None or len(grid) != 2 or output.ndim != 3 or math.prod(grid) != output.shape[1]:
-        return None
-    return grid[0], grid[1]
 
 
 def _has_identity(x: Any) -> bool:
