@@ -21,5 +21,5 @@ def meant(name: object, known: Iterable[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """The name as it is compared: in lower case, and with one kind of dash."""
-    return name.lower().replace("_", "-")
+    """The name as it is compared: in lower case, with one kind of dash, and without dashes in front."""
+    return name.lower().replace("_", "-").lstrip("-")

@@ -534,7 +534,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[], Any] | None, tuple[str, ...], str]] = {
     "unknown method": (None, ("signals.npy", *SMALL, "--method", "dopri6"), "--method is 'dopri6'; one of dopri5"),
     "unknown option": (None, ("signals.npy", *SMALL, "--speed", "1"), "--speed"),
     "nearly an option": (None, ("signals.npy", *SMALL, "--tmax", "1"), "did you mean --t-max?"),
-    "nearly a method": (None, ("signals.npy", *SMALL, "--method", "dopri"), "did you mean dopri5 or dopri8?"),
+    "nearly a method": (None, ("signals.npy", *SMALL, "--method", "dopri"), "did you mean dopri8 or dopri5?"),
     "nearly a variable": (None, ("signals.npy", *SMALL, "--record", "relative-gap"), "did you mean relative_gap?"),
     "nearly a bank": (None, ("signals.npy", "--dictionary", "gabr"), "did you mean gabor?"),
     "an abbreviated option": (None, ("signals.npy", *SMALL, "--meth", "rk4"), "--meth"),

@@ -15,7 +15,7 @@ from vars_dyn.recording import facts, open_dataset
 from vars_dyn.recording.integrity import read_attributes
 from vars_dyn.spiking import open_spikes
 
-__all__ = ["GROWING", "blocks", "known_of", "opened", "rows_at_once"]
+__all__ = ["GROWING", "blocks", "check_time_constant", "known_of", "opened", "rows_at_once"]
 
 #: Dimensions along which stores grow. Arrays along them are read and written block by block.
 GROWING = ("time", "spike")

@@ -211,7 +211,7 @@ class Panels:
         """The least and the largest number of each picture's scale, which hold for all times."""
         run, last = self.run, len(self.run.times) - 1
         first, end = self.frame(chosen, 0), self.frame(chosen, last)
-        found = {}
+        found: dict[str, tuple[float, float]] = {}
         for panel in self.panels:
             if panel.kind != "image":
                 continue
