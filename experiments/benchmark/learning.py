@@ -2,7 +2,8 @@
 
 Every contender starts from the same random atoms, learns from the same whitened patches of photographs at the same
 penalty, in this process on one thread, in turn. At marks of processor time the objective on patches that none has seen
-is computed from certified codes, whose time does not count. Neither does the loading of libraries. `--out` writes learning.md, learning.json and learning.png.
+is computed from certified codes, whose time does not count. Neither does the loading of libraries. `--out` writes
+learning.md, learning.json and learning.png.
 """
 
 from __future__ import annotations
