@@ -61,7 +61,7 @@ class LearnOptions:
     norm: Literal["sphere", "ball"] = "sphere"
     patience: int = 10000
     rate: float | None = None
-    forgetting: float = 2.0
+    forgetting: float = 5.0
     tol: float = 1e-4
     horizon: float = 20.0
     steps: int = 1000

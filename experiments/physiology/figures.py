@@ -145,7 +145,7 @@ def _direction(figure: Figure, found: xr.Dataset, cells: Population) -> None:
     two, three = figure.add_subplot(1, 3, 2), figure.add_subplot(1, 3, 3)
     for name, colour, label in (("linear_dsi", ORANGE, "inner product"), ("dsi", BLUE, "network")):
         values = found[name].values
-        two.hist(values[np.isfinite(values)], bins=np.linspace(0, 1, 21), color=colour, alpha=0.6, label=label)
+        two.hist(values[np.isfinite(values)], bins=np.linspace(0, 1, 21).tolist(), color=colour, alpha=0.6, label=label)
     two.legend(frameon=False, fontsize=8)
     _labelled(two, "direction selectivity index", "cells")
     live = np.isfinite(found.dsi.values)

@@ -105,3 +105,14 @@ def test_the_module_is_the_command_and_its_import_the_function() -> None:
     )
     assert "--whiten" in shown.stdout
     assert callable(vd.learn)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path, photograph: Path) -> None:
+    words = [str(photograph), *QUICK, "--figure", "none", "--batch", "17", "--patience", "40", "--lam", "0.5"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    assert main([*words, "--out", str(tmp_path / "two"), "--processes", "2"]) == 0
+    one, two = (load_dictionary(tmp_path / name / "dictionary.safetensors").tensors()[0] for name in ("one", "two"))
+    torch.testing.assert_close(one, two, atol=1e-9, rtol=0)
+    histories = [xr.open_zarr(tmp_path / name / "history.zarr", consolidated=False) for name in ("one", "two")]
+    xr.testing.assert_allclose(histories[0].drop_vars("atoms"), histories[1].drop_vars("atoms"), rtol=1e-8)
+    assert not torch.distributed.is_initialized()

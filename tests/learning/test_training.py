@@ -109,7 +109,7 @@ def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path) -> None:
     vd.learn(start, x, 0.3, steps=2, batch_size=8, store=store)
     with pytest.raises(ValueError, match=r"cannot be resumed with another lam: it has 0.3, this run has 0.4"):
         vd.learn(start, x, 0.4, steps=4, batch_size=8, store=store, resume=True)
-    with pytest.raises(ValueError, match=r"another forgetting: it has 2.0, this run has 1.0"):
+    with pytest.raises(ValueError, match=r"another forgetting: it has 5.0, this run has 1.0"):
         vd.learn(start, x, 0.3, method=Online(1.0), steps=4, batch_size=8, store=store, resume=True)
     with pytest.raises(ValueError, match="another start_sha256"):
         vd.learn(random_dictionary(start, 4), x, 0.3, steps=4, batch_size=8, store=store, resume=True)

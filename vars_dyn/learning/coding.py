@@ -113,10 +113,12 @@ class Integrate:
 
 def _problem(dictionary: Dictionary, x: Tensor, lam: Lam, *, nonnegative: bool) -> SparseProblem:
     """The problem of the signals x, for a hierarchy the joint one."""
-    if not isinstance(dictionary, HierarchyDictionary):
-        return SparseProblem(dictionary, x, lam, nonnegative=nonnegative)
-    coupling = tuple(dictionary.roots.square())
-    return Hierarchy(dictionary.layers, tuple(lam), coupling, nonnegative).problem(x)  # type: ignore[arg-type]
+    if isinstance(dictionary, HierarchyDictionary):
+        lams = lam if isinstance(lam, tuple) else (lam,) * len(dictionary.layers)
+        return Hierarchy(dictionary.layers, lams, tuple(dictionary.roots.square()), nonnegative).problem(x)
+    if isinstance(lam, tuple):
+        raise ValueError(f"lam is {lam}; one number is wanted for a dictionary that is no hierarchy")
+    return SparseProblem(dictionary, x, lam, nonnegative=nonnegative)
 
 
 #: The ways by name.

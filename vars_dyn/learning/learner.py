@@ -222,7 +222,9 @@ class Learner:
 def _checked(lam: float | Sequence[float], layers: int | None) -> float | tuple[float, ...]:
     """lam as numbers above zero; `layers` is None for a dictionary that is no hierarchy."""
     if layers is None:
+        if isinstance(lam, Sequence):
+            raise ValueError(f"lam is {lam}; one number is wanted for a dictionary that is no hierarchy")
         return float(_checks.number("lam", lam, positive=True))
-    if isinstance(lam, (int, float)) or len(lam) != layers:
+    if not isinstance(lam, Sequence) or len(lam) != layers:
         raise ValueError(f"lam is {lam}; a number for each of the hierarchy's {layers} layers is wanted")
     return tuple(float(_checks.number(f"lam[{k}]", value, positive=True)) for k, value in enumerate(lam))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented there, and not marked as exported
 
 __all__ = ["company"]
 
@@ -30,7 +31,7 @@ def company(count: int, work: Callable[..., None], arguments: tuple[Any, ...]) -
     threads = torch.get_num_threads()
     each = max(1, threads // count)
     # The others wait for each other at this store; it listens on a free port of this machine alone.
-    store = dist.TCPStore("127.0.0.1", 0, count, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, count, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
     others = [
         context.Process(target=_other, args=(rank, count, store.port, each, work, arguments), daemon=True)
@@ -64,7 +65,7 @@ def _other(
     """What another process does. The first one reports errors, so this one ends without a word."""
     torch.set_num_threads(threads)
     try:
-        store = dist.TCPStore("127.0.0.1", port, count, is_master=False)
+        store = TCPStore("127.0.0.1", port, count, is_master=False)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=count)
         work(*arguments)
     except (Exception, KeyboardInterrupt):

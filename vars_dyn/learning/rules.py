@@ -76,7 +76,7 @@ class Online:
         passes: sweeps over all atoms after each batch.
     """
 
-    forgetting: float = 2.0
+    forgetting: float = 5.0
     passes: int = 1
 
     def __post_init__(self) -> None:
