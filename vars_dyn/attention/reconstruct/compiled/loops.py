@@ -21,7 +21,7 @@ __all__ = ["advance", "retreat"]
 
 #: How sums may be reordered. NaN and infinity keep their meaning: an image with NaN tokens gives NaN.
 _ORDER = {"reassoc", "contract", "nsz"}
-_SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": _ORDER}
+_SETTINGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": _ORDER}
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
