@@ -149,7 +149,8 @@ def page(record: dict[str, Any], done: Sequence[Measured]) -> str:
     return "\n".join(
         [
             report.heading(record),
-            f"{len(done)} cells, of which {record['drawn']} were drawn from seed {record['seed']}.\n",
+            f"{len(done)} cells, of which {sum(one.cell not in GRID for one in done)} were drawn from seed "
+            f"{record['seed']}.\n",
             tables.markdown(["", "ours over softmax", "ratio", "90 % interval"], rows, spaced=True),
             tables.markdown(
                 [*titles, "90 % interval", "goal, at most", "", "distance from float64"], cells, spaced=True

@@ -55,9 +55,8 @@ def reconstruct(inputs: GridInputs | UnionInputs, norm: Tensor, query_norms: Ten
     `norm` (C,) is L of the part on the grid, and `query_norms` those of `cpu_features` for a union. A derivative that
     will itself be differentiated is computed by the plain form.
     """
-    grid, queries, projection = inputs, None, None
-    if isinstance(inputs, UnionInputs):
-        grid, (queries, projection) = inputs.grid, inputs.features[:2]
+    grid = inputs.grid if isinstance(inputs, UnionInputs) else inputs
+    queries, projection = inputs.features[:2] if isinstance(inputs, UnionInputs) else (None, None)
     given = grid.values, grid.kernel, grid.rows, norm, queries, projection, query_norms
     result: Tensor = _Reconstruct.apply(*given, grid.grid, float(steps.lam), steps.num_steps)
     return result
@@ -98,18 +97,15 @@ class _Reconstruct(torch.autograd.Function):
         kept = [x.maps, x.prefix, residuals.maps, residuals.prefix, norms, y, *(features or ())]
         kept += [t for code in codes for t in code if t is not None]
         ctx.save_for_backward(values, kernel, rows, norm, queries, projection, query_norms, *kept)
-        ctx.layout, ctx.lam = layout, lam
+        ctx.layout, ctx.lam, ctx.num_steps = layout, lam, num_steps
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        inputs, num_steps = ctx.saved_tensors[:6], 0
         if not by_hand(grad):
-            parts = 2 if inputs[4] is None else 3
-            num_steps = (len(ctx.saved_tensors) - (13 if parts == 2 else 18)) // parts - 1
-            form = functools.partial(_plain, grid=ctx.layout.grid, lam=ctx.lam, num_steps=num_steps)
-            return (*again(form, inputs, ctx.needs_input_grad, grad), *4 * [None])
+            form = functools.partial(_plain, grid=ctx.layout.grid, lam=ctx.lam, num_steps=ctx.num_steps)
+            return (*again(form, ctx.saved_tensors[:6], ctx.needs_input_grad, grad), *4 * [None])
         with full_precision(grad):
             return (*_backward(ctx, grad), *4 * [None])
 
@@ -136,7 +132,7 @@ def _plain(
 def _backward(ctx: FunctionCtx, grad: Tensor) -> list[Tensor | None]:
     _, kernel, rows, _, _, projection, query_norms, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
     layout, needs = ctx.layout, ctx.needs_input_grad  # type: ignore[attr-defined]
-    x, residuals = (Signals(*kept[i : i + 2], layout) for i in (0, 2))
+    x, residuals = (Signals(kept[i], kept[i + 1], layout) for i in (0, 2))
     norms, y, *kept = kept[4:]
     features = None
     if projection is not None:

@@ -21,7 +21,7 @@ __all__ = ["advance", "retreat"]
 
 #: How sums may be reordered. NaN and infinity keep their meaning: an image with NaN tokens gives NaN.
 _ORDER = {"reassoc", "contract", "nsz"}
-_SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": _ORDER}
+_SETTINGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": _ORDER}
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,8 +166,8 @@ def advance(
     total = np.empty(geometry.chunk * stride, gain.dtype)
     mask = geometry.mask
     for c in range(channels[0], channels[1]):
-        x, out = source.maps[c, source.index], target.maps[c, target.index]
-        before = base.maps[c, base.index] if base.index >= 0 else total[:0]
+        x, out = source.maps[c, source.number], target.maps[c, target.number]
+        before = base.maps[c, base.number] if base.number >= 0 else total[:0]
         for image in range(0, geometry.images, geometry.chunk):
             last = min(image + geometry.chunk, geometry.images)
             start, stop = lead + image * stride, lead + last * stride
@@ -230,7 +230,7 @@ def retreat(
     total = np.empty(geometry.chunk * stride, factor.dtype)
     mask = geometry.mask
     for c in range(channels[0], channels[1]):
-        x, y, out = source.maps[c, source.index], against.maps[c, against.index], target.maps[c, target.index]
+        x, y, out = source.maps[c, source.number], against.maps[c, against.number], target.maps[c, target.number]
         for image in range(0, geometry.images, geometry.chunk):
             last = min(image + geometry.chunk, geometry.images)
             start, stop = lead + image * stride, lead + last * stride

@@ -62,10 +62,10 @@ class Kernels(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One of the signals in `maps` (C, slots, length): the one with this index, or none of them if it is negative."""
+    """The signal in `maps` (C, slots, length) with this `number`, or none of them if it is negative."""
 
     maps: Array
-    index: int
+    number: int
 
 
 class Code(NamedTuple):
