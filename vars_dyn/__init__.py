@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vars_dyn.recording.record import record
     from vars_dyn.solvers.equilibrium import equilibrium
     from vars_dyn.solvers.implicit import differentiability
+    from vars_dyn.solvers.margins import support_radius
     from vars_dyn.solvers.solve import Solution, solve
     from vars_dyn.spiking import SpikingLCA, open_spikes, spike
     from vars_dyn.sweeping.sweep import sweep
