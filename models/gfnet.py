@@ -181,7 +181,7 @@ class GlobalFilterNetwork(nn.Module):
         ]
         self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=1e-6, **factory)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes, **factory) if num_classes else nn.Identity()
+        self.head: nn.Module = nn.Linear(embed_dim, num_classes, **factory) if num_classes else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

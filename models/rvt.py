@@ -208,7 +208,7 @@ class RobustVisionTransformer(nn.Module):
             grid = (-(-grid[0] // 2), -(-grid[1] // 2))
         self.norm: nn.Module = nn.LayerNorm(self.num_features, eps=1e-6, **factory)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.num_features, num_classes, **factory) if num_classes else nn.Identity()
+        self.head: nn.Module = nn.Linear(self.num_features, num_classes, **factory) if num_classes else nn.Identity()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -276,8 +276,8 @@ class RobustVisionTransformer(nn.Module):
     ) -> list[int]:
         """Drop whatever the outputs of the blocks at `indices` do not need."""
         wanted, last = feature_take_indices(len(self.feature_info), indices)
-        left, stages = last + 1, 0
-        for stage in list(self.transformers):
+        left, stages, all_stages = last + 1, 0, list[Any](self.transformers)
+        for stage in all_stages:
             if left > 0:
                 stage.blocks, stages = stage.blocks[:left], stages + 1
             left -= len(stage.blocks)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vars_dyn.recording.record import record
     from vars_dyn.solvers.equilibrium import equilibrium
     from vars_dyn.solvers.implicit import differentiability
+    from vars_dyn.solvers.margins import support_radius
     from vars_dyn.solvers.path import solve_path
     from vars_dyn.solvers.solve import Solution, solve
     from vars_dyn.spiking import SpikingLCA, open_spikes, spike

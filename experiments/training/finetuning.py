@@ -97,7 +97,7 @@ def _drawn(network: nn.Module) -> set[str]:
 def held_back(network: nn.Module) -> list[nn.Parameter]:
     """The parameters that do not learn in `attention_epochs`: all outside attention layers and the classifier."""
     head = getattr(network, "pretrained_cfg", {}).get("classifier")
-    learning = [layer for layer in network.modules() if isinstance(layer, TokenMixer)]
+    learning: list[nn.Module] = [layer for layer in network.modules() if isinstance(layer, TokenMixer)]
     if not learning:
         raise ValueError(
             "optimization.attention_epochs is above 0, but the model has none of this project's attention layers; give "

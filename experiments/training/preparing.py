@@ -43,7 +43,7 @@ def stepping(settings: Settings, network: nn.Module, steps: int) -> tuple[Optimi
     """The optimizer and its schedule. Raises ValueError for names and numbers that timm does not take."""
     options = settings.optimization
     try:
-        layers = {} if options.layer_decay == 1 else {"layer_decay": options.layer_decay}
+        layers: dict[str, Any] = {} if options.layer_decay == 1 else {"layer_decay": options.layer_decay}
         optimizer = create_optimizer_v2(
             network, options.optimizer, lr=options.lr, weight_decay=options.weight_decay, **layers
         )

@@ -53,7 +53,7 @@ def export_onnx(
         raise ValueError(f"images has {len(images)} images; at least 2 are wanted, so that their number stays free")
     layers = [layer for layer in model.modules() if isinstance(layer, VarsAttention)]
     with _bounded(layers, bound):
-        used = sorted({layer.variant.bound for layer in layers}) or ["none"]
+        used = sorted({str(layer.variant.bound) for layer in layers}) or ["none"]
         free = ({0: torch.export.Dim("batch")},)
         options = {"dynamo": True, "dynamic_shapes": free, "verbose": False, **options}
         program: Any = torch.onnx.export(model, (images,), **options)

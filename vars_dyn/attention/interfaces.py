@@ -154,7 +154,7 @@ def as_softmax(model: nn.Module, name: str) -> Interface:
         bias = None if biases[0] is None else _joined(biases)
         proj, heads = _output(model, name), old.num_attention_heads
         rate = old.dropout.p if hasattr(old, "dropout") else getattr(old, "attention_dropout", 0.0)
-    like = {"device": weight.device, "dtype": weight.dtype}
+    like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     layer = SoftmaxAttention(
         weight.shape[-1], heads, bias is not None, proj_bias=proj.bias is not None, attn_drop=rate, **like
     )
@@ -177,7 +177,7 @@ def _of_transformers(layer: nn.Module) -> bool:
     return type(layer).__module__.startswith("transformers.")
 
 
-def _projections(layer: Any) -> list[nn.Module] | None:
+def _projections(layer: Any) -> list[Any] | None:
     """The projections onto queries, keys and values, by the names of transformers 5 or 4; None if there are none."""
     for names in (("q_proj", "k_proj", "v_proj"), ("query", "key", "value")):
         found = [getattr(layer, name, None) for name in names]

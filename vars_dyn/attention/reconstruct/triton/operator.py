@@ -82,8 +82,8 @@ def _reconstruct(
 ) -> tuple[Tensor, ...]:
     m = projection.shape[-1]
     if not _taken(q, m):
-        y, *kept = _results(q, m, v, num_steps, keep)
-        return y.copy_(_plain(q, projection, v, lam, num_steps)), *(t.zero_() for t in kept)
+        y, *unused = _results(q, m, v, num_steps, keep)
+        return y.copy_(_plain(q, projection, v, lam, num_steps)), *(t.zero_() for t in unused)
     from vars_dyn.attention.reconstruct.triton import launch  # deferred: Triton is optional and slow to import
 
     given = _rows(q), projection.contiguous(), _rows(v)
