@@ -143,6 +143,6 @@ def snapped(one: Constant, other: Constant) -> Constant:
     value, eps = one - other, 8 * torch.finfo(torch.float64).eps
     if isinstance(value, Tensor):
         still = value.detach().abs()
-        large = (still > eps * abs(one)) & (still > eps * abs(other))
-        return torch.where(large, value, value - value.detach())
-    return value if abs(value) > eps * max(abs(one), abs(other)) else 0.0
+        limit = eps * torch.maximum(*(torch.as_tensor(part).detach().abs().to(still) for part in (one, other)))
+        return torch.where(still > limit, value, value - value.detach())
+    return value if abs(value) > eps * max(abs(float(one)), abs(float(other))) else 0.0

@@ -140,7 +140,8 @@ class Gated(Field):
         c, dims = self.curvature, len(self.dictionary.signal_shape)
         if isinstance(c, Tensor) and c.ndim == dims:
             return 1.0, 1.0
-        return of_signals(abs(c), dims), of_signals(abs(c), dims, len(self.dictionary.code_shape))
+        size = c.abs() if isinstance(c, Tensor) else abs(c)
+        return of_signals(size, dims), of_signals(size, dims, len(self.dictionary.code_shape))
 
     def _rest_neurons(self, code: Tensor) -> Tensor:
         return (self.dictionary.decode(code) + self.x) / self.alpha

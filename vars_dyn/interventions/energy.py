@@ -17,7 +17,7 @@ from torch import Tensor
 from vars_dyn.dictionaries.base import Dictionary
 from vars_dyn.dictionaries.reweighted import Reweighted
 from vars_dyn.dynamics.base import Field, State, sum_event
-from vars_dyn.dynamics.constants import has_own, smallest
+from vars_dyn.dynamics.constants import has_own, of_signals, smallest
 from vars_dyn.dynamics.gated import Gated
 from vars_dyn.dynamics.linear import FeedForward, Recurrent
 from vars_dyn.interventions.effect import Effect
@@ -254,8 +254,9 @@ class Free:
         rebuilt = dictionary.decode(code)
         if self.effect.atoms.fixed is not None:
             sent = dictionary.decode(self.code)
-            own = self.field
-            factor = own.on_signals(own.gamma) if "z" in potentials else own.curvature
+            factor = (
+                of_signals(self.field.gamma, len(event), len(signal)) if "z" in potentials else self.field.curvature
+            )
             value = value + sum_event(factor * sent * rebuilt, signal)
             value = value - (sum_event(sent * potentials["z"], signal) if "z" in potentials else 0.0)
         if current is not None:
