@@ -235,6 +235,7 @@ BROUGHT: dict[str, Callable[[Path], None]] = {
     "stack.tif": stack,
     "chime.wav": sound,
     "clip.mp4": movie,
+    "grating.mp4": movie,
     "x.npy": lambda path: numbers(path, 6, 64),
     "atoms.npy": lambda path: numbers(path, 64, 96),
     **{f"{name}.png": photograph for name in ("bird", "plane", "horse")},
