@@ -50,6 +50,10 @@ _SPAN = re.compile(r"`(python (?:-m \w|docs/)[^`]*)`")
 _FILE = re.compile(r"^# ([\w./-]+\.\w+)$")
 
 
+#: A block, why it was left out, its error, and the seconds it took.
+Result = tuple["Block", str, str, float]
+
+
 @dataclass(frozen=True)
 class Block:
     """A block of a page: its kind, the text to run, the line where that begins, and what its comment says of it."""
@@ -235,6 +239,7 @@ BROUGHT: dict[str, Callable[[Path], None]] = {
     "stack.tif": stack,
     "chime.wav": sound,
     "clip.mp4": movie,
+    "grating.mp4": movie,
     "x.npy": lambda path: numbers(path, 6, 64),
     "atoms.npy": lambda path: numbers(path, 64, 96),
     **{f"{name}.png": photograph for name in ("bird", "plane", "horse")},
@@ -300,6 +305,8 @@ def check_mention(text: str, helps: dict[tuple[str, ...], str]) -> None:
     words = re.split(r"\s+", text.partition(" > ")[0].partition(" | ")[0])
     by_module = words[1] == "-m"
     name = words[2] if by_module else words[1]
+    if name.rpartition(".")[2].isupper():
+        return  # it stands for any command
     path = ROOT / (name.replace(".", "/") if by_module else name)
     if not any(p.exists() for p in ((path / "__main__.py", path.with_suffix(".py")) if by_module else (path,))):
         raise ValueError(f"there is no {name}")
@@ -336,7 +343,7 @@ def left_out(block: Block, long: bool) -> str:
     return "shown, not run" if block.kind == "shown" else ""
 
 
-def run_page(page: str, blocks: list[Block], long: bool, results: Any) -> None:
+def run_page(blocks: list[Block], long: bool, report: Callable[[Result], object]) -> None:
     """Run the blocks of a page in the folder where the process stands, and report each one."""
     names: dict[str, Any] = {"__name__": "__main__"}
     helps: dict[tuple[str, ...], str] = {}
@@ -365,11 +372,10 @@ def run_page(page: str, blocks: list[Block], long: bool, results: Any) -> None:
                     wrong = traceback.format_exc(limit=-3)
             except BaseException:
                 wrong = traceback.format_exc(limit=-3)
-        results.put((block, why, wrong, time.perf_counter() - began))
-    results.put(None)
+        report((block, why, wrong, time.perf_counter() - began))
 
 
-def run(chosen: list[str], long: bool, scratch: Path) -> Iterator[tuple[Block, str, str, float]]:
+def run(chosen: list[str], long: bool, scratch: Path) -> Iterator[Result]:
     """Run pages one after another, each in its own process and folder; yields block, why left out, error, seconds."""
     context = multiprocessing.get_context("fork")
     folders: dict[str, Path] = {}
@@ -387,17 +393,22 @@ def run(chosen: list[str], long: bool, scratch: Path) -> Iterator[tuple[Block, s
         folders[page] = folder
         blocks = parse(page, text)
         bring(folder, "\n".join(block.text for block in blocks if block.kind != "mention"))
-        results = context.Queue()
+        reader, writer = context.Pipe(duplex=False)
 
-        def work(folder: Path = folder, page: str = page, blocks: list[Block] = blocks, results: Any = results) -> None:
+        def work(folder: Path = folder, blocks: list[Block] = blocks, writer: Any = writer) -> None:
             os.chdir(folder)
             sys.path.insert(0, str(folder))
-            run_page(page, blocks, long, results)
+            run_page(blocks, long, writer.send)
 
         process = context.Process(target=work)
         process.start()
-        for _ in blocks:
-            yield results.get()
+        writer.close()
+        for block in blocks:
+            try:
+                yield reader.recv()
+            except EOFError:
+                process.join()
+                yield block, "", f"the process of the page ended with {process.exitcode} before this block's end", 0.0
         process.join()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import queue
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -85,13 +84,9 @@ def test_the_blocks_of_a_page(blocks: ModuleType) -> None:
 
 def run(blocks: ModuleType, text: str, long: bool = False) -> list[tuple[str, str]]:
     """The reason why each block was left out, and the last line of its error."""
-    results: queue.SimpleQueue[object] = queue.SimpleQueue()
-    blocks.run_page("page.md", blocks.parse("page.md", text), long, results)
-    found = []
-    while (result := results.get()) is not None:
-        _, why, wrong, _ = result
-        found.append((why, wrong))
-    return found
+    results: list[tuple[object, str, str, float]] = []
+    blocks.run_page(blocks.parse("page.md", text), long, results.append)
+    return [(why, wrong) for _, why, wrong, _ in results]
 
 
 def test_what_runs_and_what_fails_is_told(blocks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
