@@ -144,6 +144,7 @@ def as_softmax(model: nn.Module, name: str) -> Interface:
     It shares the parameters of the foreign layer where it can. `model` is not changed; `take_over` does that.
     """
     old: Any = model.get_submodule(name)
+    bias: nn.Parameter | None
     if isinstance(old, nn.MultiheadAttention):
         weight, bias, proj = old.in_proj_weight, old.in_proj_bias, old.out_proj
         heads, rate = old.num_heads, old.dropout
