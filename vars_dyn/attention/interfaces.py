@@ -144,6 +144,7 @@ def as_softmax(model: nn.Module, name: str) -> Interface:
     It shares the parameters of the foreign layer where it can. `model` is not changed; `take_over` does that.
     """
     old: Any = model.get_submodule(name)
+    bias: nn.Parameter | None
     if isinstance(old, nn.MultiheadAttention):
         weight, bias, proj = old.in_proj_weight, old.in_proj_bias, old.out_proj
         heads, rate = old.num_heads, old.dropout
@@ -158,7 +159,8 @@ def as_softmax(model: nn.Module, name: str) -> Interface:
     layer = SoftmaxAttention(
         weight.shape[-1], heads, bias is not None, proj_bias=proj.bias is not None, attn_drop=rate, **like
     )
-    layer.qkv.weight, layer.qkv.bias = weight, bias
+    qkv: Any = layer.qkv
+    qkv.weight, qkv.bias = weight, bias
     layer.proj = proj
     layer.train(old.training)
     if isinstance(old, nn.MultiheadAttention):
