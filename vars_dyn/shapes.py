@@ -47,10 +47,10 @@ def per_signal(name: str, value: float | Tensor | _checks.Numbers, batch: tuple[
         if not bool((value.detach() >= 0).all()):
             raise ValueError(f"{name} holds negative entries; numbers of at least zero are wanted")
         return value
-    _checks.number(name, value, nonnegative=True)  # type: ignore[arg-type]  # it refuses a text
-    if not isinstance(value, Tensor):
-        return like.new_full((), value).expand(batch)
-    return value.to(dtype=like.dtype, device=like.device).expand(batch)
+    number = _checks.number(name, value, nonnegative=True)  # type: ignore[arg-type]  # it refuses a text
+    if not isinstance(number, Tensor):
+        return like.new_full((), number).expand(batch)
+    return number.to(dtype=like.dtype, device=like.device).expand(batch)
 
 
 def per_atom(

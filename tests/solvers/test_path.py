@@ -22,7 +22,7 @@ def lams(problem: vd.SparseProblem, count: int, least: float) -> Tensor:
 @given(
     seed=seeds,
     lead=st.sampled_from([(), (1,), (9,), (2, 3)]),
-    kind=st.sampled_from(["plain", "nonnegative", "ridge", "weights", "bias", "batched", "single"]),
+    kind=st.sampled_from(["plain", "nonnegative", "ridge", "ridges", "weights", "bias", "batched", "single"]),
     numba=st.booleans(),
 )
 def test_each_lam_has_its_own_solution(seed: int, lead: tuple[int, ...], kind: str, numba: bool) -> None:
@@ -32,6 +32,7 @@ def test_each_lam_has_its_own_solution(seed: int, lead: tuple[int, ...], kind: s
     more = {
         "nonnegative": {"nonnegative": True},
         "ridge": {"ridge": 0.1},
+        "ridges": {"ridge": 0.1 + normal(seed + 2, *lead, 10).abs()},
         "weights": {"weights": 0.5 + normal(seed + 2, 10).abs()},
         "bias": {"bias": 0.01 * normal(seed + 2, *lead, 10).clamp(-1, 1)},
     }.get(kind, {})

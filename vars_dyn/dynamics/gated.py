@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from vars_dyn import _checks
 from vars_dyn._scaling import scaled
 from vars_dyn.dictionaries.reweighted import Reweighted
 from vars_dyn.dynamics.base import Field, State, half_square, sum_event

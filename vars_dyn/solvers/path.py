@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -56,21 +56,34 @@ def solve_path(
     place = order.argsort(0)
     if problem.dictionary.batch_shape:
         each = [_solved(problem, own, goal) for own in ordered]
-        whole = Solution(*(torch.stack(parts) for parts in zip(*(one[:5] for one in each), strict=True)))
+        whole = Solution(
+            torch.stack([one.code for one in each]),
+            torch.stack([one.relative_gap for one in each]),
+            torch.stack([one.kkt_residual for one in each]),
+            torch.stack([one.iterations for one in each]),
+            torch.stack([one.converged for one in each]),
+        )
     else:
         # The lam of a signal stand one after the other, as the compiled loops want them.
         count, event = len(lam), len(problem.dictionary.signal_shape)
         x = problem.x.unsqueeze(-1 - event).expand(*signals, count, *problem.dictionary.signal_shape)
         atoms = [None if t is None else _repeated(t, len(problem.dictionary.code_shape), count) for t in
                  (problem.weights, problem.bias)]  # fmt: skip
-        many = problem.with_parts(problem.dictionary, x, ordered.movedim(0, -1), problem.ridge, None, *atoms)
+        ridge = problem.ridge
+        if isinstance(ridge, Tensor) and ridge.ndim:
+            ridge = _repeated(ridge, len(problem.dictionary.code_shape), count)
+        many = problem.with_parts(problem.dictionary, x, ordered.movedim(0, -1), ridge, None, *atoms)
         method = CompiledActiveSet(run=max(count, 1))
         suits = method.suits(many, None, goal)
         found = solved(many, method if suits else METHODS["auto"], goal)
-        whole = Solution(*(part.movedim(len(signals), 0) for part in found[:5]))
-    return Solution(
-        *(part.gather(0, expand_trailing(place, part.ndim - place.ndim).expand_as(part)) for part in whole[:5])
-    )
+        whole = _changed(found, lambda part: part.movedim(len(signals), 0))
+    return _changed(whole, lambda part: part.gather(0, expand_trailing(place, part.ndim - place.ndim).expand_as(part)))
+
+
+def _changed(found: Solution, change: Callable[[Tensor], Tensor]) -> Solution:
+    """The solution with a change of each of its tensors."""
+    code, gap, kkt, iterations, converged, _ = found
+    return Solution(change(code), change(gap), change(kkt), change(iterations), change(converged))
 
 
 def _solved(problem: SparseProblem, lam: Tensor, goal: Goal) -> Solution:

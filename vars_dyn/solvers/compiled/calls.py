@@ -63,8 +63,10 @@ def _wide(problem: SparseProblem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _call(problem: SparseProblem, goal: Goal, run: int) -> Call:
-    dtype, widest = problem.x.dtype, room(*problem.dictionary.tensors()[0].shape)
-    enough = ENOUGH * torch.finfo(dtype).eps
+    dtype, (d, atoms) = problem.x.dtype, problem.dictionary.tensors()[0].shape
+    widest = room(d, atoms)
+    # In double precision the longer way refines codes to this, so a call that falls short of it is left to it.
+    enough = ACCURACY if dtype == torch.float64 else ENOUGH * torch.finfo(dtype).eps
     limit = round_limit(widest, goal.max_iterations)
     single, reach = dtype == torch.float32, _REACH[dtype]
     return Call(problem.nonnegative, single, reach, limit, widest, run, ACCURACY, float(goal.tol), enough)

@@ -106,7 +106,7 @@ def _number(bits: np.int64) -> float:
 @inlined
 def _within(bits: np.int64, reach: int) -> bool:
     """Whether the number of these bits is zero, or between two to the -`reach` and two to the `reach`."""
-    return bits == 0 or abs((bits - _ONE) >> _MANTISSA) <= reach
+    return bool(bits == 0 or abs((bits - _ONE) >> _MANTISSA) <= reach)
 
 
 @exactly
