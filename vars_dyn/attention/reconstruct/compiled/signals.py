@@ -142,6 +142,8 @@ class Signals(NamedTuple):
         for end in (self.maps[:, slot, :lead], self.maps[:, slot, -lead:] if lead else self.maps[:, slot, :0]):
             end.zero_()
         torch.mul(other._images(0), factor.unsqueeze(-1), out=self._images(slot))
+        # A factor that is not finite makes no zeros, and the image before reads these.
+        self._images(slot)[..., :lead].zero_()
         if self.layout.prefix:
             torch.mul(other.prefix[0], self._prefix_factor(factor), out=self.prefix[slot])
 
