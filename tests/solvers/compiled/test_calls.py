@@ -23,6 +23,12 @@ def at_once(problem: vd.SparseProblem, run: int = 1) -> Found | None:
     return CompiledActiveSet(run).at_once(problem, GOALS[problem.x.dtype])
 
 
+def unit(seed: int, d: int, atoms: int) -> torch.Tensor:
+    """Atoms of norm one."""
+    weight = normal(seed, d, atoms)
+    return weight / weight.norm(dim=0)
+
+
 @st.composite
 def lassos(draw: st.DrawFn) -> vd.SparseProblem:
     """One signal or several, few or many for each atom, of sizes from 1e-3 to 1e3, in either precision."""
@@ -66,7 +72,7 @@ def test_a_search_that_is_cut_off_is_left_to_the_longer_way() -> None:
 
 
 def test_what_it_cannot_take_is_solved_the_longer_way() -> None:
-    weight, x = normal(0, 6, 9), normal(1, 2, 6)
+    weight, x = unit(0, 6, 9), normal(1, 2, 6)
     P = vd.DenseDictionary(weight)
     taken = vd.SparseProblem(P, x, 0.1)
     assert at_once(taken) is not None
@@ -99,7 +105,7 @@ def test_what_it_cannot_take_is_solved_the_longer_way() -> None:
 def test_numbers_that_are_spoilt_later_raise(lead: tuple[int, ...]) -> None:
     """The checks of constructors have passed by then."""
     for which in ("weight", "x"):
-        weight, x = normal(0, 6, 9), normal(1, *lead, 6)
+        weight, x = unit(0, 6, 9), normal(1, *lead, 6)
         problem = vd.SparseProblem(vd.DenseDictionary(weight), x, 0.1)
         assert at_once(problem) is not None
         (weight if which == "weight" else x)[0, 2] = torch.nan
@@ -109,11 +115,11 @@ def test_numbers_that_are_spoilt_later_raise(lead: tuple[int, ...]) -> None:
 
 def test_a_dictionary_that_changes_in_place_is_read_again() -> None:
     """Nothing of a dictionary is kept from call to call, not even where torch does not count a change."""
-    weight = normal(0, 6, 9)
+    weight = unit(0, 6, 9)
     for lead in ((1,), (40,)):
         problem = vd.SparseProblem(vd.DenseDictionary(weight), normal(1, *lead, 6), 0.1)
         before = vd.solve(problem).code
-        weight.numpy()[:] = normal(len(lead) + lead[0], 6, 9).numpy()
+        weight.numpy()[:] = unit(len(lead) + lead[0], 6, 9).numpy()
         assert weight._version == 0
         again = vd.SparseProblem(vd.DenseDictionary(weight.clone()), problem.x, 0.1)
         assert torch.equal(vd.solve(problem).code, vd.solve(again).code)

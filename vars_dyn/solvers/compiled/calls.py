@@ -24,7 +24,7 @@ __all__ = ["few", "suits", "with_gram"]
 #: The exponents of two between which signals must lie: those that need no units of their own.
 _REACH = {torch.float64: 100, torch.float32: 16}
 #: The same for the squared norms of the atoms, which must not be further apart than the factor, and for lam.
-_LEAST, _MOST, _APART, _LAM = 2.0**-24, 2.0**24, 64.0, 2.0**300
+_LEAST, _MOST, _APART, _LAM = 2.0**-24, 2.0**24, 4.0, 2.0**300
 
 
 @cache

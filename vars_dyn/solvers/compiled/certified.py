@@ -19,7 +19,7 @@ __all__ = ["certify", "narrow", "solve_few"]
 #: The unit roundoff.
 _U = 2.0**-53
 #: Squared norms of atoms outside this range, or further apart than the factor, are left to the general certificate.
-_LEAST, _MOST, _APART = 2.0**-24, 2.0**24, 64.0
+_LEAST, _MOST, _APART = 2.0**-24, 2.0**24, 4.0
 #: So is a lam outside of two to the plus or minus this.
 _LAM = 300
 #: The bits of one, and how many of them precede the exponent.
