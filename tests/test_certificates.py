@@ -125,6 +125,11 @@ def test_elements_of_a_batch_have_scales_of_their_own() -> None:
     for i, size in enumerate(sizes.flatten().tolist()):
         alone = vd.SparseProblem(vd.DenseDictionary(weight[i] * size), x[i], lam[i] * size, 1.0)
         torch.testing.assert_close(vd.solve(alone).code, ridged.code[i], rtol=1e-9, atol=0)
+    # Each signal may have its own, beside a dictionary that is nothing to it.
+    each = vd.SparseProblem(
+        vd.DenseDictionary(weight * sizes), x, lam * sizes[..., 0], torch.tensor([[1.0, 2.0]] * 3).double()
+    )
+    assert vd.solve(each).converged.all()
 
 
 def test_nearly_equal_atoms_without_a_penalty_are_not_claimed_better_than_they_are() -> None:
@@ -351,3 +356,14 @@ def test_free_atoms_that_are_small_in_single_precision_do_no_harm() -> None:
     code = vd.solve(problem, max_iterations=300).code
     assert code.isfinite().all()
     assert not problem.relative_gap(code).isnan().any()
+
+
+@pytest.mark.parametrize(("weight", "relative"), [(math.inf, 0.9981), (2e303, math.inf)])
+def test_a_bias_far_above_the_signal_hides_no_gap(weight: float, relative: float) -> None:
+    """The second atom never becomes active. In units of its bias the signal's square underflows."""
+    eye = torch.eye(2, dtype=torch.float64)
+    weights, bias = (torch.tensor(each, dtype=torch.float64) for each in ([1.0, weight], [0.0, 1e200]))
+    problem = vd.SparseProblem(vd.DenseDictionary(eye), eye[:1], 1e-3, weights=weights, bias=bias)
+    # Without it E falls from 1/2 at zero to lam - lam^2 / 2.
+    assert 0.998 <= float(problem.relative_gap(torch.zeros(1, 2, dtype=torch.float64))) <= relative
+    assert float(problem.gap(torch.zeros(1, 2, dtype=torch.float64))) >= 0.499

@@ -131,8 +131,11 @@ def certify(of: Evaluated, rounding: Rounding) -> Certificate:
     length = torch.where(of.lost, length + n * LOST, length)
     paid = _paid(of, size, length) if sums is None else lam * length
     residual = torch.linalg.vector_norm(r, dim=-1)
-    # Signals and codes of zeros lose nothing.
-    lost = d * LOST * ((residual > 0) | (nonzeros > 0)).to(a.dtype)
+    # Signals and codes of zeros lose nothing. The norm of a residual that is not zero may still underflow.
+    some = residual > 0
+    if not bool(some.all()):
+        some = some | (r != 0).any(-1)
+    lost = d * LOST * (some | (nonzeros > 0)).to(a.dtype)
     terms = nonzeros.clamp(max=rounding.decode) if rounding.sparse else torch.full_like(nonzeros, rounding.decode)
     off = SLACK * u * ((terms + 2) * reach + residual) + lost * (n + length)
     # The error of an entry of c: `per_norm` times its atom's norm, and `fixed` for every atom that is not zero.

@@ -295,14 +295,17 @@ class SparseProblem(Shown, RawProblem):
 
     def normalised(self) -> tuple[SparseProblem, Units]:
         """The problem in units in which nothing underflows or overflows, and the units; itself where it needs none."""
-        own = units(self.x, self.dictionary, self.ridge, self.bias)
+        bias = self.bias
+        if bias is not None and self.weights is not None and bool(self.weights.isinf().any()):
+            bias = torch.where(self.weights.isinf(), 0.0, bias)  # it moves nothing, and must not set the units
+        own = units(self.x, self.dictionary, self.ridge, bias)
         if own.plain:
-            return self, own
+            parts = self.dictionary, self.x, self.lam, self.ridge
+            return self if bias is self.bias else self.with_parts(*parts, bias=bias), own
         x = _scaling.scaled(self.x, -expand_trailing(own.e, len(self.dictionary.signal_shape)))
         ridge = own.ridge(torch.as_tensor(self.ridge, dtype=x.dtype, device=x.device)) if self._has_ridge else 0.0
-        bias = None
-        if self.bias is not None:
-            bias = own.bias(self.bias.expand(self.batch_shape + self.dictionary.code_shape))
+        if bias is not None:
+            bias = own.bias(bias.expand(self.batch_shape + self.dictionary.code_shape))
         return self.with_parts(self.dictionary.scaled(-own.own), x, own.weight(self.lam), ridge, bias=bias), own
 
     def with_parts(

@@ -52,7 +52,8 @@ class SinglePrecision(NamedTuple):
         codes, dims = (*problem.batch_shape, *dictionary.code_shape), len(dictionary.code_shape)
         ridge = ridge.flatten(-dims) if ridge.ndim else ridge[None]
         ridge = (ridge if ridge.ndim == 1 else ridge.reshape(*x.shape[:-1], -1)) / largest.reshape(-1, 1, 1) ** 2
-        own = ridge.float() if problem.has_own_ridges else None
+        # A problem in its own units has a ridge for each element, which the element's signals may still share.
+        own = ridge.float() if problem.has_own_ridges and not bool((ridge == ridge[:, :1]).all()) else None
         if own is None:
             gram.diagonal(dim1=-2, dim2=-1).add_(ridge[:, 0].float())
         if problem.bias is not None:
@@ -131,6 +132,7 @@ class Admm:
         size = torch.where(busy, share, 0.0).sum((-2, -1), keepdim=True) / count
         diagonal = problem.gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         rho = diagonal * (1.6 * size).clamp(least, 1.0)
+        rho = torch.where(rho > 0, rho, 1.0)  # beside a large ridge, a small dictionary may be zero in single precision
         eye = torch.eye(problem.gram.shape[-1], dtype=rho.dtype, device=rho.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(problem.gram + rho * eye)[0])
         self.pull, self.rest = _RELAX * rho * inverse - (_RELAX - 1) * eye, _RELAX * (problem.drive @ inverse)
