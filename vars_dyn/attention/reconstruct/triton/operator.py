@@ -63,7 +63,7 @@ def _plain(q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int)
 def _results(q: Tensor, m: int, v: Tensor, num_steps: int, keep: bool) -> tuple[Tensor, ...]:
     """Empty tensors of the forms of the operator's results: P a, and the fields of `device.Kept`."""
     batch, heads, tokens, c = q.shape
-    pairs, width, features, codes = batch * heads, padded(c), padded(m), num_steps + 1 if keep else 0
+    pairs, width, features, codes = batch * heads, padded(int(c)), padded(m), num_steps + 1 if keep else 0
     y = v.new_empty(batch, tokens, heads, c).transpose(1, 2)
     shapes: tuple[tuple[int, ...], ...]
     gram = (pairs, features, features) if keep else (pairs, 0)
@@ -93,7 +93,8 @@ def _reconstruct(
 
 @_reconstruct.register_fake
 def _(q: Tensor, projection: Tensor, v: Tensor, lam: float, num_steps: int, keep: bool) -> tuple[Tensor, ...]:
-    return _results(q, projection.shape[-1], v, num_steps, keep)
+    # The kernels are made for these widths, so a graph may as well be.
+    return _results(q, int(projection.shape[-1]), v, num_steps, keep)
 
 
 @torch.library.custom_op(
