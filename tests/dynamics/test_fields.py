@@ -603,7 +603,7 @@ def test_parameters_are_plain_and_complete() -> None:
         "threshold": "nonnegative",
     }  # fmt: skip
     assert vd.FeedForward(x, 2.0).parameters() == {"field": "FeedForward", "alpha": 2.0, "tau_z": 1.0}
-    assert str(field).startswith("SparseRecurrent(DenseDictionary")
+    assert str(field).startswith("SparseRecurrent(lam=0.1, alpha=1.5, beta=2.5, ")
     with pytest.raises(AttributeError, match="has no attribute 'delta'"):
         field.delta  # noqa: B018
 

@@ -46,7 +46,7 @@ def test_a_run_writes_dictionary_course_and_figure(
         assert len(np.unique(np.asarray(figure.convert("L")))) > 50
     store = str(tmp_path / "simulated.zarr")
     words = [str(photograph), "--dictionary", told["dictionary"], "--patch", "6", "--patches", "4", "--out", store]
-    assert simulate([*words, "--figure", "none"]) == 0
+    assert simulate([*words, "--figure", "none", "--gap", "none", "--t-max", "2"]) == 0
 
 
 def test_the_command_resumes_with_the_options_of_the_store(tmp_path: Path, photograph: Path) -> None:

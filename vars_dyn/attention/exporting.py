@@ -45,6 +45,13 @@ def export_onnx(
 
     Raises:
         ValueError: the bound is unknown, the model is in training mode, or the example has fewer than two images.
+
+    Examples:
+        >>> import timm
+        >>> network = timm.create_model("vars_deit_micro", attention="vars_d", depth=1).train()
+        >>> va.export_onnx(network, torch.randn(2, 3, 32, 32), "network.onnx")
+        Traceback (most recent call last):
+        ValueError: model is in training mode; model.eval() is wanted for an export
     """
     _checks.choice("bound", bound, ("power_iteration", "row_sum"))
     if model.training:

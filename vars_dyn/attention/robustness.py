@@ -38,6 +38,12 @@ def support_radius(
 
     Raises:
         ValueError: the variant solves no problem or does not normalise its atoms, or queries are normalised by a layer.
+
+    Examples:
+        >>> layer = vd.VarsAttention(8, num_heads=2, dictionary="dynamic", lam=0.3)
+        >>> radius = va.support_radius(layer, torch.randn(1, 9, 8))
+        >>> radius.shape, bool((radius >= 0).all())
+        (torch.Size([1, 2, 4]), True)
     """
     layer = copy.deepcopy(layer).double().eval()
     if not layer.variant.normalize_atoms:

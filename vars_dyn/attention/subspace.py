@@ -22,7 +22,13 @@ class SubspaceAttention(TokenMixer):
     As in the authors' code, a learned projection takes the place of U_h on the way back. CRATE's other half, a step of
     ISTA in place of the MLP, is not part of an attention layer and is not here.
 
-    The arguments are those of `TokenMixer`. Tokens are (B, N, C). No norm of queries and keys is made (`qk_norm`).
+    The arguments and errors are those of `TokenMixer`: ValueError where `dim` is not divisible by `num_heads`. Tokens
+    are (B, N, C). No norm of queries and keys is made (`qk_norm`).
+
+    Examples:
+        >>> layer = va.SubspaceAttention(16, num_heads=2)
+        >>> layer(torch.randn(3, 49, 16)).shape
+        torch.Size([3, 49, 16])
     """
 
     def __init__(

@@ -74,6 +74,12 @@ def support_radius(problem: SparseProblem, code: Tensor) -> Float[Tensor, "*batc
 
     Raises:
         ValueError: the code has another shape, or the dictionary is too large to be written out.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> problem = vd.SparseProblem(P, torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64), lam=0.5)
+        >>> round(vd.support_radius(problem, vd.solve(problem).code).item(), 6)  # the third entry may grow by this
+        0.2
     """
     return support_margins(problem, code).radius
 

@@ -45,6 +45,12 @@ def solve_path(
 
     Raises ValueError for a target that is no problem, lams of another shape or not above zero, and what
     `vars_dyn.solve` raises it for.
+
+    Examples:
+        >>> P = vd.DenseDictionary(torch.eye(3, dtype=torch.float64))
+        >>> problem = vd.SparseProblem(P, torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64), lam=1.0)
+        >>> vd.solve_path(problem, [1.5, 0.5]).code.tolist()
+        [[0.5, 0.0, 0.0], [1.5, -0.5, 0.0]]
     """
     if not isinstance(problem, SparseProblem):
         raise ValueError(f"problem is a {type(problem).__name__}; a SparseProblem is wanted")
