@@ -21,7 +21,6 @@ from vars_dyn.attention.dictionaries.union import TokenUnion
 from vars_dyn.attention.performer import PerformerAttention
 from vars_dyn.attention.softmax import SoftmaxAttention
 from vars_dyn.attention.solving import Ode
-from vars_dyn.attention.subspace import SubspaceAttention
 from vars_dyn.attention.token_grid import follow_grid
 from vars_dyn.attention.vars import VarsAttention
 from vars_dyn.recording.record import record
@@ -195,7 +194,7 @@ def _view(seen: LayerInput) -> LayerView:
         prefix, grid = layer.layout(x.shape[1])  # raises with the reason
     if isinstance(layer, VarsAttention):
         return _vars_view(layer, x, prefix, grid)
-    if isinstance(layer, SoftmaxAttention | PerformerAttention | SubspaceAttention):
+    if isinstance(layer, SoftmaxAttention | PerformerAttention):
         return LayerView(layer.attention_map(x)[None, ..., prefix:].unflatten(-1, grid))
     raise ValueError(f"{type(layer).__name__} has no attention map")
 

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vars_dyn.attention.base import AttentionOptions, TokenMixer
+from vars_dyn.attention.base import AttentionOptions
+from vars_dyn.attention.softmax import SoftmaxAttention
 
 __all__ = ["SubspaceAttention"]
 
 
-class SubspaceAttention(TokenMixer):
+class SubspaceAttention(SoftmaxAttention):
     """Multi-head subspace self-attention, the compression half of CRATE (Yu et al., NeurIPS 2023, Eq. 9-12).
 
     Each head projects the tokens onto one subspace, W = U_h^T Z, and gives softmax(W W^T / sqrt(head_dim)) W. So
@@ -35,16 +36,6 @@ class SubspaceAttention(TokenMixer):
         self, dim: int, num_heads: int = 8, qkv_bias: bool = False, **options: Unpack[AttentionOptions]
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, inputs="v", **options)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n dim"],
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        grid_size: tuple[int, int] | None = None,
-    ) -> Float[Tensor, "b n dim"]:
-        """Attend. `attn_mask` and `is_causal` are as in scaled_dot_product_attention; `grid_size` is not used."""
-        return self.project(self.merge_heads(self.heads(x, attn_mask, is_causal)))
 
     def heads(
         self, x: Float[Tensor, "b n dim"], attn_mask: Tensor | None = None, is_causal: bool = False
