@@ -25,6 +25,8 @@ class SupportMargins(NamedTuple):
 
     Where an optimum is not proved, or its support is dependent, `radius` is 0, and `hold` is false.
 
+    Attributes have one value per signal, or one per signal and atom.
+
     Attributes:
         radius: the distance of the signal to the nearest one with another support or another sign, the dictionary
             fixed. It is exact: there is such a signal at every larger distance.
@@ -36,16 +38,16 @@ class SupportMargins(NamedTuple):
         spread: the square root of the smallest eigenvalue of G_A + ridge I (infinite where A is empty).
     """
 
-    radius: Float[Tensor, "*batch"]
-    active: Float[Tensor, "*batch"]
-    slack: Float[Tensor, "*batch atoms"]
-    magnitude: Float[Tensor, "*batch atoms"]
-    lengths: Float[Tensor, "*batch atoms"]
-    residual: Float[Tensor, "*batch"]
-    spread: Float[Tensor, "*batch"]
+    radius: Tensor
+    active: Tensor
+    slack: Tensor
+    magnitude: Tensor
+    lengths: Tensor
+    residual: Tensor
+    spread: Tensor
 
     def hold(self, signal: Float[Tensor, "*batch"], atoms: Float[Tensor, "*batch atoms"]) -> Bool[Tensor, "*batch"]:
-        """Whether it is proved that no support changes while the signal moves by up to `signal`, atom i by `atoms`_i.
+        """Whether it is proved that no support changes if a signal moves by up to `signal`, and its atoms by `atoms`.
 
         With e_A^2 = sum over A of e_i^2, s' = spread - e_A and m = signal + sum_i e_i |a_i|, the code moves by at most
         m / s' + |r| e_A / s'^2, and the residual r by at most m + |r| e_A / s' (docs/mathematics.md).
