@@ -201,7 +201,9 @@ def test_moved_and_cut_off_problems_are_the_same(problem: vd.SparseProblem, seed
 
 def test_problems_say_what_they_are() -> None:
     P, x = vd.DenseDictionary(normal(0, 4, 3)), normal(1, 2, 4)
-    assert str(vd.SparseProblem(P, x, 0.1)).startswith("SparseProblem(kind=LASSO, lam=0.1, x=(2, 4), dictionary=DenseDictionary(")
+    assert str(vd.SparseProblem(P, x, 0.1)).startswith(
+        "SparseProblem(kind=LASSO, lam=0.1, x=(2, 4), dictionary=DenseDictionary("
+    )
     assert "non-negative elastic net" in str(vd.SparseProblem(P, x, 0.1, 0.5, nonnegative=True))
 
 

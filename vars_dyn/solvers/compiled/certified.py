@@ -11,7 +11,7 @@ import numpy as np
 
 from vars_dyn.certificates import DENSE, LOST, SLACK
 from vars_dyn.solvers.compiled.loops import compiled, copy, exactly, inlined, square
-from vars_dyn.solvers.compiled.rounds import evaluate, grow, largest_bits, measure
+from vars_dyn.solvers.compiled.rounds import each_grown, evaluate, largest_bits, measured
 from vars_dyn.solvers.compiled.values import BLOCK, Array, Call, Held, Index, Matrices, Scratch, Signals, Supports
 
 __all__ = ["certify", "narrow", "solve_few"]
@@ -54,8 +54,8 @@ def _bounds(
     return gap, max((violation + loose) * (1 + 4 * _U), 0.0), loose
 
 
-@compiled
-def certify(
+@inlined
+def _certified(
     signals: Signals, norm: float, call: Call, found: Supports, scratch: Scratch, code: Array, values: Array
 ) -> int:
     """Certify the codes of the supports `found`, whose r and c are in `signals`, and write them to `code` (n, d').
@@ -65,7 +65,7 @@ def certify(
     KKT residual that consists of rounding is small enough, too.
     """
     sums, short = np.empty((len(code), 5)), 0
-    measure(signals, call.nonnegative, found, scratch, sums)
+    measured(signals, call.nonnegative, found, scratch, sums)
     d, atoms = signals.x.shape[1], code.shape[1]
     for i in range(len(code)):
         k, lam = found.sizes[i], signals.lam[i, 0]
@@ -82,8 +82,8 @@ def certify(
     return short
 
 
-@compiled
-def narrow(found: Supports) -> None:
+@inlined
+def _narrowed(found: Supports) -> None:
     """Round the codes to single precision. A support of which an entry becomes zero is emptied."""
     short = np.empty(1, dtype=np.float32)
     for i in range(len(found.sizes)):
@@ -137,6 +137,20 @@ def _bits(number: float) -> np.int64:
 
 
 @compiled
+def certify(
+    signals: Signals, norm: float, call: Call, found: Supports, scratch: Scratch, code: Array, values: Array
+) -> int:
+    """`_certified`, to be called from Python."""
+    return _certified(signals, norm, call, found, scratch, code, values)
+
+
+@compiled
+def narrow(found: Supports) -> None:
+    """`_narrowed`, to be called from Python."""
+    _narrowed(found)
+
+
+@compiled
 def solve_few(
     x: Array, rows: Array, lam: Array, call: Call, shares: Array, code: Array, values: Array, rounds: Index
 ) -> int:
@@ -175,10 +189,10 @@ def solve_few(
         evaluate(i, signals, held.code, held.atoms, 0, matrices, scratch)
         copy(signals.c[i], drive[i])
         within[i] = call.accuracy * (_number(largest_bits(drive[i], 0, atoms, False)) + lam[i, 0])
-    grow(signals, call.nonnegative, shares, call.limit, call.run, matrices, held, scratch, found)
+    each_grown(signals, call.nonnegative, shares, call.limit, call.run, matrices, held, scratch, found)
     if call.single:
-        narrow(found)
+        _narrowed(found)
     for i in range(n):
         if call.single or found.sizes[i] == 0:
             evaluate(i, signals, found.code[i], found.atoms[i], found.sizes[i], matrices, scratch)
-    return certify(signals, norm, call, found, scratch, code, values)
+    return _certified(signals, norm, call, found, scratch, code, values)

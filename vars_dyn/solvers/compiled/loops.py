@@ -19,6 +19,10 @@ _ORDER = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled at its first call and kept on the disk; it holds no lock of the interpreter.
 
+    It must call `inlined` functions only. A call of another compiled function is bound to whichever copy of that a
+    process happens to load first, and the copies round differently: the process that compiles would give other last
+    bits than those after it.
+
     What is kept counts as current while the function's own file stays the same. After a change to another file that it
     calls, delete the package's `__pycache__`.
     """

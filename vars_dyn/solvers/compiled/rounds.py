@@ -21,7 +21,7 @@ from vars_dyn.solvers.compiled.values import (
     Supports,
 )
 
-__all__ = ["advance", "evaluate", "grow", "largest_bits", "measure", "residual", "scatter"]
+__all__ = ["advance", "each_grown", "evaluate", "grow", "largest_bits", "measure", "measured", "residual", "scatter"]
 
 #: The rounding of c that is expected, relative to sum_i |a_i| |P_i|^2 over the support.
 _ROUNDING = 4 * 2.0**-52
@@ -122,7 +122,7 @@ def _join(
     return k, MOVED
 
 
-@compiled
+@inlined
 def _advance(
     c: Array, lam: Array, ridge: Array, nonnegative: bool, share: float, tol: float, held: Held, k: int,
     scratch: Scratch, matrices: Matrices,
@@ -177,8 +177,8 @@ def evaluate(i: int, signals: Signals, code: Array, atoms: Index, k: int, matric
     _shrink(c, signals.ridge[i], atoms, code, k)
 
 
-@compiled
-def grow(
+@inlined
+def each_grown(
     signals: Signals, nonnegative: bool, shares: Array, limit: int, run: int, matrices: Matrices, held: Held,
     scratch: Scratch, found: Supports,
 ) -> None:  # fmt: skip
@@ -227,6 +227,15 @@ def grow(
                 found.atoms[i, m], found.code[i, m] = held.atoms[m], held.code[m]
 
 
+@compiled
+def grow(
+    signals: Signals, nonnegative: bool, shares: Array, limit: int, run: int, matrices: Matrices, held: Held,
+    scratch: Scratch, found: Supports,
+) -> None:  # fmt: skip
+    """`each_grown`, to be called from Python."""
+    each_grown(signals, nonnegative, shares, limit, run, matrices, held, scratch, found)
+
+
 @inlined
 def _rebuild(held: Held, k: int, ridge: Array, scratch: Scratch, matrices: Matrices) -> bool:
     """Factor H_A for a support whose atoms and entries are given; False where it is singular."""
@@ -262,8 +271,8 @@ def advance(
         found.rounds[i] += 1
 
 
-@compiled
-def measure(signals: Signals, nonnegative: bool, found: Supports, scratch: Scratch, out: Array) -> None:
+@inlined
+def measured(signals: Signals, nonnegative: bool, found: Supports, scratch: Scratch, out: Array) -> None:
     """The sums of `vars_dyn.certificates.Sums` of each signal, (n, 5), from its support and its c."""
     for i in range(len(out)):
         off, length, pulled, largest = -np.inf, 0.0, 0.0, 0.0
@@ -285,6 +294,12 @@ def measure(signals: Signals, nonnegative: bool, found: Supports, scratch: Scrat
         out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4] = found.sizes[i], length, largest, pulled, max(off, idle)
         for m in range(found.sizes[i]):
             c[found.atoms[i, m]] = scratch.row[m]
+
+
+@compiled
+def measure(signals: Signals, nonnegative: bool, found: Supports, scratch: Scratch, out: Array) -> None:
+    """`measured`, to be called from Python."""
+    measured(signals, nonnegative, found, scratch, out)
 
 
 @compiled
