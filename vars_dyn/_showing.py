@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -11,12 +12,12 @@ from torch import Tensor
 __all__ = ["Shown", "as_line", "as_table", "largest", "spread"]
 
 
-class Shown:
+class Shown(ABC):
     """A value that shows its parameters. `described` gives their names and values; texts stand as they are."""
 
+    @abstractmethod
     def described(self) -> Mapping[str, object]:
         """What is shown, by name."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return as_line(type(self).__name__, self.described())
