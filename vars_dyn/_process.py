@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO
 
-__all__ = ["Terminated", "flushed", "interrupts_kept", "say", "streams", "tell", "terminable"]
+__all__ = ["Terminated", "flushed", "interrupts_kept", "run_command", "say", "streams", "tell", "terminable"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -105,3 +106,17 @@ def _closed(stream: TextIO) -> None:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, stream.fileno())
         os.close(sink)
+
+
+def run_command(run: Callable[[Sequence[str]], int], words: Sequence[str], interrupted: int = 130) -> int:
+    """The exit status of a command: what `run` returns, 2 after bad input, `interrupted`, or 143 if terminated."""
+    with streams(), terminable():
+        try:
+            return run(words)
+        except SystemExit as stop:  # --help
+            return int(stop.code or 0)
+        except (ArgumentError, ValueError, OSError, MemoryError) as error:
+            say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
+            return 2
+        except KeyboardInterrupt as stop:
+            return 143 if isinstance(stop, Terminated) else interrupted

@@ -7,10 +7,10 @@ Ratios and their intervals are those of `families`. `--out` writes attention-fam
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import experiments.benchmark.threads  # isort: skip  # noqa: F401  # before anything that starts threads
@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from experiments.benchmark import report
-from experiments.benchmark.families import Figure, asked, figures, timed
+from experiments.benchmark.families import Figure, asked, figures, measure_all, timed
 from experiments.report import tables
 from vars_dyn.attention import SoftmaxAttention, VarsAttention
 
@@ -170,20 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)
-    torch.empty((32 << 20) - 8192, dtype=torch.uint8)  # as in `alternating`: freed memory is kept from here on
-    record = {**report.header(options.command, options.rounds, "cpu"), "seed": options.seed, "drawn": options.drawn}
-    record["machine"]["numba"] = report.version_of("numba")
     cells = [*(() if options.no_grid else GRID), *drawn(options.drawn, options.seed)]
-    done = []
-    for cell in tqdm(cells, disable=None, leave=False):
-        done.append(measure(cell, options.rounds, options.seed))
-        if options.out:
-            own = [{**one.cell._asdict(), "seconds": one.seconds.tolist(), "error": one.error} for one in done]
-            report.write(options.out / f"{file}.json", json.dumps({**record, "rows": own}, indent=2) + "\n")
-            report.write(options.out / f"{file}.md", page(record, done))
-    print(page(record, done))
+    one = partial(measure, rounds=options.rounds, seed=options.seed)
+    measure_all(cells, one, _row, page, options, file, {"seed": options.seed, "drawn": options.drawn})
     return 0
+
+
+def _row(one: Measured) -> dict[str, Any]:
+    return {**one.cell._asdict(), "seconds": one.seconds.tolist(), "error": one.error}
 
 
 if __name__ == "__main__":

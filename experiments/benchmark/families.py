@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,9 @@ from experiments.benchmark.lasso_contenders import PEERS, ours, spams
 from experiments.report import tables
 from experiments.report.outputs import refuse_foreign
 
-__all__ = ["GRID", "Cell", "Figure", "asked", "drawn", "figures", "main", "measure", "timed"]
+__all__ = [
+    "GRID", "Cell", "Figure", "asked", "contenders_row", "drawn", "figures", "main", "measure", "measure_all", "timed"
+]  # fmt: skip
 
 #: The most multiply-adds of P^T x of all signals, and of P^T P, in a drawn cell.
 _LARGEST = 1 << 30
@@ -272,6 +275,38 @@ def asked(
     return options
 
 
+def contenders_row(one: Any) -> dict[str, Any]:
+    """The entry in JSON of a cell with named contenders."""
+    return {**one.cell._asdict(), "contenders": one.names, "seconds": one.seconds.tolist(), "kkt": one.kkt}
+
+
+def measure_all(
+    cells: Sequence[Any],
+    measured: Callable[[Any], Any],
+    row: Callable[[Any], dict[str, Any]],
+    shown: Callable[[dict[str, Any], Sequence[Any]], str],
+    options: argparse.Namespace,
+    file: str,
+    told: Mapping[str, int],
+) -> None:
+    """Measure cell after cell and print the page.
+
+    With `--out`, `file`.json and `file`.md there hold what is known at any time; `row` gives a cell's entry in JSON.
+    """
+    torch.set_num_threads(1)
+    torch.empty((32 << 20) - 8192, dtype=torch.uint8)  # as in `alternating`: freed memory is kept from here on
+    record = {**report.header(options.command, options.rounds, "cpu"), **told}
+    record["machine"]["numba"] = report.version_of("numba")
+    done: list[Any] = []
+    for cell in tqdm(cells, disable=None, leave=False):
+        done.append(measured(cell))
+        if options.out:
+            rows = [row(one) for one in done]
+            report.write(options.out / f"{file}.json", json.dumps({**record, "rows": rows}, indent=2) + "\n")
+            report.write(options.out / f"{file}.md", shown(record, done))
+    print(shown(record, done))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -287,22 +322,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)
-    torch.empty((32 << 20) - 8192, dtype=torch.uint8)  # as in `alternating`: freed memory is kept from here on
-    record = {**report.header(options.command, options.rounds, "cpu"), "seed": options.seed, "drawn": options.drawn}
-    record["machine"]["numba"] = report.version_of("numba")
     cells = [*(() if options.no_grid else GRID), *drawn(options.drawn, options.seed)]
-    done = []
-    for cell in tqdm(cells, disable=None, leave=False):
-        done.append(measure(cell, options.rounds, options.seed, tuple(PEERS) if options.peers else ()))
-        if options.out:
-            own = [
-                {**one.cell._asdict(), "contenders": one.names, "seconds": one.seconds.tolist(), "kkt": one.kkt}
-                for one in done
-            ]
-            report.write(options.out / "families.json", json.dumps({**record, "rows": own}, indent=2) + "\n")
-            report.write(options.out / "families.md", page(record, done))
-    print(page(record, done))
+    peers = tuple(PEERS) if options.peers else ()
+    told = {"seed": options.seed, "drawn": options.drawn}
+    one = partial(measure, rounds=options.rounds, seed=options.seed, peers=peers)
+    measure_all(cells, one, contenders_row, page, options, "families", told)
     return 0
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 import vars_dyn as vd
 from experiments.benchmark import report
-from experiments.benchmark.families import Cell, data
+from experiments.benchmark.families import Cell, contenders_row, data, measure_all
 from experiments.report import tables
 from experiments.report.outputs import refuse_foreign
 
@@ -182,22 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)
-    torch.empty((32 << 20) - 8192, dtype=torch.uint8)  # as in `alternating`: freed memory is kept from here on
-    command = " ".join([program, *given])
-    record = {**report.header(command, options.rounds, "cpu"), "seed": options.seed, "lams": options.lams}
-    record["machine"]["numba"] = report.version_of("numba")
-    done = []
-    for cell in tqdm(CELLS, disable=None, leave=False):
-        done.append(measure(cell, options.lams, options.rounds, options.seed))
-        if options.out:
-            own = [
-                {**one.cell._asdict(), "contenders": one.names, "seconds": one.seconds.tolist(), "kkt": one.kkt}
-                for one in done
-            ]
-            report.write(options.out / "paths.json", json.dumps({**record, "rows": own}, indent=2) + "\n")
-            report.write(options.out / "paths.md", page(record, done))
-    print(page(record, done))
+    options.command = " ".join([program, *given])
+    one = partial(measure, count=options.lams, rounds=options.rounds, seed=options.seed)
+    measure_all(CELLS, one, contenders_row, page, options, "paths", {"seed": options.seed, "lams": options.lams})
     return 0
 
 

@@ -282,4 +282,6 @@ def test_the_operator_keeps_the_rules_of_torch() -> None:
     case = CASES["one program"]
     q, w, v, _ = (t.requires_grad_() for t in case.drawn())
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(torch.ops.vars_dyn.reconstruct_features.default, (q, w, v, 0.05, 3, True), test_utils=checks)
+    operator = torch.ops.vars_dyn.reconstruct_features.default
+    found = torch.library.opcheck(operator, (q, w, v, 0.05, 3, True), test_utils=checks)
+    assert found == dict.fromkeys(checks, "SUCCESS")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +34,7 @@ class ViewOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done or interrupted, 2 bad input, 143 terminated."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    with _process.streams(), _process.terminable():
-        try:
-            return _run(words)
-        except SystemExit as stop:  # --help
-            return int(stop.code or 0)
-        except (ArgumentError, ValueError, OSError, MemoryError) as error:
-            _process.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
-            return 2
-        except KeyboardInterrupt as stop:
-            return 143 if isinstance(stop, _process.Terminated) else 0
+    return _process.run_command(_run, list(sys.argv[1:] if arguments is None else arguments), interrupted=0)
 
 
 def _run(words: Sequence[str]) -> int:
